@@ -1,0 +1,77 @@
+"""The numbers that users give, as the integers that the rules compute with.
+
+Seconds become whole nanoseconds and tokens become whole nanotokens, so that ten times 0.1
+is 1 and an instant compared with itself is never off by a rounding. Every function names
+the parameter and the value in its error.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Final
+
+__all__ = ["NEVER", "SECOND", "TOKEN", "nanoseconds", "seconds", "tokens", "whole"]
+
+SECOND: Final = 10**9
+"""Nanoseconds in a second."""
+
+TOKEN: Final = 10**9
+"""Nanotokens in a token."""
+
+NEVER: Final = 1 << 160
+"""An instant after all others; an integer, so that comparing with it stays cheap."""
+
+
+def tokens(name: str, value: float) -> int:
+    """A finite number of tokens, at least 0, in nanotokens.
+
+    >>> 10 * tokens("weight", 0.1) == tokens("weight", 1)
+    True
+    """
+    if type(value) is int and value >= 0:
+        return value * TOKEN
+    if isinstance(value, str) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+    # Split off the fraction first: a large float times 10**9 would round the nanotokens away.
+    units = int(value)
+    return units * TOKEN + round((value - units) * TOKEN)
+
+
+def nanoseconds(name: str, value: float | timedelta) -> int:
+    """A span of time, at least 0, in nanoseconds; infinity is NEVER.
+
+    >>> nanoseconds("period", 0.1)
+    100000000
+    """
+    if isinstance(value, timedelta):
+        span = value // timedelta(microseconds=1) * 1000
+        if span < 0:
+            raise ValueError(f"{name} must be at least 0 seconds, got {value!r}")
+        return span
+    if isinstance(value, str) or not value >= 0:
+        raise ValueError(f"{name} must be at least 0 seconds, got {value!r}")
+    if value == math.inf:
+        return NEVER
+    units = int(value)
+    return units * SECOND + round((value - units) * SECOND)
+
+
+def seconds(span: int) -> float:
+    """A span of nanoseconds in seconds; NEVER is infinity.
+
+    >>> seconds(1_500_000_000)
+    1.5
+    """
+    return math.inf if span >= NEVER // 2 else span / SECOND
+
+
+def whole(name: str, value: float) -> int:
+    """A whole number of at least 0; 3.0 will do, 3.5 will not.
+
+    >>> whole("concurrency", 3.0)
+    3
+    """
+    if isinstance(value, str) or not 0 <= value < math.inf or value != int(value):
+        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
+    return int(value)

@@ -1,0 +1,94 @@
+"""Every error of the library.
+
+::
+
+    ResourceError                     something could not be had
+    ├── ResourceLimitError            a limit refused: says which, and when to come back
+    │   ├── WeightTooLarge            more than could ever be granted; also a ValueError
+    │   ├── ThrottleTimeout           not within the time allowed; also a TimeoutError
+    │   ├── ThrottleFull              too many wait already
+    │   └── ThrottleClosed            the throttle takes nobody any more
+    └── TimeoutError                  the builtin's subclass, so either name catches it
+
+A refusal changes nothing: whoever is refused has taken no token and holds no slot.
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+__all__ = [
+    "ResourceError",
+    "ResourceLimitError",
+    "ThrottleClosed",
+    "ThrottleFull",
+    "ThrottleTimeout",
+    "TimeoutError",
+    "WeightTooLarge",
+]
+
+
+class ResourceError(Exception):
+    """Base of everything that this library raises about a resource."""
+
+
+class ResourceLimitError(ResourceError):
+    """A limit refused the call, and nothing was taken.
+
+    Attributes:
+        limit: the name of the limit that refused; None if it has none.
+        retry_after: seconds after which the same call could be granted, as known at the
+            refusal; None where no wait would help or none is known.
+    """
+
+    def __init__(
+        self, message: str = "", *, limit: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors travel between processes; the keyword arguments must survive the journey.
+        state = {"limit": self.limit, "retry_after": self.retry_after}
+        return type(self), self.args, state
+
+
+class TimeoutError(ResourceError, builtins.TimeoutError):
+    """Something did not happen in time."""
+
+
+class WeightTooLarge(ResourceLimitError, ValueError):
+    """The call weighs more than the limit could grant however long it waited.
+
+    Attributes:
+        largest: the largest weight that could be granted.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        largest: float | None = None,
+        limit: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, limit=limit, retry_after=retry_after)
+        self.largest = largest
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        cls, args, state = super().__reduce__()
+        return cls, args, {**state, "largest": self.largest}
+
+
+class ThrottleTimeout(ResourceLimitError, TimeoutError):
+    """The call would have to wait, or did wait, longer than its *timeout*."""
+
+
+class ThrottleFull(ResourceLimitError):
+    """As many callers wait as *max_waiting* allows."""
+
+
+class ThrottleClosed(ResourceLimitError):
+    """The throttle was closed."""

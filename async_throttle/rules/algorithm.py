@@ -1,0 +1,48 @@
+"""The rules by name."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from async_throttle.rules import Rule
+from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
+from async_throttle.rules.window import FixedWindow, SlidingWindow
+
+__all__ = ["RateLimitAlgorithm", "rule_class"]
+
+
+class RateLimitAlgorithm(Enum):
+    """The five rules by name, for configuration files and for those who prefer an enum.
+
+    >>> RateLimitAlgorithm("GCRA") is RateLimitAlgorithm.GCRA
+    True
+    """
+
+    TokenBucket = "TokenBucket"
+    LeakyBucket = "LeakyBucket"
+    SlidingWindow = "SlidingWindow"
+    FixedWindow = "FixedWindow"
+    GCRA = "GCRA"
+
+
+_BY_NAME: dict[str, type[Rule]] = {
+    cls.__name__: cls for cls in (TokenBucket, LeakyBucket, SlidingWindow, FixedWindow, GCRA)
+}
+
+
+def rule_class(algorithm: object) -> type[Rule]:
+    """The rule class that *algorithm* stands for: itself, or the one of a member's name.
+
+    Raises:
+        TypeError: a class that is no rule; names the rule that was probably meant.
+        ValueError: anything else that is not known.
+    """
+    if isinstance(algorithm, RateLimitAlgorithm):
+        return _BY_NAME[algorithm.value]
+    if not isinstance(algorithm, type):
+        raise ValueError(f"algorithm must be a rule class, got {algorithm!r}")
+    if issubclass(algorithm, Rule):
+        return algorithm
+    name = algorithm.__name__
+    hint = f"; did you mean async_throttle.{name}?" if name in _BY_NAME else ""
+    raise TypeError(f"algorithm must be a rule class, got {algorithm.__module__}.{name}{hint}")

@@ -1,0 +1,59 @@
+"""Concurrency: so many at once, given back rather than regained with time."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Final, Self
+
+from async_throttle._units import NEVER
+from async_throttle.rules import Rule
+
+__all__ = ["UNLIMITED", "Slots"]
+
+UNLIMITED: Final = sys.maxsize
+"""A *limit* that nobody reaches; finite, so that the holders are counted under it too."""
+
+
+class Slots(Rule):
+    """How many may hold a slot at once.
+
+    The whole state is `free`, which is negative after the limit was cut below the number of
+    holders: they finish, and nobody enters before it is positive again. A weight is a number
+    of slots. A caller without a slot has no instant: `ready_at` is NEVER until one is freed.
+    """
+
+    __slots__ = ("free", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self.free = limit
+        self.burst = math.inf
+
+    def resize(self, limit: int) -> None:
+        """Have *limit* slots from now on."""
+        self.free += limit - self.limit
+        self.limit = limit
+
+    @property
+    def used(self) -> int:
+        """Slots held."""
+        return self.limit - self.free
+
+    def ready_at(self, now: int, weight: int) -> int:
+        return now if weight <= self.free else NEVER
+
+    def take(self, now: int, weight: int) -> None:
+        self.free -= weight
+
+    def refund(self, now: int, receipt: None, weight: int) -> None:
+        """Give *weight* slots back."""
+        self.free += weight
+
+    def level(self, now: int) -> float:
+        """Slots left."""
+        return math.inf if self.limit == UNLIMITED else self.free
+
+    def fork(self) -> Self:
+        twin = type(self)(self.limit)
+        twin.free = self.free
+        return twin
