@@ -1,0 +1,55 @@
+"""One primitive for both limits of an API: so much per period, and so many at once.
+
+==================  =================================================================
+`Throttle`          a semaphore and a token bucket behind one fair queue; `Lease`
+`RateLimiter`       only a rate                                     (resources.py)
+`ConcurrencyLimiter`  only a number at once                         (resources.py)
+rules/              the arithmetic of each limit; `Rule` to bring your own
+exceptions          every error, drawn as a tree
+testing             an event loop whose clock jumps, for tests
+limits              names in the manner of concurry
+``python -m async_throttle``  shows what it is for, against a server that bans
+==================  =================================================================
+
+How it is built: rules compute (rules/), one pure queue decides who goes next (_queue.py),
+a thin shell waits (throttle.py). The first two know no clock and no event loop.
+"""
+
+from async_throttle.exceptions import (
+    ResourceError,
+    ResourceLimitError,
+    ThrottleClosed,
+    ThrottleFull,
+    ThrottleTimeout,
+    WeightTooLarge,
+)
+from async_throttle.resources import ConcurrencyLimiter, RateLimiter
+from async_throttle.rules import Rule
+from async_throttle.rules.algorithm import RateLimitAlgorithm
+from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
+from async_throttle.rules.window import FixedWindow, SlidingWindow
+from async_throttle.throttle import Lease, Throttle
+
+__all__ = [
+    "GCRA",
+    "ConcurrencyLimiter",
+    "FixedWindow",
+    "LeakyBucket",
+    "Lease",
+    "RateLimitAlgorithm",
+    "RateLimiter",
+    "ResourceError",
+    "ResourceLimitError",
+    "Rule",
+    "SlidingWindow",
+    "Throttle",
+    "ThrottleClosed",
+    "ThrottleFull",
+    "ThrottleTimeout",
+    "TokenBucket",
+    "WeightTooLarge",
+]
+
+for _name in __all__:  # users see the name they import, not the module it happens to live in
+    globals()[_name].__module__ = __name__
+del _name

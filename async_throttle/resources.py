@@ -1,0 +1,208 @@
+"""RateLimiter and ConcurrencyLimiter: one limit alone, in the manner of mtaio.resources.
+
+Facades. They wait for nothing and count nothing: all of that is a `Throttle`'s.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Generator
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+
+from async_throttle.throttle import Throttle
+
+__all__ = ["ConcurrencyLimiter", "RateLimiter"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+L = TypeVar("L", bound="_Limiter")
+
+
+class _Acquire(Coroutine[Any, Any, None], Generic[L]):
+    """What ``limiter.acquire()`` returns: to be awaited, or entered with ``async with``."""
+
+    __slots__ = ("_coroutine", "_limiter")
+
+    def __init__(self, limiter: L, coroutine: Coroutine[Any, Any, object]) -> None:
+        self._limiter = limiter
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from self._coroutine.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._coroutine.send(value)
+
+    def throw(self, *args: Any) -> Any:
+        return self._coroutine.throw(*args)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    async def __aenter__(self) -> L:
+        await self
+        return self._limiter
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._limiter.release()
+
+
+class _Limiter:
+    """What both have in common: the forms in which they are used."""
+
+    __slots__ = ("_throttle",)
+
+    _throttle: Throttle
+
+    @property
+    def throttle(self) -> Throttle:
+        """The throttle beneath, for all that it can do: pause, delay, live changes."""
+        return self._throttle
+
+    def acquire(self) -> _Acquire[Self]:
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Give back what is held."""
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def _decorate(func: Callable[P, Any], enter: Callable[[], _Acquire[Any]]) -> Callable[P, Any]:
+    if not inspect.iscoroutinefunction(func):
+        raise TypeError(f"limit() decorates an async def, got {func!r}")
+
+    @functools.wraps(func)
+    async def limited(*args: P.args, **kwargs: P.kwargs) -> Any:
+        async with enter():
+            return await func(*args, **kwargs)
+
+    return limited
+
+
+class RateLimiter(_Limiter):
+    """So many operations per second, in bursts of at most *burst*.
+
+    It holds nothing: what is acquired is used up. For slots as well, use `Throttle`.
+
+    Args:
+        rate: operations per second; may be below 1.
+        burst: most operations at once; unset, ``max(1, rate)``.
+        wait: if False, whatever would have to wait raises `ResourceLimitError` instead.
+
+    Raises:
+        ValueError: *rate* or *burst* is not positive.
+
+    >>> import asyncio
+    >>> async def main():
+    ...     limiter = RateLimiter(10.0, burst=3)
+    ...     async with limiter:
+    ...         await limiter.acquire(2)
+    ...     return round(limiter.throttle.delay(1), 1)
+    >>> asyncio.run(main())
+    0.1
+    """
+
+    __slots__ = ()
+
+    def __init__(self, rate: float, burst: float | None = None, *, wait: bool = True) -> None:
+        self._throttle = Throttle(rate, burst=burst, max_waiting=None if wait else 0)
+
+    def acquire(self, tokens: float = 1) -> _Acquire[Self]:
+        """Wait for *tokens* and use them up: ``await limiter.acquire(3)``.
+
+        ``async with limiter.acquire(3):`` does the same before its body.
+
+        Raises:
+            WeightTooLarge: *tokens* exceeds the burst.
+            ResourceLimitError: it would have to wait, and the limiter was made with wait=False.
+        """
+        return _Acquire(self, self._throttle.consume(tokens))
+
+    @overload
+    def limit(
+        self, func: Callable[P, Coroutine[Any, Any, R]], *, tokens: float = 1
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def limit(
+        self, func: None = None, *, tokens: float = 1
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Callable[P, Coroutine[Any, Any, R]]]: ...
+    def limit(self, func: Callable[..., Any] | None = None, *, tokens: float = 1) -> Any:
+        """Decorate an ``async def``: ``@limiter.limit`` or ``@limiter.limit(tokens=5)``."""
+        if func is None:
+            return functools.partial(self.limit, tokens=tokens)
+        return _decorate(func, lambda: self.acquire(tokens))
+
+    def __repr__(self) -> str:
+        return f"<async_throttle.RateLimiter of {self._throttle!r}>"
+
+
+class ConcurrencyLimiter(_Limiter):
+    """So many operations at once.
+
+    Args:
+        limit: most that may run at once.
+        wait: if False, whatever would have to wait raises `ResourceLimitError` instead.
+
+    Raises:
+        ValueError: *limit* is not a whole number of at least 1.
+
+    >>> import asyncio
+    >>> async def main():
+    ...     limiter = ConcurrencyLimiter(5)
+    ...     async with limiter:
+    ...         return limiter.throttle.active
+    >>> asyncio.run(main())
+    1
+    """
+
+    __slots__ = ()
+
+    def __init__(self, limit: int, *, wait: bool = True) -> None:
+        if limit == 0:
+            raise ValueError(f"limit must be a whole number of at least 1, got {limit!r}")
+        self._throttle = Throttle(float("inf"), limit, max_waiting=None if wait else 0)
+
+    def acquire(self) -> _Acquire[Self]:
+        """Wait for a slot: ``await limiter.acquire()``, then `release()`.
+
+        ``async with limiter.acquire():`` gives it back at the end of its body.
+
+        Raises:
+            ResourceLimitError: it would have to wait, and the limiter was made with wait=False.
+        """
+        return _Acquire(self, self._throttle.acquire())
+
+    def release(self) -> None:
+        """Give the slot back.
+
+        Raises:
+            ValueError: nobody holds one.
+        """
+        self._throttle.release()
+
+    def limit(
+        self, func: Callable[P, Coroutine[Any, Any, R]]
+    ) -> Callable[P, Coroutine[Any, Any, R]]:
+        """Decorate an ``async def``: ``@limiter.limit``."""
+        return _decorate(func, self.acquire)
+
+    def __repr__(self) -> str:
+        return f"<async_throttle.ConcurrencyLimiter of {self._throttle!r}>"
