@@ -25,11 +25,12 @@ cancelled meanwhile, and lets newcomers in between; a timer per waiter costs a h
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from heapq import heapify, heappop, heappush, merge
-from typing import Any
+from typing import Any, Protocol
 
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
@@ -48,6 +49,8 @@ class State(Enum):
     DROPPED = "dropped"
     GONE = "gone"
 
+
+Receipt = tuple[Rule, int, Any]
 
 QUEUED, GRANTED, EXPIRED, UNFIT, DROPPED, GONE = State
 
@@ -69,51 +72,40 @@ class Gate:
         self.empties = False
 
 
-class Waiter:
-    """One caller: what it asks for, and what has become of it.
+class Waiter(Protocol):
+    """One caller. The shell makes it of whatever it waits with; the queue fills it in.
 
     Attributes:
         line: where it stands.
         weights: how much of each of the line's rules, in the same order.
         order: place in the order of arrival, over all lines.
-        arrived: instant of its arrival.
         deadline: instant after which it is not granted any more.
         state: see `State`.
-        receipts: one for each of the line's rates, once granted.
-        granted_at: instant at which it was granted.
-        handle: whatever the shell waits with; the queue never looks at it.
+        receipts: what was taken from each of the line's rates, once granted.
+        granted_at: instant at which it was granted, once it is.
     """
 
-    __slots__ = (
-        "arrived",
-        "deadline",
-        "granted_at",
-        "handle",
-        "line",
-        "order",
-        "receipts",
-        "state",
-        "weights",
-    )
-
-    receipts: list[Any]
+    line: Line
+    weights: tuple[int, ...]
+    order: int
+    deadline: int
+    state: State
+    receipts: list[Receipt]
     granted_at: int
 
-    def __init__(
-        self,
-        line: Line,
-        weights: tuple[int, ...],
-        order: int,
-        arrived: int,
-        deadline: int,
-    ) -> None:
-        self.line = line
-        self.weights = weights
-        self.order = order
-        self.arrived = arrived
-        self.deadline = deadline
-        self.state = QUEUED
-        self.handle: Any = None
+
+class Caller:
+    """A `Waiter` that waits with nothing: for looking ahead, and for tests."""
+
+    __slots__ = ("deadline", "granted_at", "line", "order", "receipts", "state", "weights")
+
+    line: Line
+    weights: tuple[int, ...]
+    order: int
+    deadline: int
+    state: State
+    receipts: list[Receipt]
+    granted_at: int
 
 
 class Line:
@@ -125,78 +117,85 @@ class Line:
     Attributes:
         rules: what everyone here asks for.
         slots, rates: the same, with their places in `rules`: those given back by their
-            holders, and those regained with time.
+            holders, and those regained with time, as far as they limit anything.
+        left: how many of *waiters* have left.
         gates: the pauses that hold this line.
         opens_at: the latest end of them.
         backlog: what all who wait here ask of each of *rates*, together.
     """
 
-    __slots__ = ("_left", "backlog", "gates", "opens_at", "rates", "rules", "slots", "waiters")
+    __slots__ = ("backlog", "gates", "left", "opens_at", "rates", "rules", "slots", "waiters")
 
     def __init__(self, rules: tuple[Rule, ...], gates: tuple[Gate, ...]) -> None:
         self.rules = rules
         self.slots = [(n, rule) for n, rule in enumerate(rules) if isinstance(rule, Slots)]
-        self.rates = [(n, rule) for n, rule in enumerate(rules) if not isinstance(rule, Slots)]
+        self.rates = [(n, rule) for n, rule in enumerate(rules) if rule.capacity < math.inf]
         self.gates = gates
         self.opens_at = 0
         self.waiters: deque[Waiter] = deque()
         self.backlog = [0] * len(rules)
-        self._left = 0
+        self.left = 0
+        self.refit()
 
     def __len__(self) -> int:
-        return len(self.waiters) - self._left
+        return len(self.waiters) - self.left
 
     def __iter__(self) -> Iterator[Waiter]:
         return (waiter for waiter in self.waiters if waiter.state is QUEUED)
 
     def ready_at(self, now: int, weights: tuple[int, ...]) -> int:
         """When *weights* could go if nobody were ahead; NEVER if a slot is missing."""
-        for n, slots in self.slots:
-            if slots.free < weights[n]:
-                return NEVER
         at = self.opens_at
         if at < now:
             at = now
+        for n, slots in self.slots:
+            if slots.free < weights[n]:
+                return NEVER
         for n, rule in self.rates:
             ready = rule.ready_at(at, weights[n])
             if ready > at:
                 at = ready
         return at
 
-    def take(self, now: int, instant: int, weights: tuple[int, ...]) -> list[Any]:
-        """Take *weights* from all rules, as if at *instant* if they backdate: the receipts."""
+    def take(self, now: int, instant: int, weights: tuple[int, ...]) -> list[Receipt]:
+        """Take *weights* from all rules, as if at *instant* if they backdate."""
         for n, slots in self.slots:
             slots.free -= weights[n]
-        return [rule.take(instant if rule.backdates else now, weights[n]) for n, rule in self.rates]
+        return [
+            (rule, weights[n], rule.take(instant if rule.backdates else now, weights[n]))
+            for n, rule in self.rates
+        ]
 
-    def give_back(self, now: int, weights: tuple[int, ...], receipts: list[Any]) -> None:
+    def give_back(self, now: int, weights: tuple[int, ...], receipts: list[Receipt]) -> None:
         """Undo `take`."""
         for n, slots in self.slots:
             slots.free += weights[n]
-        for (n, rule), receipt in zip(self.rates, receipts, strict=True):
-            rule.refund(now, receipt, weights[n])
+        for rule, weight, receipt in receipts:
+            rule.refund(now, receipt, weight)
 
-    def append(self, waiter: Waiter) -> None:
-        self.waiters.append(waiter)
-        for n, _ in self.rates:
-            self.backlog[n] += waiter.weights[n]
+    def refit(self) -> None:
+        """See anew which rules limit anything: a rate may have become infinite, or finite."""
+        self.rates = [(n, rule) for n, rule in enumerate(self.rules) if rule.capacity < math.inf]
+        for n in range(len(self.rules)):
+            self.backlog[n] = sum(waiter.weights[n] for waiter in self)
 
     def remove(self, waiter: Waiter, state: State) -> None:
         """Take *waiter* out, who becomes *state*."""
         waiter.state = state
         for n, _ in self.rates:
             self.backlog[n] -= waiter.weights[n]
+        self.left += 1
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Keep the invariant, after *left* has changed or the head has gone."""
         waiters = self.waiters
-        if waiters[0] is waiter:
+        while self.left and waiters[0].state is not QUEUED:
             waiters.popleft()
-            while self._left and waiters[0].state is not QUEUED:
-                waiters.popleft()
-                self._left -= 1
-        else:
-            self._left += 1
-            if self._left * 2 > len(waiters):
-                self.waiters = deque(self)
-                self._left = 0
+            self.left -= 1
+        if self.left * 2 > len(waiters):
+            self.waiters = deque(self)
+            self.left = 0
 
 
 class Queue:
@@ -255,34 +254,62 @@ class Queue:
 
     def advance(self, now: int) -> list[Waiter]:
         """Let time pass until *now*: those granted and expired on the way, in order."""
-        changed: list[Waiter] = []
         if self._gates:
             self._end_pauses(now)
+        changed: list[Waiter] = []
         busy = self._busy
-        late = now - self.grace
-        line: Line | None
-        while True:
-            if len(busy) == 1:  # what _next() comes to in the usual case
+        due = NEVER
+        while busy:
+            if len(busy) == 1:
+                # What _next() and Line.ready_at() come to in the usual case.
                 line = busy[0]
-                due = line.ready_at(self.now, line.waiters[0].weights)
+                weights = line.waiters[0].weights
+                due = line.opens_at
+                if due < self.now:
+                    due = self.now
+                for n, slots in line.slots:
+                    if slots.free < weights[n]:
+                        due = NEVER
+                        break
+                else:
+                    for n, rule in line.rates:
+                        due = rule.ready_at(due, weights[n])
             else:
                 line, due = self._next()
-            if due <= now and line is not None and (not self.deadlines or due <= self.expires_at):
-                instant = due if due > late else late
-                if instant > self.now:
-                    self.now = instant
-                waiter = line.waiters[0]
-                self._remove(waiter, GRANTED)
-                waiter.granted_at = now
-                waiter.receipts = line.take(now, instant, waiter.weights)
-            elif self.deadlines and self.expires_at <= now:
+                weights = line.waiters[0].weights
+            if self.deadlines and self.expires_at < due:
+                if self.expires_at > now:
+                    break
                 deadline, _, waiter = heappop(self.deadlines)
                 if deadline > self.now:
                     self.now = deadline
                 self._remove(waiter, EXPIRED)
-            else:
+                changed.append(waiter)
+                due = NEVER
+                continue
+            if due > now:
                 break
+            if due > self.now:
+                self.now = max(due, now - self.grace)
+            waiter = line.waiters.popleft()
+            receipts: list[Receipt] = []
+            for n, slots in line.slots:
+                slots.free -= weights[n]
+            for n, rule in line.rates:
+                weight = weights[n]
+                line.backlog[n] -= weight
+                at = self.now if rule.backdates else now
+                receipts.append((rule, weight, rule.take(at, weight)))
+            waiter.state = GRANTED
+            waiter.receipts = receipts
+            waiter.granted_at = now
             changed.append(waiter)
+            self.waiting -= 1
+            if line.left:
+                line.sweep()
+            if not line.waiters:
+                busy.remove(line)
+                due = NEVER
         self.now = now
         self.wake_at = self.due_at = due
         if self.deadlines:
@@ -291,9 +318,9 @@ class Queue:
             self.due_at = min(self.due_at, gate.until)
         return changed
 
-    def _next(self) -> tuple[Line | None, int]:
+    def _next(self) -> tuple[Line, int]:
         """The line whose head goes next and when; NEVER if only an event can help."""
-        first: Line | None = None
+        first = self._busy[0]
         soonest = NEVER
         held: list[Rule] = []
         for line in sorted(self._busy, key=lambda line: line.waiters[0].order):
@@ -327,18 +354,24 @@ class Queue:
             return None
         return line.take(self.now, self.now, weights)
 
-    def join(self, line: Line, weights: tuple[int, ...], deadline: int = NEVER) -> Waiter:
-        """Queue up. The caller advances the queue next: the waiter may be due already."""
-        self._next_order += 1
-        waiter = Waiter(line, weights, self._next_order, self.now, deadline)
+    def join(
+        self, waiter: Waiter, line: Line, weights: tuple[int, ...], deadline: int = NEVER
+    ) -> None:
+        """Queue *waiter* up. Advance the queue next unless others wait in *line* already."""
+        waiter.line = line
+        waiter.weights = weights
+        waiter.order = self._next_order = self._next_order + 1
+        waiter.deadline = deadline
+        waiter.state = QUEUED
         if not line.waiters:
             self._busy.append(line)
-        line.append(waiter)
+        line.waiters.append(waiter)
+        for n, _ in line.rates:
+            line.backlog[n] += weights[n]
         self.waiting += 1
         if deadline < NEVER:
             heappush(self.deadlines, (deadline, waiter.order, waiter))
             self.due_at = min(self.due_at, deadline)
-        return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """Undo *waiter*, queued or granted, as if it had never asked."""
@@ -359,6 +392,12 @@ class Queue:
         for waiter in out:
             self._remove(waiter, state)
         return out
+
+    def refit(self) -> list[Waiter]:
+        """The rules have changed: take out those who fit them no more."""
+        for line in self._lines:
+            line.refit()
+        return self.drop(UNFIT)
 
     def _remove(self, waiter: Waiter, state: State) -> None:
         line = waiter.line
@@ -414,6 +453,8 @@ class Queue:
         if at >= NEVER:
             return NEVER
         rates = [rule for _, rule in line.rates]
+        if not rates:
+            return at
         planned = {
             rule: rule.fork() if self._gates or not rule.divisible else rule for rule in rates
         }
@@ -430,7 +471,8 @@ class Queue:
             weight = weights[line.rules.index(rates[0])]
             return planned[rates[0]].ready_at(at, ahead + weight)
         planned = {r: rule if rule is not r else rule.fork() for r, rule in planned.items()}
-        newcomer = Waiter(line, weights, self._next_order + 1, self.now, NEVER)
+        newcomer = Caller()
+        newcomer.line, newcomer.weights, newcomer.order = (line, weights, self._next_order + 1)
         for waiter in merge(*self._busy, [newcomer], key=lambda waiter: waiter.order):
             claims = [
                 (planned[rule], weight)

@@ -16,13 +16,13 @@ import asyncio
 import functools
 import inspect
 import math
-import time
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from datetime import timedelta
 from time import monotonic_ns
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
+from async_throttle._alarm import GRACE, Alarm
 from async_throttle._queue import (
     DROPPED,
     EXPIRED,
@@ -33,15 +33,11 @@ from async_throttle._queue import (
     Gate,
     Line,
     Queue,
-    Waiter,
+    Receipt,
+    State,
 )
 from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, seconds, tokens, whole
-from async_throttle.exceptions import (
-    ThrottleClosed,
-    ThrottleFull,
-    ThrottleTimeout,
-    WeightTooLarge,
-)
+from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge
 from async_throttle.rules import Rule
 from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
 from async_throttle.rules.bucket import TokenBucket
@@ -51,12 +47,6 @@ __all__ = ["Lease", "Throttle"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_RESOLUTION: Final = time.get_clock_info("monotonic").resolution
-
-GRACE: Final = max(5_000_000, round(_RESOLUTION * SECOND))
-"""Nanoseconds of lateness that are paid back. Timers wake up to about 1 ms late (epoll and
-uvloop count in milliseconds), on Windows up to 16 ms; more than this is a blocked loop."""
 
 
 @types.coroutine
@@ -74,61 +64,28 @@ _UNIT: Final = (1, TOKEN)
 """A slot and one token."""
 
 
-class _Alarm:
-    """One timer of one event loop.
+class _Waiting(asyncio.Future[None]):
+    """A caller who waits: the future is what the queue's `Waiter` is made of."""
 
-    Invariant: at most one handle is armed, for the instant asked for last.
-    """
+    __slots__ = (
+        "arrived",
+        "deadline",
+        "granted_at",
+        "line",
+        "order",
+        "receipts",
+        "state",
+        "weights",
+    )
 
-    __slots__ = ("_early", "_handle", "_instant", "_ring", "armed")
-
-    def __init__(self, ring: Callable[[], object]) -> None:
-        self._ring = ring
-        self._handle: asyncio.TimerHandle | None = None
-        self._instant = NEVER
-        self._early = 0  # how often it rang too early for this instant
-        self.armed: int | None = NEVER  # the instant; NEVER is no timer; None once it rang
-
-    def set(self, loop: asyncio.AbstractEventLoop, instant: int, now: int, reading: int) -> None:
-        """Ring at *instant*, when it is *now* and the clock shows *reading*."""
-        if instant != self._instant:
-            self._early = 0
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-        self._instant = self.armed = instant
-        if instant >= NEVER:
-            return
-        time = loop.time()
-        delay = (instant - now) / SECOND
-        # A timer that is due at the very instant of a frozen clock near today's date never
-        # fires: asyncio adds a resolution that is lost in rounding. So ask a little early and
-        # look again, then ask for the exact instant; if that is early too (uvloop rounds to
-        # milliseconds, Windows to 16 of them) ask for a little late. It never spins.
-        if self._early == 0:
-            delay -= 1e-6
-        elif self._early == 1:
-            delay -= 2 * math.ulp(time)
-        else:
-            delay += max(1e-3, _RESOLUTION)
-        # A clock that is not the loop's (frozen, or a timer of the user's) may jump while the
-        # loop sleeps: look now and then.
-        if delay > 0.1 and abs(reading / SECOND - time) > 1:
-            delay = 0.1
-            self._early -= 1
-        self._handle = loop.call_at(time + max(0.0, delay), self._rang)
-
-    def cancel(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-        self._instant = self.armed = NEVER
-
-    def _rang(self) -> None:
-        self._handle = None
-        self.armed = None
-        self._early += 1
-        self._ring()
+    arrived: int
+    deadline: int
+    granted_at: int
+    line: Line
+    order: int
+    receipts: list[Receipt]
+    state: State
+    weights: tuple[int, ...]
 
 
 class Throttle:
@@ -254,12 +211,12 @@ class Throttle:
         self._queue = Queue(self._seen, GRACE)
         self._line = self._queue.line((self._slots, self._rule), (self._gate,))
         self._tokens_line = self._queue.line((self._rule,), (self._gate,))
-        self._starting: set[Waiter] = set()
+        self._starting: set[_Waiting] = set()
         self._drainers: list[asyncio.Future[None]] = []
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._grants = _Alarm(self._wake)
-        self._timeouts = _Alarm(self._wake)
+        self._grants = Alarm(self._wake)
+        self._timeouts = Alarm(self._wake)
         # The flattened entry reaches into a bucket, and only into ours: a subclass may differ.
         self._plain = timer is None and rule.take is TokenBucket.take
         self._bucket = cast(TokenBucket, self._rule)
@@ -323,10 +280,9 @@ class Throttle:
         """
         lease = _new(Lease)
         lease._throttle = self
-        lease.weight = weight
         lease._timeout = timeout
-        lease._entered = lease._held = False
-        lease._others = lease._debts = None
+        lease._state = FRESH
+        lease.weight = weight
         return lease
 
     async def acquire(self, weight: float = 1.0, *, timeout: float | None = None) -> bool:
@@ -360,12 +316,15 @@ class Throttle:
         slots = self._slots
         if slots.free >= slots.limit:
             raise ValueError(f"release() without acquire(): nobody holds a slot of {self!r}")
-        self._elapse()
+        now = self._elapse()
         slots.free += 1
-        if self._queue.waiting or self._drainers:
-            self._decide()
+        queue = self._queue
+        if queue.waiting:
+            self._announce(queue.advance(now))
         else:
             self._recalm()
+        if self._drainers:
+            self._decide()
 
     async def lease(self, weight: float = 1.0, *, timeout: float | None = None) -> Lease:
         """Like `acquire`, for a `Lease`: what was taken, to be settled and released."""
@@ -611,7 +570,7 @@ class Throttle:
         checked = _burst(burst, capacity)
         self._rule.configure(self._elapse(), capacity, period, checked)
         self._burst = burst
-        self._announce(self._queue.drop(UNFIT))
+        self._announce(self._queue.refit())
         self._decide()
 
     # -- the clock ----------------------------------------------------------------------
@@ -646,8 +605,6 @@ class Throttle:
             now = self._seen
         else:
             self._seen = now
-        if self._loop is not None and self._loop.is_closed():
-            self._bury()
         queue = self._queue
         if now >= queue.due_at:
             self._announce(queue.advance(now))
@@ -665,15 +622,15 @@ class Throttle:
             for done in self._drainers:
                 _resolve(done)
 
-    def _announce(self, changed: list[Waiter]) -> None:
+    def _announce(self, changed: Iterable[Any]) -> None:
         """Wake those who are *changed*, and be woken for those who come next."""
         for waiter in changed:
             if waiter.state is GRANTED:
                 self._starting.add(waiter)
-            handle = waiter.handle
-            if handle is not None and not handle.done():
-                handle.set_result(None)
-        self._arm()
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._grants.armed != self._queue.wake_at or self._queue.deadlines:
+            self._arm()
 
     def _arm(self) -> None:
         """Be woken for the next grant, and for the next deadline."""
@@ -726,37 +683,47 @@ class Throttle:
         lease: Lease | None = None,
     ) -> None:
         """Wait in *line* for *weights*; fill in *lease*."""
-        waiter = self._ask(line, weights, timeout)
-        if isinstance(waiter, list):
-            if lease is not None:
-                lease._hold(waiter, 0)
-            return
+        if weights[-1] > self._rule.burst or self._closed:
+            self._check(weights)
+        queue = self._queue
+        if line.waiters and timeout is None and lease is None and self._max_waiting is None:
+            # Whoever comes behind others need not know the time.
+            loop = asyncio.get_running_loop()
+            if loop is not self._loop:
+                self._bind(loop)
+            waiter = _Waiting(loop=loop)
+            queue.join(waiter, line, weights)
+        else:
+            now = self._elapse()
+            if not self._starting:
+                receipts = queue.try_take(line, weights)
+                if receipts is not None:
+                    self._recalm()
+                    if lease is not None:
+                        lease._hold(receipts, 0)
+                    return
+            waiter = self._join(line, weights, timeout, now)
         try:
-            await waiter.handle
+            await waiter
         except BaseException:
             self._leave(waiter)
             raise
         if waiter.state is not GRANTED:
             raise self._refusal(waiter)
         self._starting.discard(waiter)
-        if not self._starting and not self._queue.waiting:
+        if not self._starting and not queue.waiting:
             self._recalm()
         if lease is not None:
             lease._hold(waiter.receipts, waiter.granted_at - waiter.arrived)
 
-    def _ask(
-        self, line: Line, weights: tuple[int, ...], timeout: float | None
-    ) -> Waiter | list[Any]:
-        """Take at once or queue up: the receipts, or a waiter whose handle must be awaited."""
-        self._check(weights)
-        now = self._elapse()
+    def _join(
+        self, line: Line, weights: tuple[int, ...], timeout: float | None, now: int
+    ) -> _Waiting:
+        """Queue up, unless that is refused."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._bind(loop)
         queue = self._queue
-        behind = bool(line.waiters)
-        if not behind and not self._starting:
-            receipts = queue.try_take(line, weights)
-            if receipts is not None:
-                self._recalm()
-                return receipts
         deadline = NEVER
         if timeout is not None:
             wait = queue.quote(line, weights) - now
@@ -764,26 +731,28 @@ class Throttle:
             if wait > allowed:
                 raise self._error_timeout(timeout, wait)
             deadline = min(now + allowed, NEVER)
-        loop = self._bind()
         self._calm = False
-        waiter = queue.join(line, weights, deadline)
-        if not behind or timeout is not None:
-            self._decide()
-            if waiter.state is EXPIRED:
-                assert timeout is not None, "only those with a timeout expire"
-                raise self._error_timeout(timeout, queue.quote(line, weights) - now)
+        waiter = _Waiting(loop=loop)
+        waiter.arrived = now
+        queue.join(waiter, line, weights, deadline)
+        changed = queue.advance(now)
         if waiter.state is QUEUED:
             if self._max_waiting is not None and queue.waiting > self._max_waiting:
-                self._leave(waiter)
+                queue.leave(waiter)
+                self._decide()
                 raise self._error_full(queue.quote(line, weights) - now)
-            waiter.handle = loop.create_future()
+        elif waiter.state is EXPIRED:
+            self._decide()
+            raise self._refusal(waiter)
         else:
-            # Granted, but those who were granted before are only about to start: after them.
-            waiter.handle = loop.create_future()
-            loop.call_soon(_resolve, waiter.handle)
+            # Those who were granted before are only about to start: after them.
+            assert changed == [waiter], "a newcomer makes way for nobody else"
+            self._starting.add(waiter)
+            loop.call_soon(_resolve, waiter)
+        self._arm()
         return waiter
 
-    def _refusal(self, waiter: Waiter) -> Exception:
+    def _refusal(self, waiter: _Waiting) -> Exception:
         """Why *waiter* was taken out of the queue."""
         if waiter.state is EXPIRED:
             now = self._elapse()
@@ -793,30 +762,29 @@ class Throttle:
             return self._error_weight(waiter.weights[-1])
         return self._error_closed()
 
-    def _leave(self, waiter: Waiter) -> None:
+    def _leave(self, waiter: _Waiting) -> None:
         """The caller went before it started: as if it had never asked."""
         self._elapse()  # which may grant it; then that is undone
         self._starting.discard(waiter)
         self._queue.leave(waiter)
         self._decide()
 
-    def _bind(self) -> asyncio.AbstractEventLoop:
-        """The running loop, which is ours from here on.
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to *loop* from here on.
 
         Raises:
             RuntimeError: another open one has callers here.
         """
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            if self._queue.waiting or self._starting:
-                raise RuntimeError(
-                    f"{self!r} has callers waiting in another running event loop; to share one "
-                    "throttle between loops and threads use async_throttle.threads.Throttle"
-                )
-            self._grants.cancel()
-            self._timeouts.cancel()
-            self._loop = loop
-        return loop
+        if self._loop is not None and self._loop.is_closed():
+            self._bury()
+        if self._queue.waiting or self._starting:
+            raise RuntimeError(
+                f"{self!r} has callers waiting in another running event loop; to share one "
+                "throttle between loops and threads use async_throttle.threads.Throttle"
+            )
+        self._grants.cancel()
+        self._timeouts.cancel()
+        self._loop = loop
 
     def _bury(self) -> None:
         """The loop was closed: drop whoever waited in it, undo whoever was about to start."""
@@ -874,20 +842,19 @@ class Lease:
         waited: seconds from the arrival to the grant.
     """
 
-    # _entered  a block was or is being entered with this very lease: the next gets a fresh one
-    # _held     the slot is held
+    # _state    see below
     # _receipt  of the rule, for the tokens taken; unset before the grant
     # _settled  tokens taken, as settled so far; unset before the grant
-    # _debts    (receipt, nanotokens) taken by settling above the weight, the latest last
-    # _others   the leases of further entries, by task
+    # _debts    (receipt, nanotokens) taken by settling above the weight, the latest last;
+    #           unset without
+    # _others   the leases of further entries, by task; unset without
     __slots__ = (
         "__weakref__",
         "_debts",
-        "_entered",
-        "_held",
         "_others",
         "_receipt",
         "_settled",
+        "_state",
         "_throttle",
         "_timeout",
         "waited",
@@ -896,12 +863,11 @@ class Lease:
 
     _throttle: Throttle
     _timeout: float | None
-    _entered: bool
-    _held: bool
+    _state: int
     _receipt: Any
     _settled: float
-    _debts: list[tuple[Any, int]] | None
-    _others: dict[object, list[Lease]] | None
+    _debts: list[tuple[Any, int]]
+    _others: dict[object, list[Lease]]
     weight: float
     waited: float
 
@@ -909,7 +875,7 @@ class Lease:
         # Mirrors Slots.take and TokenBucket.take for whole tokens.
         throttle = self._throttle
         weight = self.weight
-        if throttle._calm and not self._entered and weight.__class__ is int and weight > 0:
+        if throttle._calm and self._state == FRESH and weight.__class__ is int and weight > 0:
             slots = throttle._slots
             now = monotonic_ns()
             if slots.free > 0 and now >= throttle._seen:
@@ -931,7 +897,7 @@ class Lease:
                     slots.free -= 1
                     self._settled = weight
                     self.waited = 0.0
-                    self._entered = self._held = True
+                    self._state = HELD
                     return self
         return await self._enter()
 
@@ -941,15 +907,14 @@ class Lease:
         exc: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> Awaitable[None]:
-        if self._others:
-            self._leaving().release()
-        elif self._held and self._throttle._calm:
-            slots = self._throttle._slots
+        throttle = self._throttle
+        if throttle._calm and self._state == HELD:
+            slots = throttle._slots
             if slots.free < slots.limit:
                 slots.free += 1
-                self._held = False
-        else:
-            self.release()
+                self._state = RELEASED
+                return NOTHING
+        self._leaving().release()
         return NOTHING
 
     def release(self) -> None:
@@ -959,8 +924,8 @@ class Lease:
             RuntimeError: nothing was granted yet.
         """
         self._check_granted()
-        if self._held:
-            self._held = False
+        if self._state != RELEASED:
+            self._state = RELEASED
             self._throttle.release()
 
     def settle(self, actual: float) -> None:
@@ -981,15 +946,19 @@ class Lease:
             RuntimeError: nothing was granted yet.
         """
         throttle = self._throttle
-        if throttle._calm and self._held and actual.__class__ is int:
+        if throttle._calm and self._state == HELD and actual.__class__ is int:
             # Mirrors TokenBucket.refund for whole tokens, where nothing was taken since.
             bucket = throttle._bucket
-            if self._receipt == bucket.issued and bucket.floor == NEVER and self._debts is None:
-                less = self._settled - actual
-                if less.__class__ is int and 0 <= less <= self._settled:
-                    bucket.full_at -= less * bucket.token
-                    self._settled = actual
-                    return
+            less = self._settled - actual
+            if (
+                less >= 0 <= actual
+                and less.__class__ is int
+                and self._receipt == bucket.issued
+                and bucket.floor == NEVER
+            ):
+                bucket.full_at -= less * bucket.token
+                self._settled = actual
+                return
         self._settle(actual)
 
     def _settle(self, actual: float) -> None:
@@ -998,20 +967,23 @@ class Lease:
         throttle = self._throttle
         rule = throttle._rule
         now = throttle._elapse()
-        debts = self._debts or []
         more = amount - tokens("weight", self._settled)
         if more > 0:
-            debts.append((rule.take(now, more), more))
-        while more < 0 and debts:
-            receipt, debt = debts.pop()
-            refund = min(debt, -more)
-            rule.refund(now, receipt, refund)
-            more += refund
-            if debt > refund:
-                debts.append((receipt, debt - refund))
-        if more < 0:
-            rule.refund(now, self._receipt, -more)
-        self._debts = debts or None
+            if not hasattr(self, "_debts"):
+                self._debts = []
+            self._debts.append((rule.take(now, more), more))
+        elif more < 0:
+            # First what was taken last: it was never needed.
+            debts = getattr(self, "_debts", [])
+            while more < 0 and debts:
+                receipt, debt = debts.pop()
+                refund = min(debt, -more)
+                rule.refund(now, receipt, refund)
+                more += refund
+                if debt > refund:
+                    debts.append((receipt, debt - refund))
+            if more < 0 and self._receipt is not None:
+                rule.refund(now, self._receipt, -more)
         self._settled = actual
         throttle._decide()
 
@@ -1035,36 +1007,41 @@ class Lease:
         return throttled
 
     def __repr__(self) -> str:
-        granted = hasattr(self, "_receipt")
-        state = "held" if self._held else "released" if granted else "not granted"
-        return f"<async_throttle.Lease of {self.weight:g} [{state}] of {self._throttle!r}>"
+        return (
+            f"<async_throttle.Lease of {self.weight:g} [{_STATES[self._state]}] "
+            f"of {self._throttle!r}>"
+        )
 
     async def _enter(self) -> Lease:
         """Every entry that is not the first one, uncontended."""
         throttle = self._throttle
-        if self._entered:
+        if self._state == LEASED:
+            self._state = HELD
+            return self
+        if self._state != FRESH:
             lease = await throttle.lease(self.weight, timeout=self._timeout)
-            if self._others is None:
+            if not hasattr(self, "_others"):
                 self._others = {}
             self._others.setdefault(asyncio.current_task(), []).append(lease)
+            if self._state == HELD:
+                self._state = SHARED
             return lease
-        self._entered = True
-        if not self._held:  # Throttle.lease() has granted it already
-            try:
-                weights = throttle._weights(self.weight)
-                await throttle._admit(throttle._line, weights, self._timeout, self)
-            except BaseException:
-                self._entered = False
-                raise
+        self._state = ENTERING
+        try:
+            weights = throttle._weights(self.weight)
+            await throttle._admit(throttle._line, weights, self._timeout, self)
+        except BaseException:
+            self._state = FRESH
+            raise
+        self._state = SHARED if hasattr(self, "_others") else HELD
         return self
 
     def _leaving(self) -> Lease:
         """The lease of the block that ends: the last one that this task entered."""
-        others = self._others
-        assert others, "asked only where there are others"
+        others: dict[object, list[Lease]] = getattr(self, "_others", {})
         task: object = asyncio.current_task()
         if task not in others:
-            if self._held:
+            if self._state in (HELD, SHARED) or not others:
                 return self
             task = next(iter(others))  # entered in one task, left in another
         leases = others[task]
@@ -1073,16 +1050,22 @@ class Lease:
             del others[task]
         return lease
 
-    def _hold(self, receipts: list[Any], waited: int) -> None:
-        self._receipt = receipts[-1]
+    def _hold(self, receipts: list[Receipt], waited: int) -> None:
+        self._receipt = receipts[-1][-1] if receipts else None
         self._settled = self.weight
         self.waited = waited / SECOND
-        self._held = True
+        self._state = LEASED
 
     def _check_granted(self) -> None:
-        if not hasattr(self, "_receipt"):
+        if self._state in (FRESH, ENTERING):
             raise RuntimeError(f"nothing was granted yet to {self!r}")
 
+
+FRESH, ENTERING, LEASED, HELD, SHARED, RELEASED = range(6)
+"""States of a lease: not entered yet; waiting in a first entry; granted without a block;
+held by a block; held by a block while others are entered with it too; released."""
+
+_STATES = ("fresh", "entering", "held", "held", "held", "released")
 
 _new = cast(Callable[[type[Lease]], Lease], object.__new__)
 

@@ -54,7 +54,11 @@ class Rule(ABC):
     """Most nanotokens that may ever go at once."""
 
     def __init__(
-        self, now: int, capacity: int | float, period: int, burst: int | float | None = None
+        self,
+        now: int,
+        capacity: int | float,
+        period: int,
+        burst: int | float | None = None,
     ) -> None:
         self.configure(now, capacity, period, burst)
 

@@ -84,7 +84,11 @@ class TokenBucket(Rule):
     divisible = True
 
     def __init__(
-        self, now: int, capacity: int | float, period: int, burst: int | float | None = None
+        self,
+        now: int,
+        capacity: int | float,
+        period: int,
+        burst: int | float | None = None,
     ) -> None:
         self.token = self.grain = self.room = self.full_at = 0
         self.scale = 1
@@ -143,14 +147,20 @@ class TokenBucket(Rule):
         return now if excess <= at else -(-excess // self.scale)
 
     def take(self, now: int, weight: int) -> int:
+        if not self.token:
+            return 0
         ticks = self._costs.get(weight)
         if ticks is None:
             ticks = self._ticks(weight)
         at = now * self.scale
         full = self.full_at
-        if full < at:
+        if full <= at:
             full = at
-        if full - at < self.floor:
+            if self.lows:
+                self.note(0)
+            else:
+                self.dead = self.issued
+        elif full - at < self.floor:
             self.note(full - at)
         self.full_at = full + ticks
         self.issued += 1
@@ -158,7 +168,7 @@ class TokenBucket(Rule):
         return self.issued
 
     def refund(self, now: int, receipt: int, weight: int) -> None:
-        if receipt <= self.dead:
+        if receipt <= self.dead or not self.token:
             return
         worth = self._ticks(weight)
         upto, lows = self.upto, self.lows
@@ -191,7 +201,16 @@ class TokenBucket(Rule):
 
     def fork(self) -> Self:
         twin = object.__new__(type(self))
-        for name in ("capacity", "period", "burst", "scale", "token", "grain", "room", "full_at"):
+        for name in (
+            "capacity",
+            "period",
+            "burst",
+            "scale",
+            "token",
+            "grain",
+            "room",
+            "full_at",
+        ):
             setattr(twin, name, getattr(self, name))
         twin.issued = twin.dead = twin.floor = 0
         twin.upto, twin.lows, twin._costs = [], [], {}
@@ -234,8 +253,6 @@ class TokenBucket(Rule):
 
     def _ticks(self, weight: int) -> int:
         """What *weight* nanotokens cost in time, exactly."""
-        if not self.token:
-            return 0
         if weight % TOKEN and not self.grain:
             self._refine()
         ticks = weight * self.grain if self.grain else weight // TOKEN * self.token

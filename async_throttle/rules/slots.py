@@ -27,7 +27,7 @@ class Slots(Rule):
 
     def __init__(self, limit: int) -> None:
         self.limit = self.free = limit
-        self.burst = math.inf
+        self.capacity = self.burst = math.inf
 
     def resize(self, limit: int) -> None:
         """Have *limit* slots from now on."""

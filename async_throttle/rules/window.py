@@ -25,7 +25,11 @@ class _Window(Rule):
     __slots__ = ("inside",)
 
     def __init__(
-        self, now: int, capacity: int | float, period: int, burst: int | float | None = None
+        self,
+        now: int,
+        capacity: int | float,
+        period: int,
+        burst: int | float | None = None,
     ) -> None:
         self.inside = 0
         super().__init__(now, capacity, period, burst)
@@ -74,7 +78,11 @@ class SlidingWindow(_Window):
     __slots__ = ("_entries",)
 
     def __init__(
-        self, now: int, capacity: int | float, period: int, burst: int | float | None = None
+        self,
+        now: int,
+        capacity: int | float,
+        period: int,
+        burst: int | float | None = None,
     ) -> None:
         self._entries: deque[_Entry] = deque()
         super().__init__(now, capacity, period, burst)
@@ -157,7 +165,11 @@ class FixedWindow(_Window):
     __slots__ = ("_birth", "_ticket", "_until")
 
     def __init__(
-        self, now: int, capacity: int | float, period: int, burst: int | float | None = None
+        self,
+        now: int,
+        capacity: int | float,
+        period: int,
+        burst: int | float | None = None,
     ) -> None:
         self._birth = now
         self._until = now + period
@@ -198,7 +210,15 @@ class FixedWindow(_Window):
 
     def fork(self) -> Self:
         twin = object.__new__(type(self))
-        for name in ("capacity", "period", "burst", "inside", "_birth", "_until", "_ticket"):
+        for name in (
+            "capacity",
+            "period",
+            "burst",
+            "inside",
+            "_birth",
+            "_until",
+            "_ticket",
+        ):
             setattr(twin, name, getattr(self, name))
         return twin
 
