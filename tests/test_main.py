@@ -1,0 +1,636 @@
+"""`python -m async_throttle`: the pure parts without a network, then the whole of it.
+
+The tests of the last section take real time on loopback, about seven seconds in all: that a
+server with a clock of its own does not refuse the throttle is what they are about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import io
+import json
+import math
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from async_throttle import Throttle, testing
+from async_throttle import __main__ as program
+from async_throttle._demo import api, report, run
+from async_throttle._demo.api import BAN, TOLERANCE, Limits, Referee, parse_request, serving
+from async_throttle._demo.report import ASCII, BLOCKS, Result, Row
+from async_throttle._demo.run import Answer, Request, Run, get, parse_response
+
+LIMITS = Limits(capacity=10, concurrency=0, period=1.0, burst=3.0, algorithm="token-bucket")
+SLIDING = replace(LIMITS, burst=None, algorithm="sliding-window")
+FIXED = replace(LIMITS, burst=None, algorithm="fixed-window")
+SERVED = Answer(200)
+REFUSED = Answer(429, retry_after=1.0)
+FAILED = Answer(0, problem="ConnectionRefusedError: nobody there")
+
+# The options.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option", "value"),
+    [
+        ("--capacity -3", "--capacity", "'-3'"),
+        ("--capacity nan", "--capacity", "'nan'"),
+        ("--capacity inf", "--capacity", "'inf'"),
+        ("--capacity many", "--capacity", "'many'"),
+        ("--concurrency -1", "--concurrency", "'-1'"),
+        ("--concurrency 2.5", "--concurrency", "'2.5'"),
+        ("--period 0", "--period", "'0'"),
+        ("--period 1e-12", "period", "1e-12"),  # a number, but less than a nanosecond
+        ("--burst 0", "--burst", "'0'"),
+        ("--burst 3 --algorithm fixed-window", "--burst", "3"),
+        ("--algorithm sieve", "--algorithm", "'sieve'"),
+        ("--requests 0", "--requests", "'0'"),
+        ("--requests 10001", "--requests", "'10001'"),
+        ("--weights 1,,2", "--weights", "''"),
+        ("--weights 1,6", "--weights", "6"),  # more than the burst of 5
+        ("--weights 4 --capacity 3 --algorithm sliding-window", "--weights", "4"),
+        ("--seed x", "--seed", "'x'"),
+        ("--url ftp://localhost/", "--url", "'ftp://localhost/'"),
+        ("--url http://localhost:99999/", "--url", "'http://localhost:99999/'"),
+        ("--url http://me:secret@localhost/", "--url", "'http://me:secret@localhost/'"),
+        ("--url http://", "--url", "'http://'"),
+        ("--both", "--both", "only with --url"),
+    ],
+)
+def test_a_bad_value_is_named_before_anything_is_sent(
+    arguments: str,
+    option: str,
+    value: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delattr(program, "demonstrate")
+    with pytest.raises(SystemExit) as exit:
+        program.main(arguments.split())
+    assert exit.value.code == 2
+    captured = capsys.readouterr()
+    complaint = captured.err.splitlines()[-1]
+    assert option in complaint
+    assert value in complaint
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("name", ["sliding-window", "SlidingWindow", "sliding_window"])
+def test_an_algorithm_may_be_given_by_the_name_of_its_class(name: str) -> None:
+    assert program.parse(["--algorithm", name]).limits.algorithm == "sliding-window"
+
+
+@pytest.mark.parametrize("name", program.ALGORITHMS)
+def test_every_algorithm_makes_a_throttle_with_the_numbers_given(name: str) -> None:
+    options = program.parse(f"--algorithm {name} --capacity 7 --concurrency 3 --period 2".split())
+    throttle = options.throttle()
+    assert (throttle.capacity, throttle.concurrency, throttle.period) == (7, 3, 2)
+    assert throttle.algorithm is program.ALGORITHMS[name]
+    # A window has no burst: its throttle reads the capacity, and the API is told None.
+    assert throttle.burst == options.limits.burst or (throttle.burst, options.limits.burst) == (
+        7,
+        None,
+    )
+
+
+def test_weights_are_taken_in_turn() -> None:
+    options = program.parse(["--weights", "1,1,5", "--requests", "4"])
+    assert options.weights == (1, 1, 5, 1)
+    assert options.unit == "tokens"
+    assert program.parse([]).unit == "requests"
+
+
+def test_a_server_that_is_not_ours_is_called_throttled_only_unless_asked_otherwise() -> None:
+    assert program.parse([]).both
+    assert not program.parse(["--url", "http://localhost/"]).both
+    assert program.parse(["--url", "http://localhost/", "--both"]).both
+
+
+def test_what_is_about_to_happen_is_said_in_80_columns() -> None:
+    assert str(program.parse([])).splitlines() == [
+        "An API on loopback allows 20 requests per 1 s and 4 at once. It forgives",
+        "50 ms of jitter, and bans for 1 s whoever breaks a limit.",
+        "  unthrottled: 120 calls at once; each obeys Retry-After, tries 3 times",
+        "  throttled: 120 calls via Throttle(20, 4, 1, burst=5, algorithm=TokenBucket)",
+    ]
+    arguments = ["--url", "http://localhost/", "--algorithm", "fixed-window", "--concurrency", "0"]
+    assert str(program.parse(arguments)).splitlines() == [
+        "  throttled: 120 calls via Throttle(20, 0, 1, algorithm=FixedWindow)"
+    ]
+
+
+# The referee.
+
+
+def verdicts(limits: Limits, arrivals: list[tuple[float, float]]) -> list[bool]:
+    """Whether each (instant, weight) is served; whatever is served is over at once."""
+    referee = Referee(limits)
+    served = []
+    for now, weight in arrivals:
+        served.append(referee.arrive(now, weight) == 0.0)
+        if served[-1]:
+            referee.leave()
+    return served
+
+
+@pytest.mark.parametrize(
+    ("limits", "arrivals", "expected"),
+    [
+        # A burst of three, and the 0.5 token that the tolerance is worth.
+        (LIMITS, [(0, 3), (0.06, 1), (0.06, 1)], [True, True, False]),
+        (LIMITS, [(0, 3), (0.04, 1)], [True, False]),
+        (LIMITS, [(0, 4)], [False]),
+        (LIMITS, [(0, 3), (9, 3), (9, 1)], [True, True, False]),  # idle time is not saved up
+        (SLIDING, [(0, 6), (0.5, 4), (0.9, 1)], [True, True, False]),
+        (SLIDING, [(0, 6), (0.5, 4), (0.96, 6)], [True, True, True]),
+        (SLIDING, [(0, 6), (0.5, 4), (0.96, 7)], [True, True, False]),
+        (SLIDING, [(0, 0.1), (0, 0.2), (0, 9.7)], [True, True, True]),  # sums of floats
+        (FIXED, [(0, 10), (0.94, 1)], [True, False]),
+        (FIXED, [(0, 10), (0.96, 10), (1.5, 1)], [True, True, False]),
+        (FIXED, [(0, 1), (0.9, 9), (1.04, 1), (1.04, 9)], [True, True, True, True]),
+        (FIXED, [(0, 9), (1.04, 1), (1.04, 10), (1.9, 1)], [True, True, True, False]),
+        (FIXED, [(0, 11)], [False]),
+    ],
+)
+def test_the_referee_serves_what_the_limit_allows(
+    limits: Limits, arrivals: list[tuple[float, float]], expected: list[bool]
+) -> None:
+    assert verdicts(limits, arrivals) == expected
+
+
+def grants(limits: Limits, count: int) -> Iterator[float]:
+    """The earliest instants for *count* single tokens, worked out by hand."""
+    for n in range(count):
+        if limits.burst is not None:
+            yield max(0.0, n + 1 - limits.burst) * limits.period / limits.capacity
+        else:
+            yield n // limits.capacity * limits.period
+
+
+@pytest.mark.parametrize("limits", [LIMITS, SLIDING, FIXED])
+def test_a_client_that_is_on_time_is_never_refused_for_jitter(limits: Limits) -> None:
+    jitter = random.Random(1)
+    late = sorted(at + jitter.uniform(0, 0.9 * TOLERANCE) for at in grants(limits, 500))
+    assert all(verdicts(limits, [(at, 1) for at in late]))
+
+
+@pytest.mark.parametrize(
+    ("limits", "hurry"),
+    [(LIMITS, 0.99), (SLIDING, 0.94), (FIXED, 0.99)],  # a window forgives 5 % for ever
+)
+def test_a_client_that_is_too_fast_is_refused_in_the_end(limits: Limits, hurry: float) -> None:
+    assert not all(verdicts(limits, [(at * hurry, 1) for at in grants(limits, 500)]))
+
+
+def test_a_ban_refuses_everything_and_ends_on_time() -> None:
+    referee = Referee(LIMITS)
+    assert referee.arrive(0.0, 4) == BAN
+    assert (
+        referee.arrive(0.25 * BAN, 1) == 0.75 * BAN
+    )  # would be served, if it were not for the ban
+    assert referee.arrive(0.75 * BAN, 9) == 0.25 * BAN  # and no refusal makes it longer
+    assert referee.arrive(BAN, 1) == 0.0
+
+
+@pytest.mark.parametrize("now", [random.Random(n).uniform(0, 1e6) for n in range(20)])
+def test_a_ban_is_never_a_rounding_longer_than_said(now: float) -> None:
+    assert math.ceil(Referee(LIMITS).arrive(now, 4)) == BAN
+
+
+def test_one_request_too_many_at_once_is_a_ban() -> None:
+    referee = Referee(replace(LIMITS, concurrency=2))
+    assert [referee.arrive(0.0, 1) for _ in range(2)] == [0.0, 0.0]
+    referee.leave()
+    assert [referee.arrive(0.1, 1) for _ in range(2)] == [0.0, BAN]
+
+
+# HTTP.
+
+
+def test_a_request_says_its_weight() -> None:
+    assert parse_request(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") == 1
+    assert parse_request(b"GET /a?b HTTP/1.0\r\nx-weight:  2.5 \r\n\r\n") == 2.5
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\r\n\r\n",
+        b"get / HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"GET / SPDY/3\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-Weight: heavy\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-Weight: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-Weight: nan\r\n\r\n",
+        b"\xff\xfe\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_a_value_error(head: bytes) -> None:
+    with pytest.raises(ValueError, match=r"not a GET|not a weight|could not convert"):
+        parse_request(head)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("HTTP/1.1 200 OK\r\n", (True, False, 0.0)),
+        ("HTTP/1.1 204\r\n", (True, False, 0.0)),
+        ("HTTP/1.1 301 Moved Permanently\r\nRetry-After: 5\r\n", (False, False, 0.0)),
+        ("HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\n", (False, True, 7.0)),
+        ("HTTP/1.1 503 \r\nRetry-After: Thu, 01 Jan 1970 00:02:00 GMT\r\n", (False, True, 20.0)),
+        ("HTTP/1.1 503 \r\nRetry-After: Thu, 01 Jan 1970 00:00:00 GMT\r\n", (False, True, 0.0)),
+        ("HTTP/1.1 418 Teapot\r\nRetry-After: soon\r\n", (False, True, 1.0)),
+        ("HTTP/1.1 429 \r\n", (False, True, 1.0)),
+    ],
+)
+def test_a_response_is_served_or_refused_or_neither(
+    head: str, expected: tuple[bool, bool, float]
+) -> None:
+    answer = parse_response(f"{head}\r\n".encode(), now=100.0)
+    assert (answer.served, answer.refused, answer.retry_after) == expected
+
+
+@pytest.mark.parametrize(
+    "head", [b"\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n\r\n", b"HTTP/1.1 x\r\n\r\n"]
+)
+def test_what_is_no_response_is_a_value_error(head: bytes) -> None:
+    with pytest.raises(ValueError, match="not HTTP/1"):
+        parse_response(head, now=0.0)
+
+
+# The two ways to call, in virtual time and against an API that answers from a list.
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answers: list[Answer]) -> list[float]:
+    """Makes `get` answer so, each time after 0.25 s; returns the instants at which it is called."""
+    called: list[float] = []
+    left = iter(answers)
+
+    async def fake(url: str, weight: float) -> Answer:
+        called.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.25)
+        return next(left)
+
+    monkeypatch.setattr(run, "get", fake)
+    return called
+
+
+def test_the_unthrottled_client_obeys_retry_after_and_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called = answering(monkeypatch, [SERVED, REFUSED, SERVED] + [REFUSED] * run.TRIES)
+    attempt = Run("unthrottled", "", [1.0, 1.0])
+    testing.run(attempt.unthrottled())
+    assert called == [0.0, 0.0, 1.25]
+    assert [r.answer for r in attempt.requests] == [SERVED, REFUSED, SERVED]
+
+    called = answering(monkeypatch, [REFUSED] * 9)
+    testing.run(Run("unthrottled", "", [1.0]).unthrottled())
+    assert called == [0.0, 1.25, 2.5]
+
+
+def test_the_throttled_client_pauses_for_all_when_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called = answering(monkeypatch, [REFUSED, SERVED, SERVED])
+    attempt = Run("throttled", "", [1.0, 1.0])
+    testing.run(attempt.throttled(Throttle(10, 1)))
+    assert called == [0.0, 1.25, 1.5]
+
+
+@pytest.mark.parametrize("throttled", [True, False])
+def test_no_client_waits_for_an_hour(monkeypatch: pytest.MonkeyPatch, throttled: bool) -> None:
+    called = answering(monkeypatch, [Answer(429, retry_after=3600.0)] * 3)
+    attempt = Run("", "", [1.0] * 3)
+    testing.run(attempt.throttled(Throttle(10, 1)) if throttled else attempt.unthrottled())
+    assert called == ([0.0] if throttled else [0.0] * 3)  # the others in the queue are let go
+
+
+# The report.
+
+
+def requests(*stretches: tuple[float, int, Answer]) -> list[Request]:
+    """(instant, how many, answer): each of weight 1, and over after 0.125 s."""
+    return [Request(1.0, at, at + 0.125, a) for at, count, a in stretches for _ in range(count)]
+
+
+UNTHROTTLED = Result(
+    "unthrottled",
+    30,
+    2.0,
+    requests((0.0, 3, SERVED), (0.0, 27, REFUSED), (1.125, 2, SERVED), (1.125, 25, REFUSED)),
+)
+THROTTLED = Result(
+    "throttled", 30, 4.0, requests((0.0, 13, SERVED), (1.0, 10, SERVED), (2.0, 7, SERVED))
+)
+
+
+def test_a_result_counts() -> None:
+    assert (UNTHROTTLED.served, UNTHROTTLED.refused, UNTHROTTLED.failed) == (5, 52, 0)
+    assert UNTHROTTLED.banned == 2.0
+    assert UNTHROTTLED.sent_per_second == 57 / 2
+    assert UNTHROTTLED.served_per_second == 5 / 2
+    assert UNTHROTTLED.most_weight_in(1.0) == 30
+    assert UNTHROTTLED.most_weight_in(2.0) == 57
+    assert UNTHROTTLED.most_at_once == 30
+    assert not UNTHROTTLED.clean
+    assert THROTTLED.clean
+
+
+def test_bans_that_overlap_are_counted_once() -> None:
+    sent = requests((0.0, 2, REFUSED), (0.5, 1, REFUSED), (3.0, 1, REFUSED), (3.5, 1, SERVED))
+    assert Result("", 5, 5.0, sent).banned == 2.5
+
+
+def test_requests_that_follow_each_other_are_not_at_once() -> None:
+    assert Result("", 2, 1.0, requests((0.0, 1, SERVED), (0.125, 1, SERVED))).most_at_once == 1
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        requests((0.0, 1, SERVED)),  # one of two calls never went out
+        requests((0.0, 1, SERVED), (0.0, 1, FAILED)),
+        requests((0.0, 1, REFUSED), (1.0, 2, SERVED)),  # served in the end, but refused before
+    ],
+)
+def test_a_run_is_clean_only_if_all_is_served_at_the_first_attempt(spoilt: list[Request]) -> None:
+    assert Result("", 2, 1.0, requests((0.0, 2, SERVED))).clean
+    assert not Result("", 2, 1.0, spoilt).clean
+
+
+def test_nothing_sent_and_no_time_gone_by_is_a_report_too() -> None:
+    empty = Result("throttled", 2, 0.0, [])
+    text = report.report([empty], LIMITS, 13, "requests", ASCII)
+    assert "0 of 2 calls served" in text
+    assert report.as_dict([empty], LIMITS)["ok"] is False
+
+
+def test_the_table_stands_side_by_side_with_the_limits() -> None:
+    table = report.table([UNTHROTTLED, THROTTLED], LIMITS, promised=13, unit="requests")
+    assert table.splitlines() == [
+        "                             unthrottled     throttled   the limit",
+        "requests sent                         57            30",
+        "  served                         5 of 30      30 of 30",
+        "  refused                             52             0",
+        "seconds                              2.0           4.0",
+        "seconds banned                       2.0           0.0",
+        "requests sent per second            28.5           7.5   10 + a burst of 3",
+        "requests served per second           2.5           7.5",
+        "most requests in 1 s                  30            13   13",
+        "most requests at once                 30            13   any number",
+    ]
+
+
+def test_the_table_has_a_line_for_failures_if_there_are_any() -> None:
+    result = Result("throttled", 2, 1.0, requests((0.0, 1, FAILED), (0.0, 1, SERVED)))
+    assert "\n  failed                               1\n" in report.table([result], LIMITS, 13, "")
+    assert report.verdict(result).endswith(
+        "1 failed, the first with ConnectionRefusedError: nobody there"
+    )
+
+
+def test_the_picture_shows_both_runs_against_the_limit() -> None:
+    fast = replace(UNTHROTTLED, requests=UNTHROTTLED.requests)
+    picture = report.picture([fast, THROTTLED], LIMITS, "requests", ASCII)
+    assert picture.splitlines() == [
+        "requests in each 0.5 s:  # served  x not served  | limit 5 + a burst of 3",
+        "        unthrottled                         throttled",
+        "   0 s  ######xxxx|xxxxxxxxxxxxx> 3+27      ##########|############## 13",
+        " 0.5 s            |               0                   |               0",
+        "   1 s  ####xxxxxx|xxxxxxxxxxxxx> 2+25      ##########|#########      10",
+        " 1.5 s            |                                   |               0",
+        "   2 s            |                         ##########|###            7",
+    ]
+
+
+@pytest.mark.parametrize("glyphs", [ASCII, BLOCKS])
+@pytest.mark.parametrize(
+    "limits", [LIMITS, SLIDING, FIXED, replace(LIMITS, capacity=0.01, period=0.001)]
+)
+@pytest.mark.parametrize("scale", [0.001, 1.0, 1000.0])
+def test_the_picture_fits_80_columns(glyphs: report.Glyphs, limits: Limits, scale: float) -> None:
+    def stretched(result: Result) -> Result:
+        moved = [replace(r, sent=r.sent * scale, done=r.done * scale) for r in result.requests]
+        return replace(result, requests=moved)
+
+    for results in ([stretched(UNTHROTTLED), stretched(THROTTLED)], [stretched(THROTTLED)]):
+        lines = report.picture(results, limits, "requests", glyphs).splitlines()
+        assert max(map(len, lines)) <= 80
+        assert len(lines) <= 2 + report.MOST_ROWS
+
+
+@pytest.mark.parametrize(
+    ("last", "step"), [(0.0, 0.1), (0.99, 0.1), (1.0, 0.2), (3.0, 0.5), (6.0, 1.0), (75.0, 10.0)]
+)
+def test_rows_are_of_a_round_length(last: float, step: float) -> None:
+    assert report.row_seconds([Result("", 1, 1.0, requests((last, 1, SERVED)))]) == step
+
+
+def test_a_timeline_sums_up_weights() -> None:
+    sent = [
+        Request(0.1, 0.0, 0.1, SERVED),
+        Request(0.2, 0.4, 0.5, SERVED),
+        Request(5, 1.2, 1.3, FAILED),
+    ]
+    assert report.timeline(sent, 0.5) == [Row(0.3, 0), Row(0, 0), Row(0, 5)]
+
+
+def test_a_bar_shows_the_least_bit() -> None:
+    assert report.bar(Row(0.001, 0.001), 100, 50, 10, ASCII) == "#    |    "
+    assert report.bar(Row(0, 0.001), 100, 50, 10, ASCII) == "x    |    "
+
+
+@pytest.mark.parametrize(
+    ("encoding", "glyphs"), [("utf-8", BLOCKS), ("ascii", ASCII), ("latin-1", ASCII)]
+)
+def test_block_characters_go_only_where_they_can_be_shown(
+    encoding: str, glyphs: report.Glyphs
+) -> None:
+    assert program.glyphs_for(io.TextIOWrapper(io.BytesIO(), encoding=encoding)) == glyphs
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("terminal", [Terminal(), io.StringIO()])
+def test_the_progress_moves_only_on_a_terminal(
+    terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(monkeypatch, [SERVED, SERVED, REFUSED, SERVED, FAILED])
+    attempt = Run("throttled", "", [1.0] * 4)
+
+    async def scene() -> None:
+        async with program.live(attempt, terminal):
+            await attempt.throttled(Throttle(10, 1))
+
+    testing.run(scene())
+    *before, last, end = terminal.getvalue().replace("\r", "\n").split("\n")
+    assert "3/4 served, 1 refused, 1 failed" in last
+    assert end == ""
+    assert ("\r" in terminal.getvalue()) == terminal.isatty() == (len(before) > 1)
+    assert max(map(len, [*before, last])) < 80
+
+
+@pytest.mark.parametrize("module", [api, report])
+def test_the_examples_in_the_docstrings_are_true(module: object) -> None:
+    results = doctest.testmod(module)  # type: ignore[arg-type]
+    assert results.attempted
+    assert not results.failed
+
+
+# The whole of it, in real time.
+
+
+def start(monkeypatch: pytest.MonkeyPatch, arguments: str) -> int:
+    monkeypatch.setattr(run, "TRIES", 1)  # saves two bans of a second each
+    return program.main(arguments.split())
+
+
+def test_without_a_throttle_there_is_a_ban_and_with_one_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = start(monkeypatch, "--json --requests 16 --capacity 6 --period 0.25")
+    outcome = json.loads(capsys.readouterr().out)
+    unthrottled, throttled = outcome["runs"]
+    assert unthrottled["refused"] > 0
+    assert unthrottled["seconds_banned"] >= BAN
+    assert unthrottled["served"] < 16
+    assert (throttled["served"], throttled["refused"], throttled["failed"]) == (16, 0, 0)
+    assert throttled["seconds_banned"] == 0
+    assert throttled["most_at_once"] <= 4
+    assert sum(row["served"] for row in throttled["timeline"]) == 16
+    assert outcome["ok"] is True
+    assert status == 0
+
+
+@pytest.mark.parametrize("algorithm", program.ALGORITHMS)
+def test_a_throttle_is_never_refused_by_a_server_that_counts_in_the_same_way(
+    algorithm: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = f"--requests 16 --capacity 6 --period 0.25 --algorithm {algorithm}"
+    with serving(program.parse(arguments.split()).limits, seed=0) as url:
+        status = start(monkeypatch, f"{arguments} --url {url}")
+    assert "16 of 16 calls served, 0 requests refused, 0 failed" in capsys.readouterr().out
+    assert status == 0
+
+
+def test_the_status_is_1_if_the_server_is_stricter_than_the_throttle(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(replace(LIMITS, burst=4), seed=0) as url:
+        status = start(monkeypatch, f"--url {url} --burst 8 --requests 8 --concurrency 0")
+    out, err = capsys.readouterr()
+    assert "4 of 8 calls served, 4 requests refused" in out
+    assert "unthrottled" not in out + err
+    assert status == 1
+
+
+def test_the_status_is_1_if_nobody_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as bound_but_not_listening:
+        bound_but_not_listening.bind(("127.0.0.1", 0))
+        port = bound_but_not_listening.getsockname()[1]
+        status = start(monkeypatch, f"--url http://127.0.0.1:{port}/ --requests 2 --json")
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["runs"][0]["failed"] == 2
+    assert status == 1
+
+
+def test_both_runs_against_a_server_that_is_not_ours_come_with_a_warning_and_a_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = Limits(capacity=20, concurrency=2, period=0.1, burst=2, algorithm="token-bucket")
+    with serving(limits, seed=0) as url:
+        status = start(
+            monkeypatch,
+            f"--url {url} --both --requests 4 --capacity 20 --period 0.1 --burst 2 --concurrency 2",
+        )
+    out, err = capsys.readouterr()
+    assert f"warning: about to break the limits of {url}" in err
+    assert "waiting 0.1 s" in err
+    assert "4 of 4 calls served, 0 requests refused" in out
+    assert status == 0
+
+
+def test_the_server_outlives_clients_that_make_no_sense() -> None:
+    with serving(LIMITS, seed=0) as url:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+
+        def say(message: bytes) -> bytes:
+            with socket.create_connection((parts.hostname, parts.port), timeout=5) as connection:
+                connection.sendall(message)
+                connection.shutdown(socket.SHUT_WR)
+                return connection.recv(1000)
+
+        assert say(b"") == b""
+        assert say(b"GET / HT") == b""
+        assert say(b"x" * 100_000) == b""
+        assert say(b"DELETE / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        assert asyncio.run(get(url, 1)) == Answer(200, problem="HTTP status 200")
+        answer = asyncio.run(get(url, 99))
+        assert answer.refused
+        assert answer.retry_after == BAN
+
+
+def test_the_server_ends_in_silence_while_clients_are_connected(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.socket() as idle, serving(LIMITS, seed=0) as url:
+        parts = urlsplit(url)
+        idle.connect((parts.hostname, parts.port))
+        assert asyncio.run(get(url, 1)).served  # who came later was heard: so was the idle one
+    assert caplog.records == []
+
+
+async def test_a_server_that_never_answers_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "NO_ANSWER_AFTER", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        answer = await get(f"http://127.0.0.1:{silent.getsockname()[1]}/", 1)
+    assert answer == Answer(0, problem="no answer within 0.05 s")
+
+
+async def test_a_server_that_speaks_something_else_is_a_failure() -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    answer = await get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", 1)
+    server.close()
+    assert answer.status == 0
+    assert "not HTTP/1" in answer.problem
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send to another process")
+def test_ctrl_c_ends_it_without_a_traceback() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "async_throttle"],
+        cwd=Path(program.__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    process.stderr.readline()  # the first run has begun
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+    assert process.returncode == 130
