@@ -1,15 +1,17 @@
 """One primitive for both limits of an API: so much per period, and so many at once.
 
-==================  =================================================================
-`Throttle`          a semaphore and a token bucket behind one fair queue; `Lease`
-`RateLimiter`       only a rate                                     (resources.py)
-`ConcurrencyLimiter`  only a number at once                         (resources.py)
-rules/              the arithmetic of each limit; `Rule` to bring your own
-exceptions          every error, drawn as a tree
-testing             an event loop whose clock jumps, for tests
-limits              names in the manner of concurry
-``python -m async_throttle``  shows what it is for, against a server that bans
-==================  =================================================================
+=====================  ==============================================================
+throttle.py            `Throttle`, a semaphore and a token bucket behind one fair queue;
+                       `Lease`, what a granted call holds
+resources.py           `RateLimiter` and `ConcurrencyLimiter`: one of the limits alone
+rules/                 the arithmetic of each algorithm; `Rule`, to bring your own
+exceptions.py          every error, drawn as a tree
+limits.py              names in the manner of concurry
+testing.py             an event loop whose clock jumps; pytest_plugin.py gives it to pytest
+_queue.py              who goes next
+_alarm.py, _units.py   a timer that does not spin; numbers as integers
+__main__.py, _demo/    ``python -m async_throttle``: what all this is for
+=====================  ==============================================================
 
 How it is built: rules compute (rules/), one pure queue decides who goes next (_queue.py),
 a thin shell waits (throttle.py). The first two know no clock and no event loop.

@@ -238,13 +238,15 @@ class Throttle:
                 if full <= at:
                     if bucket.floor:
                         bucket.note(0)
-                    bucket.full_at = at + bucket.token
+                    if full <= at - bucket.scale:
+                        full = at
+                    bucket.full_at = full + bucket.token
                     self._seen = now
                     slots.free -= 1
                     return NOTHING
                 after = full + bucket.token
                 if after <= at + bucket.room:
-                    if full - at < bucket.floor:
+                    if bucket.floor and full - at < bucket.floor:
                         bucket.note(full - at)
                     bucket.full_at = after
                     self._seen = now
@@ -321,10 +323,8 @@ class Throttle:
         queue = self._queue
         if queue.waiting:
             self._announce(queue.advance(now))
-        else:
-            self._recalm()
-        if self._drainers:
-            self._decide()
+        if not queue.waiting:
+            self._rest()
 
     async def lease(self, weight: float = 1.0, *, timeout: float | None = None) -> Lease:
         """Like `acquire`, for a `Lease`: what was taken, to be settled and released."""
@@ -505,10 +505,12 @@ class Throttle:
         return self._max_waiting
 
     def __repr__(self) -> str:
+        # Tells the present, and changes nothing: not even what time lets happen.
+        now = max(self._seen, self._read() + self._shift)
         slots = self._slots
         if self._closed:
             state = "closed"
-        elif self._gate.until > self._seen:
+        elif self._gate.until > now:
             state = "paused"
         elif self._queue.waiting or slots.free <= 0:
             state = "locked"
@@ -518,7 +520,7 @@ class Throttle:
         free = "" if slots.limit == UNLIMITED else f", slots:{slots.free}"
         return (
             f"<async_throttle.{type(self).__qualname__}{name} object at {id(self):#x} [{state}, "
-            f"tokens:{self._rule.level(self._seen):g}{free}, waiters:{self._queue.waiting}]>"
+            f"tokens:{self._rule.fork().level(now):g}{free}, waiters:{self._queue.waiting}]>"
         )
 
     # -- changing the limits ------------------------------------------------------------
@@ -608,16 +610,21 @@ class Throttle:
         queue = self._queue
         if now >= queue.due_at:
             self._announce(queue.advance(now))
+            if not queue.waiting:
+                self._rest()
         else:
             queue.now = now
         return now
 
     def _decide(self) -> None:
         """Something changed at the instant of the last `_elapse`: see who may go now."""
-        queue = self._queue
-        self._announce(queue.advance(queue.now))
-        if not queue.waiting:
-            self._recalm()
+        self._announce(self._queue.advance(self._queue.now))
+        if not self._queue.waiting:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nobody waits: open the flattened entry again, and tell those who wait for that."""
+        self._recalm()
         if self._drainers and not self._occupied():
             for done in self._drainers:
                 _resolve(done)
@@ -629,7 +636,8 @@ class Throttle:
                 self._starting.add(waiter)
             if not waiter.done():
                 waiter.set_result(None)
-        if self._grants.armed != self._queue.wake_at or self._queue.deadlines:
+        queue = self._queue
+        if self._grants.armed != queue.wake_at or queue.deadlines or self._timeouts.armed != NEVER:
             self._arm()
 
     def _arm(self) -> None:
@@ -686,11 +694,15 @@ class Throttle:
         if weights[-1] > self._rule.burst or self._closed:
             self._check(weights)
         queue = self._queue
-        if line.waiters and timeout is None and lease is None and self._max_waiting is None:
+        loop = asyncio.get_running_loop()
+        if (
+            line.waiters
+            and loop is self._loop
+            and timeout is None
+            and lease is None
+            and self._max_waiting is None
+        ):
             # Whoever comes behind others need not know the time.
-            loop = asyncio.get_running_loop()
-            if loop is not self._loop:
-                self._bind(loop)
             waiter = _Waiting(loop=loop)
             queue.join(waiter, line, weights)
         else:
@@ -702,7 +714,7 @@ class Throttle:
                     if lease is not None:
                         lease._hold(receipts, 0)
                     return
-            waiter = self._join(line, weights, timeout, now)
+            waiter = self._join(loop, line, weights, timeout, now)
         try:
             await waiter
         except BaseException:
@@ -712,15 +724,19 @@ class Throttle:
             raise self._refusal(waiter)
         self._starting.discard(waiter)
         if not self._starting and not queue.waiting:
-            self._recalm()
+            self._rest()
         if lease is not None:
             lease._hold(waiter.receipts, waiter.granted_at - waiter.arrived)
 
     def _join(
-        self, line: Line, weights: tuple[int, ...], timeout: float | None, now: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        line: Line,
+        weights: tuple[int, ...],
+        timeout: float | None,
+        now: int,
     ) -> _Waiting:
         """Queue up, unless that is refused."""
-        loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._bind(loop)
         queue = self._queue
@@ -882,7 +898,7 @@ class Lease:
                 bucket = throttle._bucket
                 at = now if bucket.scale == 1 else now * bucket.scale
                 full = bucket.full_at
-                if full < at:
+                if full <= at - bucket.scale:
                     full = at
                 after = full + weight * bucket.token
                 if after <= at + bucket.room and bucket.token:

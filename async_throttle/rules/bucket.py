@@ -125,9 +125,14 @@ class TokenBucket(Rule):
         self.token = period * TOKEN // common
         self.grain = 0
         self.room = self._ticks(self.burst)
-        # The level stays: what was missing from the old burst, in tokens, rounded up so that
-        # a change of capacity never mints, and then the difference of the bursts.
-        short = -(-(missing - old_room) * self.token // old_token) if old_token else -self.room
+        # The level stays: what was missing from the old burst, in tokens, and then the
+        # difference of the bursts. Rounded up, so that a change of capacity never mints, and
+        # to less than a nanotoken, which coarse ticks may be too coarse for.
+        short = -self.room
+        if old_token:
+            if (missing - old_room) * self.token % old_token and not self.grain:
+                self._refine()
+            short = -((old_room - missing) * self.token // old_token)
         missing = max(0, self.room + short)
         self.full_at = now * self.scale + missing
         self.lows = [low * self.token // old_token for low in lows] if old_token else lows
@@ -141,7 +146,7 @@ class TokenBucket(Rule):
             ticks = self._ticks(weight)
         at = now * self.scale
         full = self.full_at
-        if full < at:
+        if full <= at - self.scale:
             full = at
         excess = full + ticks - self.room
         return now if excess <= at else -(-excess // self.scale)
@@ -155,7 +160,8 @@ class TokenBucket(Rule):
         at = now * self.scale
         full = self.full_at
         if full <= at:
-            full = at
+            if full <= at - self.scale:
+                full = at
             if self.lows:
                 self.note(0)
             else:
