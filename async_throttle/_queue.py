@@ -15,7 +15,7 @@ The order. The head of each line is looked at in order of arrival.
 The time. It moves in events. Whatever an event at *now* changes, the queue is first advanced
 to *now*, and grants and expires on the way everything that was due, in the order of the
 instants at which it was due, and once more when the change is made. A grant that the caller's
-timer made late so counts from the instant at which it was due (rules that *backdate* do) as
+timer made late so counts from the instant at which it was due (if its rules *backdate*) as
 long as that was not more than *grace* ago: late timers do not wear the long-run rate down,
 and a loop that was blocked does not burst.
 
@@ -119,12 +119,23 @@ class Line:
         slots, rates: the same, with their places in `rules`: those given back by their
             holders, and those regained with time, as far as they limit anything.
         left: how many of *waiters* have left.
+        backdates: whether a late grant counts from the instant at which it was due.
         gates: the pauses that hold this line.
         opens_at: the latest end of them.
         backlog: what all who wait here ask of each of *rates*, together.
     """
 
-    __slots__ = ("backlog", "gates", "left", "opens_at", "rates", "rules", "slots", "waiters")
+    __slots__ = (
+        "backdates",
+        "backlog",
+        "gates",
+        "left",
+        "opens_at",
+        "rates",
+        "rules",
+        "slots",
+        "waiters",
+    )
 
     def __init__(self, rules: tuple[Rule, ...], gates: tuple[Gate, ...]) -> None:
         self.rules = rules
@@ -157,14 +168,11 @@ class Line:
                 at = ready
         return at
 
-    def take(self, now: int, instant: int, weights: tuple[int, ...]) -> list[Receipt]:
-        """Take *weights* from all rules, as if at *instant* if they backdate."""
+    def take(self, now: int, weights: tuple[int, ...]) -> list[Receipt]:
+        """Take *weights* from all rules."""
         for n, slots in self.slots:
             slots.free -= weights[n]
-        return [
-            (rule, weights[n], rule.take(instant if rule.backdates else now, weights[n]))
-            for n, rule in self.rates
-        ]
+        return [(rule, weights[n], rule.take(now, weights[n])) for n, rule in self.rates]
 
     def give_back(self, now: int, weights: tuple[int, ...], receipts: list[Receipt]) -> None:
         """Undo `take`."""
@@ -176,6 +184,7 @@ class Line:
     def refit(self) -> None:
         """See anew which rules limit anything: a rate may have become infinite, or finite."""
         self.rates = [(n, rule) for n, rule in enumerate(self.rules) if rule.capacity < math.inf]
+        self.backdates = all(rule.backdates for _, rule in self.rates)
         for n in range(len(self.rules)):
             self.backlog[n] = sum(waiter.weights[n] for waiter in self)
 
@@ -289,7 +298,9 @@ class Queue:
                 continue
             if due > now:
                 break
-            if due > self.now:
+            if not line.backdates:
+                self.now = now
+            elif due > self.now:
                 self.now = max(due, now - self.grace)
             waiter = line.waiters.popleft()
             receipts: list[Receipt] = []
@@ -298,8 +309,7 @@ class Queue:
             for n, rule in line.rates:
                 weight = weights[n]
                 line.backlog[n] -= weight
-                at = self.now if rule.backdates else now
-                receipts.append((rule, weight, rule.take(at, weight)))
+                receipts.append((rule, weight, rule.take(self.now, weight)))
             waiter.state = GRANTED
             waiter.receipts = receipts
             waiter.granted_at = now
@@ -313,6 +323,7 @@ class Queue:
         self.now = now
         self.wake_at = self.due_at = due
         if self.deadlines:
+            self._sweep_deadlines()
             self.due_at = min(due, self.expires_at)
         for gate in self._gates:
             self.due_at = min(self.due_at, gate.until)
@@ -352,7 +363,7 @@ class Queue:
         """Grant *weights* now, if that overtakes nobody: the receipts, or None."""
         if not self.can_take(line, weights):
             return None
-        return line.take(self.now, self.now, weights)
+        return line.take(self.now, weights)
 
     def join(
         self, waiter: Waiter, line: Line, weights: tuple[int, ...], deadline: int = NEVER
@@ -405,8 +416,6 @@ class Queue:
         self.waiting -= 1
         if not line.waiters:
             self._busy.remove(line)
-        if waiter.deadline < NEVER:
-            self._sweep_deadlines()
 
     def _sweep_deadlines(self) -> None:
         """Keep those who left from piling up behind an early deadline."""

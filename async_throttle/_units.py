@@ -11,7 +11,7 @@ import math
 from datetime import timedelta
 from typing import Final
 
-__all__ = ["NEVER", "SECOND", "TOKEN", "nanoseconds", "seconds", "tokens", "whole"]
+__all__ = ["NEVER", "SECOND", "TOKEN", "nanoseconds", "positive", "seconds", "tokens", "whole"]
 
 SECOND: Final = 10**9
 """Nanoseconds in a second."""
@@ -36,6 +36,20 @@ def tokens(name: str, value: float) -> int:
     # Split off the fraction first: a large float times 10**9 would round the nanotokens away.
     units = int(value)
     return units * TOKEN + round((value - units) * TOKEN)
+
+
+def positive(name: str, value: float, *, infinite: bool = False) -> int | float:
+    """A number of tokens above 0, in nanotokens; math.inf, if that is allowed, stays itself.
+
+    >>> positive("capacity", 2)
+    2000000000
+    """
+    if infinite and value == math.inf:
+        return math.inf
+    amount = tokens(name, value)
+    if amount == 0:
+        raise ValueError(f"{name} must be positive, got {value!r}")
+    return amount
 
 
 def nanoseconds(name: str, value: float | timedelta) -> int:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
+from async_throttle._units import positive, whole
 from async_throttle.throttle import Throttle
 
 __all__ = ["ConcurrencyLimiter", "RateLimiter"]
@@ -123,6 +125,7 @@ class RateLimiter(_Limiter):
     __slots__ = ()
 
     def __init__(self, rate: float, burst: float | None = None, *, wait: bool = True) -> None:
+        positive("rate", rate, infinite=True)
         self._throttle = Throttle(rate, burst=burst, max_waiting=None if wait else 0)
 
     def acquire(self, tokens: float = 1) -> _Acquire[Self]:
@@ -176,9 +179,9 @@ class ConcurrencyLimiter(_Limiter):
     __slots__ = ()
 
     def __init__(self, limit: int, *, wait: bool = True) -> None:
-        if limit == 0:
+        if whole("limit", limit) == 0:
             raise ValueError(f"limit must be a whole number of at least 1, got {limit!r}")
-        self._throttle = Throttle(float("inf"), limit, max_waiting=None if wait else 0)
+        self._throttle = Throttle(math.inf, limit, max_waiting=None if wait else 0)
 
     def acquire(self) -> _Acquire[Self]:
         """Wait for a slot: ``await limiter.acquire()``, then `release()`.

@@ -36,11 +36,20 @@ from async_throttle._queue import (
     Receipt,
     State,
 )
-from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, seconds, tokens, whole
+from async_throttle._units import (
+    NEVER,
+    SECOND,
+    TOKEN,
+    nanoseconds,
+    positive,
+    seconds,
+    tokens,
+    whole,
+)
 from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge
 from async_throttle.rules import Rule
 from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
-from async_throttle.rules.bucket import TokenBucket
+from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots
 
 __all__ = ["Lease", "Throttle"]
@@ -148,7 +157,7 @@ class Throttle:
     # _calm     the flattened entry may be taken: nobody waits or is about to start, no pause,
     #           not closed, the rule is a plain bucket on the default clock
     # _seen     the latest instant seen; instants are clock readings plus _shift
-    # _clock    the function that was read when _shift was set: another one is another clock
+    # _clock    the function that was read last: another one is another clock
     # _starting granted, but not running yet: until they do, newcomers queue
     # _loop     whose futures and timers these are; any other may take over when none is left
     __slots__ = (
@@ -195,11 +204,11 @@ class Throttle:
         self._timer = timer
         self._name = name
         self._max_waiting = None if max_waiting is None else whole("max_waiting", max_waiting)
-        self._clock: object = monotonic_ns
+        self._clock: object = timer or monotonic_ns
         self._shift = 0
         self._seen = self._read()
         rule = rule_class(algorithm)
-        tokens_per_period = _capacity(capacity)
+        tokens_per_period = positive("capacity", capacity, infinite=True)
         self._burst = burst
         self._rule = rule(
             self._seen, tokens_per_period, _period(period), _burst(burst, tokens_per_period)
@@ -218,7 +227,7 @@ class Throttle:
         self._grants = Alarm(self._wake)
         self._timeouts = Alarm(self._wake)
         # The flattened entry reaches into a bucket, and only into ours: a subclass may differ.
-        self._plain = timer is None and rule.take is TokenBucket.take
+        self._plain = timer is None and rule in (TokenBucket, GCRA, LeakyBucket)
         self._bucket = cast(TokenBucket, self._rule)
         self._calm = False
         self._recalm()
@@ -532,7 +541,7 @@ class Throttle:
 
     @capacity.setter
     def capacity(self, value: float) -> None:
-        self._configure(_capacity(value), self._rule.period, self._burst)
+        self._configure(positive("capacity", value, infinite=True), self._rule.period, self._burst)
 
     @property
     def period(self) -> float:
@@ -589,8 +598,9 @@ class Throttle:
         rule = self._rule
         back = self._seen - now
         fill = rule.period * rule.burst / rule.capacity if rule.capacity < math.inf else 0
-        if self._clock is not monotonic_ns or back > max(rule.period, fill):
-            self._clock = monotonic_ns
+        clock = self._timer or monotonic_ns
+        if self._clock is not clock or back > max(rule.period, fill):
+            self._clock = clock
             self._shift += back
             self._recalm()
 
@@ -607,6 +617,9 @@ class Throttle:
             now = self._seen
         else:
             self._seen = now
+            self._clock = self._timer or monotonic_ns
+        if self._loop is not None and self._loop.is_closed():
+            self._bury()
         queue = self._queue
         if now >= queue.due_at:
             self._announce(queue.advance(now))
@@ -791,8 +804,6 @@ class Throttle:
         Raises:
             RuntimeError: another open one has callers here.
         """
-        if self._loop is not None and self._loop.is_closed():
-            self._bury()
         if self._queue.waiting or self._starting:
             raise RuntimeError(
                 f"{self!r} has callers waiting in another running event loop; to share one "
@@ -930,7 +941,9 @@ class Lease:
                 slots.free += 1
                 self._state = RELEASED
                 return NOTHING
-        self._leaving().release()
+        lease = self._leaving()
+        lease.release()
+        lease._state = RELEASED
         return NOTHING
 
     def release(self) -> None:
@@ -940,8 +953,9 @@ class Lease:
             RuntimeError: nothing was granted yet.
         """
         self._check_granted()
-        if self._state != RELEASED:
-            self._state = RELEASED
+        state = self._state
+        self._state = EARLY if state in (HELD, SHARED) else RELEASED
+        if state in (LEASED, HELD, SHARED):
             self._throttle.release()
 
     def settle(self, actual: float) -> None:
@@ -1057,7 +1071,7 @@ class Lease:
         others: dict[object, list[Lease]] = getattr(self, "_others", {})
         task: object = asyncio.current_task()
         if task not in others:
-            if self._state in (HELD, SHARED) or not others:
+            if self._state in (HELD, SHARED, EARLY) or not others:
                 return self
             task = next(iter(others))  # entered in one task, left in another
         leases = others[task]
@@ -1077,11 +1091,11 @@ class Lease:
             raise RuntimeError(f"nothing was granted yet to {self!r}")
 
 
-FRESH, ENTERING, LEASED, HELD, SHARED, RELEASED = range(6)
-"""States of a lease: not entered yet; waiting in a first entry; granted without a block;
-held by a block; held by a block while others are entered with it too; released."""
+FRESH, ENTERING, LEASED, HELD, SHARED, EARLY, RELEASED = range(7)
+"""States of a lease: not entered yet; waiting in a first entry; granted without a block; held by
+a block; the same while others are entered with it too; released within its block; released."""
 
-_STATES = ("fresh", "entering", "held", "held", "held", "released")
+_STATES = ("fresh", "entering", "held", "held", "held", "released", "released")
 
 _new = cast(Callable[[type[Lease]], Lease], object.__new__)
 
@@ -1089,15 +1103,6 @@ _new = cast(Callable[[type[Lease]], Lease], object.__new__)
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _capacity(value: float) -> int | float:
-    if value == math.inf:
-        return math.inf
-    amount = tokens("capacity", value)
-    if amount == 0:
-        raise ValueError(f"capacity must be positive, got {value!r}")
-    return amount
 
 
 def _period(value: float) -> int:
@@ -1108,14 +1113,7 @@ def _period(value: float) -> int:
 
 
 def _burst(value: float | None, capacity: int | float) -> int | float | None:
-    if value is None:
-        return None
-    if value == math.inf and capacity == math.inf:
-        return math.inf
-    amount = tokens("burst", value)
-    if amount == 0:
-        raise ValueError(f"burst must be positive, got {value!r}")
-    return amount
+    return None if value is None else positive("burst", value, infinite=capacity == math.inf)
 
 
 def _limit(value: int) -> int:

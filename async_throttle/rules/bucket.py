@@ -242,12 +242,12 @@ class TokenBucket(Rule):
         self.floor = self.lows[-1] if self.lows else 0
 
     def _thin(self) -> None:
-        """Merge minima closer than a thousandth of the burst, each time to the lower one.
+        """Merge minima closer than a thousandth of their range, each time to the lower one.
 
         Invariant: thinning never makes a refund worth more.
         """
-        step = self.room // 1_000
         upto, lows = self.upto, self.lows
+        step = (lows[-1] - lows[0]) // 1_000
         kept_upto, kept_lows = upto[:1], lows[:1]
         for last, low in zip(upto[1:], lows[1:], strict=True):
             if low - kept_lows[-1] < step:

@@ -88,17 +88,14 @@ class SlidingWindow(_Window):
         super().__init__(now, capacity, period, burst)
 
     def ready_at(self, now: int, weight: int) -> int:
-        excess = self.inside + weight - self.capacity
-        if excess <= 0:
-            return now
-        self._forget(now)
+        # Forgets nothing: *now* may be the end of a pause, or an instant of another rule.
         excess = self.inside + weight - self.capacity
         if excess <= 0:
             return now
         for entry in self._entries:
             excess -= entry.weight
             if excess <= 0:
-                return entry.last + self.period
+                return max(now, entry.last + self.period)
         raise AssertionError("a weight above the burst reached the rule")
 
     def take(self, now: int, weight: int) -> _Entry | None:
@@ -121,7 +118,8 @@ class SlidingWindow(_Window):
 
     def refund(self, now: int, receipt: _Entry | None, weight: int) -> None:
         self._forget(now)
-        if receipt is not None and receipt.last + self.period > now:
+        if receipt is not None:
+            weight = min(weight, receipt.weight)
             receipt.weight -= weight
             self.inside -= weight
 
@@ -130,7 +128,7 @@ class SlidingWindow(_Window):
         if isinstance(self.capacity, int):
             weight = max(self.inside, self.capacity)
             for entry in self._entries:
-                entry.last = now - self.period  # no longer inside: nothing to refund
+                entry.weight = 0  # no longer inside: nothing to refund
             self._entries.clear()
             self.inside = 0
             self.take(now, weight)
@@ -152,7 +150,9 @@ class SlidingWindow(_Window):
     def _forget(self, now: int) -> None:
         entries = self._entries
         while entries and entries[0].last + self.period <= now:
-            self.inside -= entries.popleft().weight
+            entry = entries.popleft()
+            self.inside -= entry.weight
+            entry.weight = 0  # no longer inside: nothing to refund
 
 
 class FixedWindow(_Window):
