@@ -8,8 +8,8 @@ The order. The head of each line is looked at in order of arrival.
 
 - A head that lacks a slot has no instant at which it could go. It is passed over and holds
   nobody up.
-- A head that waits for time (tokens, the end of a pause) holds its rules: nobody who came
-  later may take from them. That is what keeps heavy callers from starving.
+- A head that waits for time (tokens, the end of a pause), or for such a head, holds its rules:
+  nobody who came later may take from them. That is what keeps heavy callers from starving.
 - Within a line nobody passes anybody.
 
 The time. It moves in events. Whatever an event at *now* changes, the queue is first advanced
@@ -335,13 +335,13 @@ class Queue:
         soonest = NEVER
         held: list[Rule] = []
         for line in sorted(self._busy, key=lambda line: line.waiters[0].order):
-            if any(rule in held for rule in line.rules):
-                continue
             due = line.ready_at(self.now, line.waiters[0].weights)
-            if due < NEVER:
-                held += line.rules
-                if due < soonest:
-                    first, soonest = line, due
+            if due == NEVER:
+                continue
+            free = not any(rule in held for rule in line.rules)
+            held += line.rules
+            if free and due < soonest:
+                first, soonest = line, due
         return first, soonest
 
     # -- callers ------------------------------------------------------------------------
@@ -416,6 +416,8 @@ class Queue:
         self.waiting -= 1
         if not line.waiters:
             self._busy.remove(line)
+        if waiter.deadline < NEVER:
+            self._sweep_deadlines()
 
     def _sweep_deadlines(self) -> None:
         """Keep those who left from piling up behind an early deadline."""

@@ -214,7 +214,7 @@ class Throttle:
             self._seen, tokens_per_period, _period(period), _burst(burst, tokens_per_period)
         )
         if initial is not None:
-            self._rule.take(self._seen, _spent(initial, self._rule.burst))
+            self._rule.charge(self._seen, _spent(initial, self._rule.burst))
         self._slots = Slots(_limit(concurrency))
         self._gate = Gate(self._rule)
         self._queue = Queue(self._seen, GRACE)
@@ -242,14 +242,16 @@ class Throttle:
             now = monotonic_ns()
             if slots.free > 0 and now >= self._seen:
                 bucket = self._bucket
-                at = now if bucket.scale == 1 else now * bucket.scale
                 full = bucket.full_at
-                if full <= at:
-                    if bucket.floor:
-                        bucket.note(0)
+                at = now
+                if bucket.scale != 1:
+                    at *= bucket.scale
                     if full <= at - bucket.scale:
                         full = at
-                    bucket.full_at = full + bucket.token
+                elif full <= at:  # full: the usual case
+                    if bucket.floor:
+                        bucket.note(0)
+                    bucket.full_at = at + bucket.token
                     self._seen = now
                     slots.free -= 1
                     return NOTHING
@@ -369,7 +371,7 @@ class Throttle:
         For usage that is learnt afterwards, from a response. Later callers wait it out.
         """
         amount = tokens("weight", weight)
-        self._rule.take(self._elapse(), amount)
+        self._rule.charge(self._elapse(), amount)
         self._decide()
 
     # -- holding everybody --------------------------------------------------------------

@@ -78,6 +78,10 @@ class Rule(ABC):
     def take(self, now: int, weight: int) -> Any:
         """Take *weight*, into debt if need be; a receipt for `refund`."""
 
+    def charge(self, now: int, weight: int) -> None:
+        """Take *weight* for good: there is no receipt, and nothing of it is given back."""
+        self.take(now, weight)
+
     @abstractmethod
     def level(self, now: int) -> float:
         """Tokens (not nanotokens) left; negative in debt, math.inf without a limit."""

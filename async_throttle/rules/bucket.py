@@ -153,7 +153,8 @@ class TokenBucket(Rule):
 
     def take(self, now: int, weight: int) -> int:
         if not self.token:
-            return 0
+            self.issued += 1
+            return self.issued
         ticks = self._costs.get(weight)
         if ticks is None:
             ticks = self._ticks(weight)
@@ -172,6 +173,11 @@ class TokenBucket(Rule):
         self.issued += 1
         self.floor = NEVER
         return self.issued
+
+    def charge(self, now: int, weight: int) -> None:
+        self.take(now, weight)
+        self.issued -= 1
+        self.floor = self.lows[-1] if self.lows else 0  # take() has noted all that is issued
 
     def refund(self, now: int, receipt: int, weight: int) -> None:
         if receipt <= self.dead or not self.token:
