@@ -218,8 +218,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         slack = Fraction(1, 2 * SECOND) if grain * SECOND < 1 else 3 * Fraction(grain)
         self._now = max(self._now + 1, math.floor((Fraction(when) + slack) * SECOND))
         # asyncio adds this to the clock before it compares. If it vanished in rounding, a timer
-        # due exactly now would never fire.
-        self._clock_resolution = max(grain, 1 / SECOND)
+        # due exactly now would never fire; were it a nanosecond, one due in that would fire now.
+        self._clock_resolution = max(grain, 0.5 / SECOND)
 
 
 class _JumpingSelector(selectors.DefaultSelector):

@@ -125,15 +125,9 @@ class TokenBucket(Rule):
         self.token = period * TOKEN // common
         self.grain = 0
         self.room = self._ticks(self.burst)
-        # The level stays: what was missing from the old burst, in tokens, and then the
-        # difference of the bursts. Rounded up, so that a change of capacity never mints, and
-        # to less than a nanotoken, which coarse ticks may be too coarse for.
-        short = -self.room
-        if old_token:
-            if (missing - old_room) * self.token % old_token and not self.grain:
-                self._refine()
-            short = -((old_room - missing) * self.token // old_token)
-        missing = max(0, self.room + short)
+        # The level stays, to the nanotoken, rounded down so that no change mints any.
+        level = (old_room - missing) * TOKEN // old_token if old_token else self.burst
+        missing = self._ticks(max(0, self.burst - level))
         self.full_at = now * self.scale + missing
         self.lows = [low * self.token // old_token for low in lows] if old_token else lows
         self.note(missing)
