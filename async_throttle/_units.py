@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["NEVER", "SECOND", "TOKEN", "nanoseconds", "positive", "seconds", "tokens", "whole"]
 
@@ -23,6 +23,16 @@ NEVER: Final = 1 << 160
 """An instant after all others; an integer, so that comparing with it stays cheap."""
 
 
+def _within(name: str, value: Any, what: str) -> bool:
+    """Whether *value* is a number of at least 0; it must be one that can be compared."""
+    try:
+        return not isinstance(value, str) and bool(value >= 0)
+    except ArithmeticError:  # a Decimal that is not a number
+        return False
+    except TypeError:
+        raise TypeError(f"{name} must be {what}, got {value!r}") from None
+
+
 def tokens(name: str, value: float) -> int:
     """A finite number of tokens, at least 0, in nanotokens.
 
@@ -31,8 +41,9 @@ def tokens(name: str, value: float) -> int:
     """
     if type(value) is int and value >= 0:
         return value * TOKEN
-    if isinstance(value, str) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+    what = "a finite number of at least 0"
+    if not _within(name, value, what) or value == math.inf:
+        raise ValueError(f"{name} must be {what}, got {value!r}")
     # Split off the fraction first: a large float times 10**9 would round the nanotokens away.
     units = int(value)
     return units * TOKEN + round((value - units) * TOKEN)
@@ -58,13 +69,14 @@ def nanoseconds(name: str, value: float | timedelta) -> int:
     >>> nanoseconds("period", 0.1)
     100000000
     """
+    what = "a number of seconds of at least 0"
     if isinstance(value, timedelta):
         span = value // timedelta(microseconds=1) * 1000
         if span < 0:
-            raise ValueError(f"{name} must be at least 0 seconds, got {value!r}")
+            raise ValueError(f"{name} must be {what}, got {value!r}")
         return span
-    if isinstance(value, str) or not value >= 0:
-        raise ValueError(f"{name} must be at least 0 seconds, got {value!r}")
+    if not _within(name, value, what):
+        raise ValueError(f"{name} must be {what}, got {value!r}")
     if value == math.inf:
         return NEVER
     units = int(value)
@@ -86,6 +98,7 @@ def whole(name: str, value: float) -> int:
     >>> whole("concurrency", 3.0)
     3
     """
-    if isinstance(value, str) or not 0 <= value < math.inf or value != int(value):
-        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
+    what = "a whole number of at least 0"
+    if not _within(name, value, what) or value == math.inf or value != int(value):
+        raise ValueError(f"{name} must be {what}, got {value!r}")
     return int(value)

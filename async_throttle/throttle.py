@@ -1055,15 +1055,15 @@ class Lease:
             if not hasattr(self, "_others"):
                 self._others = {}
             self._others.setdefault(asyncio.current_task(), []).append(lease)
-            if self._state == HELD:
-                self._state = SHARED
+            # Whoever enters or leaves from here on must look who else is inside.
+            self._state = {HELD: SHARED, FRESH: RELEASED}.get(self._state, self._state)
             return lease
         self._state = ENTERING
         try:
             weights = throttle._weights(self.weight)
             await throttle._admit(throttle._line, weights, self._timeout, self)
         except BaseException:
-            self._state = FRESH
+            self._state = RELEASED if hasattr(self, "_others") else FRESH
             raise
         self._state = SHARED if hasattr(self, "_others") else HELD
         return self
@@ -1089,7 +1089,7 @@ class Lease:
         self._state = LEASED
 
     def _check_granted(self) -> None:
-        if self._state in (FRESH, ENTERING):
+        if not hasattr(self, "_receipt"):
             raise RuntimeError(f"nothing was granted yet to {self!r}")
 
 

@@ -125,11 +125,14 @@ class TokenBucket(Rule):
         self.token = period * TOKEN // common
         self.grain = 0
         self.room = self._ticks(self.burst)
-        # The level stays, to the nanotoken, rounded down so that no change mints any.
+        # The level stays, and so do the minima, to the nanotoken, rounded down so that no change
+        # mints any.
         level = (old_room - missing) * TOKEN // old_token if old_token else self.burst
+        if lows and not self.grain:
+            self._refine()
         missing = self._ticks(max(0, self.burst - level))
         self.full_at = now * self.scale + missing
-        self.lows = [low * self.token // old_token for low in lows] if old_token else lows
+        self.lows = [low * TOKEN // old_token * self.grain for low in lows]
         self.note(missing)
 
     def ready_at(self, now: int, weight: int) -> int:
