@@ -221,7 +221,7 @@ class Throttle:
         self._line = self._queue.line((self._slots, self._rule), (self._gate,))
         self._tokens_line = self._queue.line((self._rule,), (self._gate,))
         self._starting: set[_Waiting] = set()
-        self._drainers: list[asyncio.Future[None]] = []
+        self._drainers: set[asyncio.Future[None]] = set()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._grants = Alarm(self._wake)
@@ -407,12 +407,12 @@ class Throttle:
         """Wait until nobody waits or holds a slot."""
         while self._occupied():
             done = asyncio.get_running_loop().create_future()
-            self._drainers.append(done)
+            self._drainers.add(done)
             self._recalm()
             try:
                 await done
             finally:
-                self._drainers.remove(done)
+                self._drainers.discard(done)
                 self._recalm()
 
     def close(self, *, drop_waiting: bool = True) -> None:
@@ -642,7 +642,8 @@ class Throttle:
         self._recalm()
         if self._drainers and not self._occupied():
             for done in self._drainers:
-                _resolve(done)
+                if not done.get_loop().is_closed():
+                    _resolve(done)
 
     def _announce(self, changed: Iterable[Any]) -> None:
         """Wake those who are *changed*, and be woken for those who come next."""
@@ -824,7 +825,6 @@ class Throttle:
         for waiter in self._starting:
             self._queue.leave(waiter)
         self._starting.clear()
-        self._drainers.clear()
         self._decide()
 
     # -- refusals -----------------------------------------------------------------------
