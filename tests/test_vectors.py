@@ -1,0 +1,357 @@
+"""Numbers that a correct limiter gives: facts from the test suites of the field's best.
+
+Every table is exact and the time is passed in, so the comparison is ``==``. The source of each is
+named beside it. Instants are nanoseconds and weights whole tokens, unless a table says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import pytest
+
+from async_throttle import (
+    GCRA,
+    FixedWindow,
+    LeakyBucket,
+    Rule,
+    SlidingWindow,
+    Throttle,
+    TokenBucket,
+    WeightTooLarge,
+)
+from async_throttle._queue import EXPIRED, GONE, GRANTED, Caller, Gate, Line, Queue
+from async_throttle._units import NEVER, TOKEN
+
+MS = 10**6
+SECOND = 1000 * MS
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+
+Answer = Literal["yes", "no", "big"]
+Row = tuple[int, int, int, Answer]
+
+
+def bucket(capacity: int, period: int = SECOND, *, burst: int, level: int | None = None) -> Rule:
+    """A bucket at instant 0, of *level* tokens; full unless told otherwise."""
+    rule = TokenBucket(0, capacity * TOKEN, period, burst * TOKEN)
+    if level is not None:
+        rule.take(0, (burst - level) * TOKEN)
+    return rule
+
+
+def ask(rule: Rule, now: int, weight: int) -> bool:
+    """Take *weight* tokens if they may go at *now*."""
+    if rule.ready_at(now, weight * TOKEN) > now:
+        return False
+    rule.take(now, weight * TOKEN)
+    return True
+
+
+class Desk:
+    """A queue that is told the time, with one line for all of *rules*."""
+
+    def __init__(self, *rules: Rule, now: int = 0) -> None:
+        self.queue = Queue(now, 0)
+        self.line: Line = self.queue.line(rules, [Gate(rule) for rule in rules])
+
+    def weights(self, weight: int) -> tuple[int, ...]:
+        return (weight * TOKEN,) * len(self.line.rules)
+
+    def join(self, weight: int, deadline: int = NEVER) -> Caller:
+        caller = Caller()
+        self.queue.join(caller, self.line, self.weights(weight), deadline)
+        self.queue.advance(self.queue.now)
+        return caller
+
+    def ask(self, weight: int) -> bool:
+        return self.queue.try_take(self.line, self.weights(weight)) is not None
+
+    def quote(self, weight: int) -> int:
+        return self.queue.quote(self.line, self.weights(weight))
+
+    def leave(self, caller: Caller) -> None:
+        self.queue.leave(caller)
+        self.queue.advance(self.queue.now)
+
+    def run(self, until: int) -> None:
+        """Let time pass, and be woken at every instant at which something is due."""
+        while (due := self.queue.due_at) <= until:
+            self.queue.advance(due)
+        self.queue.advance(until)
+
+
+# ------------------------------------------------------------------ 10 per second, tick 100 ms
+# golang.org/x/time/rate: rows are (tick, level before, weight, admitted).
+
+BURST_1: list[Row] = [
+    (0, 1, 1, "yes"),
+    (0, 0, 1, "no"),
+    (0, 0, 1, "no"),
+    (1, 1, 1, "yes"),
+    (1, 0, 1, "no"),
+    (1, 0, 1, "no"),
+    (2, 1, 2, "big"),
+    (2, 1, 1, "yes"),
+    (2, 0, 1, "no"),
+]
+BURST_3: list[Row] = [
+    (0, 3, 2, "yes"),
+    (0, 1, 2, "no"),
+    (0, 1, 1, "yes"),
+    (0, 0, 1, "no"),
+    (1, 1, 4, "big"),
+    (2, 2, 1, "yes"),
+    (3, 2, 1, "yes"),
+    (4, 2, 1, "yes"),
+    (4, 1, 1, "yes"),
+    (4, 0, 1, "no"),
+    (4, 0, 1, "no"),
+    (9, 3, 3, "yes"),
+    (9, 0, 0, "yes"),
+]
+CLOCK_GOES_BACK: list[Row] = [
+    (1, 3, 1, "yes"),
+    (0, 2, 1, "yes"),
+    (0, 1, 1, "yes"),
+    (0, 0, 1, "no"),
+    (0, 0, 1, "no"),
+    (1, 0, 1, "no"),  # the table of Go mints a token here
+    (2, 1, 1, "yes"),
+    (2, 0, 1, "no"),
+]
+
+
+@pytest.mark.parametrize("algorithm", [TokenBucket, GCRA, LeakyBucket])
+@pytest.mark.parametrize(("burst", "rows"), [(1, BURST_1), (3, BURST_3)])
+def test_a_bucket_follows_the_tables_of_go(
+    algorithm: type[Rule], burst: int, rows: list[Row]
+) -> None:
+    rule = algorithm(0, 10 * TOKEN, SECOND, burst * TOKEN)
+    for tick, level, weight, admitted in rows:
+        now = tick * 100 * MS
+        assert rule.level(now) == level
+        if weight * TOKEN > rule.burst:
+            assert admitted == "big"  # refused by whoever asks, before the rule sees it
+        else:
+            assert ask(rule, now, weight) == (admitted == "yes"), (tick, level, weight)
+
+
+@pytest.mark.parametrize("algorithm", [TokenBucket, GCRA, LeakyBucket])
+@pytest.mark.parametrize(
+    ("burst", "first_tick", "rows"),
+    [(1, 0, BURST_1), (3, 0, BURST_3), (3, 1, CLOCK_GOES_BACK)],
+    ids=["burst 1", "burst 3", "the clock goes back"],
+)
+def test_a_throttle_follows_the_tables_of_go(
+    algorithm: type[Rule], burst: int, first_tick: int, rows: list[Row]
+) -> None:
+    tick = first_tick
+    throttle = Throttle(10, burst=burst, algorithm=algorithm, timer=lambda: tick / 10)
+    for tick, level, weight, admitted in rows:
+        assert throttle.level == level
+        if admitted == "big":
+            with pytest.raises(WeightTooLarge, match=f"largest .* is {burst}$"):
+                throttle.try_acquire(weight)
+        else:
+            assert throttle.try_acquire(weight) == (admitted == "yes"), (tick, level, weight)
+        assert throttle.level == level - (weight if admitted == "yes" else 0)
+
+
+def test_of_fifteen_at_once_exactly_a_burst_of_five_goes() -> None:
+    rule = bucket(10, burst=5)
+    assert [ask(rule, 0, 1) for _ in range(15)] == [True] * 5 + [False] * 10
+
+    desk = Desk(bucket(10, burst=5))
+    callers = [desk.join(1, deadline=0) for _ in range(15)]
+    desk.run(SECOND)
+    assert [caller.state for caller in callers] == [GRANTED] * 5 + [EXPIRED] * 10
+
+
+def test_five_seconds_of_polling_find_the_burst_and_the_whole_rate() -> None:
+    rule = bucket(100, burst=100)
+    admitted = sum(ask(rule, now, 1) for now in range(0, 5 * SECOND + 1, 2 * MS))
+    ideal = 100 + 100 * 5
+    assert 0.999 * ideal <= admitted <= ideal + 1
+    assert admitted == ideal
+
+
+# ----------------------------------------------------------------- long idle gives no extra
+# governor
+
+
+def test_two_idle_seconds_at_five_per_second_give_exactly_five() -> None:
+    rule = bucket(5, burst=5, level=0)
+    assert [ask(rule, 2 * SECOND, 1) for _ in range(6)] == [True] * 5 + [False]
+
+
+# ------------------------------------------------ waits, and several limits at once
+# Bucket4j. Limits are (capacity, period in ns, burst, level).
+
+
+@pytest.mark.parametrize(
+    ("limits", "weight", "wait"),
+    [
+        ([(10, 100, 10, 0)], 10, 100),
+        ([(2, 100, 10, 0)], 10, 500),
+        ([(10, 100, 10, 4)], 7, 30),
+        ([(10, 100, 10, 1), (5, 10, 5, 2)], 3, 20),
+        ([(5, 10, 5, 2), (10, 100, 10, 1)], 3, 20),
+        ([(5, 10, 5, 5), (10, 100, 10, 3)], 3, 0),
+        ([(10, 100, 10, 3), (5, 10, 5, 5)], 3, 0),
+    ],
+)
+def test_waits_are_those_of_bucket4j(
+    limits: list[tuple[int, int, int, int]], weight: int, wait: int
+) -> None:
+    rules = [bucket(c, period, burst=b, level=level) for c, period, b, level in limits]
+    desk = Desk(*rules)
+    assert desk.quote(weight) == wait
+    if wait:
+        assert not desk.ask(weight)  # and none of the limits is charged:
+        assert [rule.level(0) for rule in rules] == [level for *_, level in limits]
+        assert desk.quote(weight) == wait
+    caller = desk.join(weight)
+    desk.run(HOUR)
+    assert caller.granted_at == wait
+
+
+@pytest.mark.parametrize(("weight", "wait"), [(1, 800 * MS), (3, 2800 * MS)])
+def test_the_time_already_waited_counts(weight: int, wait: int) -> None:
+    rule = bucket(4, 4 * SECOND, burst=4, level=0)
+    now = 200 * MS
+    assert rule.ready_at(now, weight * TOKEN) == now + wait
+
+
+def test_after_twelve_idle_hours_the_tightest_of_three_limits_decides() -> None:
+    desk = Desk(
+        bucket(300, burst=300, level=0),
+        bucket(14_500, MINUTE, burst=14_500, level=0),
+        bucket(700_000, HOUR, burst=700_000, level=0),
+    )
+    assert not desk.ask(1)
+    desk.run(12 * HOUR)
+    assert sum(desk.ask(1) for _ in range(1_000)) == 300
+
+
+# ------------------------------------------------------------- cancelling hands the place on
+
+
+def test_who_stands_behind_a_cancelled_caller_moves_up() -> None:
+    # The limiter of Go tells each caller its instant once and for all: there C still goes at 2 s.
+    desk = Desk(bucket(1, burst=1))
+    a = desk.join(1)
+    told_b, b = desk.quote(1), desk.join(1)
+    told_c, c = desk.quote(1), desk.join(1)
+    assert (told_b, told_c) == (1 * SECOND, 2 * SECOND)
+    desk.run(500 * MS)
+    desk.leave(b)
+    told_d, d = desk.quote(1), desk.join(1)
+    desk.run(MINUTE)
+    assert [caller.state for caller in (a, b, c, d)] == [GRANTED, GONE, GRANTED, GRANTED]
+    assert (a.granted_at, c.granted_at, d.granted_at) == (0, 1 * SECOND, 2 * SECOND)
+    assert told_d == 2 * SECOND
+
+
+@pytest.mark.parametrize("first_to_leave", [0, 1])
+def test_with_every_second_of_2000_cancelled_the_last_goes_in_half_the_time(
+    first_to_leave: int,
+) -> None:
+    desk = Desk(bucket(100, burst=1, level=0))
+    callers = [desk.join(1) for _ in range(2_000)]
+    assert desk.quote(1) == 2_001 * 10 * MS
+    for caller in callers[first_to_leave::2]:
+        desk.leave(caller)
+    desk.run(MINUTE)
+    stayed = callers[1 - first_to_leave :: 2]
+    assert [caller.granted_at for caller in stayed] == [n * 10 * MS for n in range(1, 1_001)]
+    assert stayed[-1].granted_at == 10 * SECOND
+
+
+def test_ten_light_callers_go_at_once_when_the_heavy_head_leaves() -> None:
+    rule = bucket(200, burst=10_000, level=0)
+    desk = Desk(rule)
+    head = desk.join(10_000)
+    behind = [desk.join(10) for _ in range(10)]
+    desk.run(SECOND)
+    assert rule.level(SECOND) == 200
+    assert not any(caller.state is GRANTED for caller in behind)
+    desk.leave(head)
+    assert [caller.granted_at for caller in behind] == [SECOND] * 10
+    assert rule.level(SECOND) == 100
+
+
+# ------------------------------------------------------------- splitting a weight changes nothing
+# Guava, failsafe
+
+
+@pytest.mark.parametrize(
+    ("new", "end"),
+    [
+        (lambda: TokenBucket(0, 10 * TOKEN, SECOND, 10 * TOKEN), 300 * MS),
+        (lambda: GCRA(0, 10 * TOKEN, SECOND, 10 * TOKEN), 300 * MS),
+        (lambda: LeakyBucket(0, 10 * TOKEN, SECOND, 7 * TOKEN), 600 * MS),
+        (lambda: SlidingWindow(0, 10 * TOKEN, SECOND), 1000 * MS),
+        (lambda: FixedWindow(0, 10 * TOKEN, SECOND), 1000 * MS),
+    ],
+    ids=["TokenBucket", "GCRA", "LeakyBucket", "SlidingWindow", "FixedWindow"],
+)
+@pytest.mark.parametrize("parts", [[7], [3, 4], [4, 3], [1] * 7, [2, 5], [5, 1, 1]])
+def test_seven_in_any_parts_end_at_the_same_instant(
+    new: Callable[[], Rule], end: int, parts: list[int]
+) -> None:
+    desk = Desk(new())
+    assert desk.ask(6)  # four are left, in the leaky bucket one
+    callers = [desk.join(part) for part in parts]
+    desk.run(MINUTE)
+    assert callers[-1].granted_at == end
+
+
+# ------------------------------------------------------- worst trailing window, for 100 per period
+
+
+def worst_window(new: Callable[[], Rule], period: int) -> int:
+    """The most grants in any half-open window of *period*, over clients that save up first.
+
+    A client waits until *start*, and from then on takes each token the moment it is there.
+    """
+    worst = 0
+    for start in (0, 1, period // 3, period // 2, period - 1, period, 5 * period // 2, 3 * period):
+        rule = new()
+        now, granted = start, list[int]()
+        while now < start + 2 * period:
+            rule.take(now, TOKEN)
+            granted.append(now)
+            now = rule.ready_at(now, TOKEN)
+        worst = max(worst, busiest(granted, period))
+    return worst
+
+
+def busiest(instants: Sequence[int], window: int) -> int:
+    """The most of *instants*, which ascend, in any half-open window."""
+    return max(sum(first <= at < first + window for at in instants) for first in instants)
+
+
+@pytest.mark.parametrize("period", [SECOND, MINUTE])
+@pytest.mark.parametrize(
+    ("algorithm", "burst", "worst", "bound"),
+    [
+        (FixedWindow, None, 200, 200),
+        (TokenBucket, 100, 199, 200),
+        (GCRA, 100, 199, 200),
+        (TokenBucket, 1, 100, 101),
+        (LeakyBucket, None, 100, 101),
+        (SlidingWindow, None, 100, 100),
+    ],
+)
+def test_the_worst_trailing_window_for_100_per_period(
+    algorithm: type[Rule], burst: int | None, worst: int, bound: int, period: int
+) -> None:
+    tokens = None if burst is None else burst * TOKEN
+    assert worst_window(lambda: algorithm(0, 100 * TOKEN, period, tokens), period) == worst
+
+    rule = algorithm(0, 100 * TOKEN, period, tokens)
+    assert rule.guarantee(period) == bound * TOKEN
+    if isinstance(rule, TokenBucket):
+        assert worst == bound - 1  # ceil(burst + capacity / period * W) - 1, for whole weights
