@@ -1,0 +1,475 @@
+"""One contract for everything that limits: exclusion, order, cancellation, time running out.
+
+Each test runs over every limiter and every form in which it is used. A *case* is a limiter that
+is full, so that whoever comes now must wait, and a way to make room for one more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from async_throttle import (
+    ConcurrencyLimiter,
+    RateLimiter,
+    ResourceLimitError,
+    Throttle,
+)
+
+pytestmark = pytest.mark.virtual_time
+
+Body = Callable[[], Awaitable[object]]
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def others_run() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to use a limiter.
+
+    Attributes:
+        make: a fresh limiter, of one at once, or of one per second in bursts of one.
+        throttle: what is beneath it.
+        use: runs a body under the limiter.
+        holds: who got in holds it until the body ends; else until a second has passed.
+    """
+
+    make: Callable[[], Any]
+    throttle: Callable[[Any], Throttle]
+    use: Callable[[Any, Body], Coroutine[Any, Any, None]]
+    holds: bool
+
+
+async def by_with(limiter: Any, body: Body) -> None:
+    async with limiter:
+        await body()
+
+
+async def by_call(limiter: Any, body: Body) -> None:
+    async with limiter(1):
+        await body()
+
+
+async def by_acquire(limiter: Any, body: Body) -> None:
+    await limiter.acquire()
+    try:
+        await body()
+    finally:
+        limiter.release()
+
+
+async def by_acquire_alone(limiter: Any, body: Body) -> None:
+    await limiter.acquire()
+    await body()
+
+
+async def by_with_acquire(limiter: Any, body: Body) -> None:
+    async with limiter.acquire():
+        await body()
+
+
+async def by_lease(limiter: Any, body: Body) -> None:
+    lease = await limiter.lease(1)
+    try:
+        await body()
+    finally:
+        lease.release()
+
+
+async def by_consume(limiter: Any, body: Body) -> None:
+    await limiter.consume()
+    await body()
+
+
+async def by_decorator(limiter: Any, body: Body) -> None:
+    @limiter(1)  # type: ignore[untyped-decorator]
+    async def call() -> None:
+        await body()
+
+    await call()
+
+
+async def by_limit(limiter: Any, body: Body) -> None:
+    @limiter.limit  # type: ignore[untyped-decorator]
+    async def call() -> None:
+        await body()
+
+    await call()
+
+
+def itself(limiter: Throttle) -> Throttle:
+    return limiter
+
+
+def beneath(limiter: RateLimiter | ConcurrencyLimiter) -> Throttle:
+    return limiter.throttle
+
+
+def slots() -> Throttle:
+    return Throttle(1e6, 1)
+
+
+def rate() -> Throttle:
+    return Throttle(1)
+
+
+CASES = {
+    "Throttle slots, async with": Case(slots, itself, by_with, True),
+    "Throttle slots, async with call": Case(slots, itself, by_call, True),
+    "Throttle slots, acquire": Case(slots, itself, by_acquire, True),
+    "Throttle slots, lease": Case(slots, itself, by_lease, True),
+    "Throttle slots, decorator": Case(slots, itself, by_decorator, True),
+    "Throttle rate, async with": Case(rate, itself, by_with, False),
+    "Throttle rate, async with call": Case(rate, itself, by_call, False),
+    "Throttle rate, acquire": Case(rate, itself, by_acquire, False),
+    "Throttle rate, lease": Case(rate, itself, by_lease, False),
+    "Throttle rate, consume": Case(rate, itself, by_consume, False),
+    "Throttle rate, decorator": Case(rate, itself, by_decorator, False),
+    "ConcurrencyLimiter, async with": Case(lambda: ConcurrencyLimiter(1), beneath, by_with, True),
+    "ConcurrencyLimiter, acquire": Case(lambda: ConcurrencyLimiter(1), beneath, by_acquire, True),
+    "ConcurrencyLimiter, async with acquire": Case(
+        lambda: ConcurrencyLimiter(1), beneath, by_with_acquire, True
+    ),
+    "ConcurrencyLimiter, limit": Case(lambda: ConcurrencyLimiter(1), beneath, by_limit, True),
+    "RateLimiter, async with": Case(lambda: RateLimiter(1), beneath, by_with, False),
+    "RateLimiter, acquire": Case(lambda: RateLimiter(1), beneath, by_acquire_alone, False),
+    "RateLimiter, async with acquire": Case(
+        lambda: RateLimiter(1), beneath, by_with_acquire, False
+    ),
+    "RateLimiter, limit": Case(lambda: RateLimiter(1), beneath, by_limit, False),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+class Full:
+    """A limiter that somebody fills, and who is waiting behind."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.limiter = case.make()
+        self.throttle = case.throttle(self.limiter)
+        self.order: list[object] = []
+        self.came: dict[object, float] = {}
+        self._leave = asyncio.Event()
+        self._holder: asyncio.Task[None] | None = None
+
+    async def fill(self) -> None:
+        self._holder = asyncio.create_task(self.case.use(self.limiter, self._leave.wait))
+        await others_run()
+        assert self.throttle.locked()
+
+    async def make_room(self) -> None:
+        """Let one more in: the holder leaves, or a second passes."""
+        if self.case.holds:
+            self._leave.set()
+            await others_run()
+        else:
+            await asyncio.sleep(1.0)
+
+    async def enter(self, name: object, body: Body = nothing) -> asyncio.Task[None]:
+        async def noted() -> None:
+            self.order.append(name)
+            self.came[name] = now()
+            await body()
+
+        task = asyncio.create_task(self.case.use(self.limiter, noted))
+        await others_run()
+        return task
+
+    async def empty(self) -> None:
+        """Everybody leaves; nothing must be left behind."""
+        self._leave.set()
+        if self._holder is not None:
+            await self._holder
+        await asyncio.sleep(2.0)
+        throttle = self.throttle
+        assert (throttle.active, throttle.waiting, throttle.locked()) == (0, 0, False)
+        assert throttle.level == throttle.burst
+
+
+@pytest.fixture
+async def full(case: Case) -> Full:
+    full = Full(case)
+    await full.fill()
+    return full
+
+
+# --- exclusion ---
+
+
+async def test_one_goes_in_at_once_and_the_next_waits(case: Case) -> None:
+    full = Full(case)
+    await full.enter("first", asyncio.Event().wait)
+    assert full.order == ["first"]
+    second = await full.enter("second")
+    assert full.order == ["first"]
+    assert full.throttle.waiting == 1
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await others_run()
+    assert second.cancelled()
+
+
+async def test_nobody_goes_in_while_it_is_full(full: Full) -> None:
+    waiters = [await full.enter(n) for n in range(3)]
+    await asyncio.sleep(0.999)
+    assert full.order == []
+    assert full.throttle.waiting == 3
+    await full.make_room()
+    assert full.order[0] == 0
+    await asyncio.gather(*waiters)
+    await full.empty()
+
+
+async def test_room_is_given_back_when_the_body_raises(case: Case) -> None:
+    full = Full(case)
+
+    async def fail() -> None:
+        raise KeyError("of the body")
+
+    failed = await full.enter("first", fail)
+    with pytest.raises(KeyError, match="of the body"):
+        await failed
+    second = await full.enter("second")
+    await second
+    assert now() == (0.0 if case.holds else 1.0)
+    await full.empty()
+
+
+async def test_room_is_given_back_when_the_body_is_cancelled(case: Case) -> None:
+    full = Full(case)
+    first = await full.enter("first", asyncio.Event().wait)
+    second = await full.enter("second")
+    first.cancel()
+    await second
+    assert first.cancelled()
+    assert now() == (0.0 if case.holds else 1.0)
+    await full.empty()
+
+
+# --- order ---
+
+
+async def test_first_come_first_served(full: Full) -> None:
+    waiters = [await full.enter(n) for n in range(20)]
+    await full.make_room()
+    await asyncio.gather(*waiters)
+    assert full.order == list(range(20))
+    await full.empty()
+
+
+async def test_a_newcomer_does_not_overtake_whoever_was_let_in_and_has_not_run_yet(
+    full: Full,
+) -> None:
+    early = await full.enter("early")
+    late: list[asyncio.Task[None]] = []
+
+    async def note_late() -> None:
+        full.order.append("late")
+
+    def arrive() -> None:
+        late.append(asyncio.create_task(full.case.use(full.limiter, note_late)))
+
+    if full.case.holds:
+        # The holder leaves in the next step of the loop, where the newcomer comes right behind
+        # it; whoever gets the room of the holder runs one step later.
+        full._leave.set()
+        arrive()
+    else:
+        asyncio.get_running_loop().call_at(1.0, arrive)
+    await early
+    await asyncio.gather(*late)
+    assert full.order == ["early", "late"]
+    await full.empty()
+
+
+async def test_the_order_survives_departures(full: Full) -> None:
+    waiters = [await full.enter(n) for n in range(9)]
+    for n in (0, 3, 4, 8):
+        waiters[n].cancel()
+    await full.make_room()
+    await asyncio.gather(*waiters, return_exceptions=True)
+    assert full.order == [1, 2, 5, 6, 7]
+    await full.empty()
+
+
+# --- cancellation ---
+
+
+async def test_a_cancelled_waiter_leaves_no_trace(full: Full) -> None:
+    waiter = await full.enter("cancelled")
+    waiter.cancel()
+    await others_run()
+    assert waiter.cancelled()
+    assert full.throttle.waiting == 0
+    await full.make_room()
+    assert full.order == []
+    assert not full.throttle.locked()
+    await full.empty()
+
+
+async def test_cancelling_the_head_lets_the_next_one_have_its_place(full: Full) -> None:
+    head, following = await full.enter("head"), await full.enter("next")
+    await asyncio.sleep(0.5)
+    head.cancel()
+    await full.make_room()
+    await following
+    assert full.order == ["next"]
+    assert full.came["next"] == (0.5 if full.case.holds else 1.0)
+    await full.empty()
+
+
+async def test_cancelling_whoever_was_let_in_before_it_ran_wakes_the_next_one(full: Full) -> None:
+    head, following = await full.enter("head"), await full.enter("next")
+
+    def cancel_with_the_grant() -> None:
+        # The grant has been made in this very step of the loop, and the head has not run.
+        head.cancel()
+
+    if full.case.holds:
+        full._leave.set()
+        await asyncio.sleep(0)
+        cancel_with_the_grant()
+    else:
+        asyncio.get_running_loop().call_at(1.0, cancel_with_the_grant)
+    await following
+    assert head.cancelled()
+    assert full.order == ["next"]
+    assert now() == (0.0 if full.case.holds else 1.0)
+    await full.empty()
+
+
+async def test_asyncio_timeout_while_waiting(full: Full) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.25):
+            await full.case.use(full.limiter, nothing)
+    assert now() == 0.25
+    assert full.throttle.waiting == 0
+    await full.make_room()
+    await full.empty()
+
+
+async def test_wait_for_while_waiting(full: Full) -> None:
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(full.case.use(full.limiter, nothing), 0.25)
+    assert now() == 0.25
+    assert full.throttle.waiting == 0
+    await full.make_room()
+    await full.empty()
+
+
+async def test_a_timeout_at_the_instant_of_the_grant_loses_nothing(full: Full) -> None:
+    # Both come in the same step of the loop. Whichever wins, the room is either used or free.
+    waiter = asyncio.create_task(asyncio.wait_for(full.case.use(full.limiter, nothing), 1.0))
+    if full.case.holds:
+        asyncio.get_running_loop().call_at(1.0, full._leave.set)
+    await asyncio.gather(waiter, return_exceptions=True)
+    following = await full.enter("next")
+    await following
+    assert full.order == ["next"]
+    assert now() <= 2.0
+    await full.empty()
+
+
+async def test_asyncio_timeout_in_the_body(case: Case) -> None:
+    full = Full(case)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.25):
+            await case.use(full.limiter, asyncio.Event().wait)
+    following = await full.enter("next")
+    await following
+    assert now() == (0.25 if case.holds else 1.0)
+    await full.empty()
+
+
+async def test_a_task_group_that_fails_cancels_those_who_wait_and_those_inside(
+    case: Case,
+) -> None:
+    full = Full(case)
+
+    async def fail() -> None:
+        await asyncio.sleep(0.5)
+        raise KeyError("of a sibling")
+
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(case.use(full.limiter, asyncio.Event().wait))
+            group.create_task(fail())
+    assert caught.group_contains(KeyError, match="of a sibling")
+    assert now() == 0.5
+    assert full.throttle.waiting == 0
+    following = await full.enter("next")
+    await following
+    assert now() == (0.5 if case.holds else 1.0)
+    await full.empty()
+
+
+async def test_many_cancelled_in_any_order_while_others_go_on(full: Full) -> None:
+    waiters = [await full.enter(n) for n in range(60)]
+    stay = [n for n in range(60) if n % 7 == 3]
+    for n in sorted(set(range(60)) - set(stay), key=lambda n: (n * 37) % 61):
+        waiters[n].cancel()
+    assert full.order == []
+    await full.make_room()
+    await asyncio.gather(*waiters, return_exceptions=True)
+    assert full.order == stay
+    assert now() == (0.0 if full.case.holds else float(len(stay)))
+    await full.empty()
+
+
+# --- refusing instead of waiting ---
+
+
+@pytest.mark.parametrize(
+    ("make", "use"),
+    [
+        (lambda: RateLimiter(1, wait=False), by_with),
+        (lambda: RateLimiter(1, wait=False), by_acquire_alone),
+        (lambda: RateLimiter(1, wait=False), by_with_acquire),
+        (lambda: RateLimiter(1, wait=False), by_limit),
+        (lambda: ConcurrencyLimiter(1, wait=False), by_with),
+        (lambda: ConcurrencyLimiter(1, wait=False), by_acquire),
+        (lambda: ConcurrencyLimiter(1, wait=False), by_with_acquire),
+        (lambda: ConcurrencyLimiter(1, wait=False), by_limit),
+        (lambda: Throttle(1, max_waiting=0), by_with),
+        (lambda: Throttle(1e6, 1, max_waiting=0), by_call),
+        (lambda: Throttle(1e6, 1, max_waiting=0), by_decorator),
+    ],
+)
+async def test_who_does_not_want_to_wait_is_refused_and_changes_nothing(
+    make: Callable[[], Any], use: Callable[[Any, Body], Coroutine[Any, Any, None]]
+) -> None:
+    limiter = make()
+    leave = asyncio.Event()
+    holder = asyncio.create_task(use(limiter, leave.wait))
+    await others_run()
+    throttle = limiter if isinstance(limiter, Throttle) else limiter.throttle
+    before = throttle.level, throttle.active, throttle.waiting
+    for _ in range(3):
+        with pytest.raises(ResourceLimitError):
+            await use(limiter, nothing)
+    assert (throttle.level, throttle.active, throttle.waiting) == before
+    leave.set()
+    await holder
+    await asyncio.sleep(1.0)
+    await use(limiter, nothing)

@@ -1,0 +1,467 @@
+"""Defects of the libraries whose users this one invites, each as a test that ours does not share.
+
+AT: async-throttle 1.0. MT, MX: mtaio 0.1. Each test says what went wrong there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import sys
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+from async_throttle import (
+    ConcurrencyLimiter,
+    RateLimiter,
+    ResourceLimitError,
+    SlidingWindow,
+    Throttle,
+    WeightTooLarge,
+    testing,
+)
+
+pytestmark = pytest.mark.virtual_time
+
+T = TypeVar("T")
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def others_run() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def queued(awaitable: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    task = asyncio.create_task(awaitable)
+    await others_run()
+    return task
+
+
+# --- async-throttle 1.0 ---
+
+
+async def test_at_1_an_exception_in_a_weighted_block_does_not_leak_the_slot() -> None:
+    """There: ``sem value 0 of 1; next acquire blocked: True``."""
+    throttle = Throttle(100, 1)
+    for _ in range(5):
+        with pytest.raises(KeyError):
+            async with throttle(5):
+                raise KeyError
+    assert (throttle.active, throttle.locked()) == (0, False)
+    async with throttle(5):
+        assert now() == 0.0
+
+
+async def test_at_2_cancelling_a_wait_for_tokens_does_not_leak_the_slot() -> None:
+    """There the slot was taken first, and stayed taken."""
+    throttle = Throttle(10, 1, initial=0)
+    for form in (throttle, throttle(5)):
+
+        async def enter(form: Any = form) -> None:
+            async with form:
+                raise AssertionError("never reached")
+
+        task = await queued(enter())
+        task.cancel()
+        await others_run()
+        assert task.cancelled()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(enter(), 0.01)
+    assert (throttle.active, throttle.waiting) == (0, 0)
+    async with throttle(10):
+        assert now() == 1.0
+
+
+async def test_at_2b_cancelling_a_wait_during_a_pause_does_not_leak_the_slot() -> None:
+    throttle = Throttle(10, 1)
+    throttle.pause(5)
+    for form in (throttle, throttle(5)):
+
+        async def enter(form: Any = form) -> None:
+            async with form:
+                raise AssertionError("never reached")
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(enter(), 1)
+        task = await queued(enter())
+        task.cancel()
+        await others_run()
+        assert task.cancelled()
+    assert (throttle.active, throttle.waiting) == (0, 0)
+    async with throttle(10):
+        assert now() == 5.0
+
+
+async def test_at_3_a_weight_above_the_capacity_does_not_leak_the_slot() -> None:
+    """There: a ValueError, as here, but the slot had been taken before the check."""
+    throttle = Throttle(10, 1)
+    with pytest.raises(ValueError, match="11"):
+        async with throttle(11):
+            pass
+    with pytest.raises(WeightTooLarge):
+        await throttle.acquire(10.5)
+    assert (throttle.active, throttle.level) == (0, 10.0)
+    async with throttle(10):
+        assert now() == 0.0
+
+
+async def test_at_4_there_is_no_second_burst_at_the_edge_of_a_period() -> None:
+    """There: ``Throttle(10) ... admitted 20 ops within 0.1 s``."""
+    throttle = Throttle(10)
+    went: list[float] = []
+
+    async def job() -> None:
+        async with throttle:
+            went.append(now())
+
+    await asyncio.sleep(0.95)
+    await asyncio.gather(*(job() for _ in range(30)))
+    assert went == [0.95] * 10 + [pytest.approx(1.05 + n / 10) for n in range(20)]
+    assert max(sum(start <= instant <= start + 0.1 for instant in went) for start in went) == 11
+
+
+async def test_at_5_tokens_come_back_one_by_one() -> None:
+    """There a whole second's budget came back at once: ``{0.0: 10, 1.0: 10, 2.0: 10}``."""
+    throttle = Throttle(10)
+    went: Counter[float] = Counter()
+    for _ in range(30):
+        async with throttle:
+            went[now()] += 1
+    assert went == {0.0: 10, **{n / 10: 1 for n in range(1, 21)}}
+
+
+async def test_at_6_fractional_weights_do_not_hang() -> None:
+    """There as many waiters were woken as there were whole tokens: ``done=4 still hung=4``."""
+    throttle = Throttle(4, initial=0)
+    waiters = [await queued(throttle.acquire(0.5)) for _ in range(8)]
+    await asyncio.gather(*waiters)
+    assert now() == 1.0
+    for weight in (0.1, 0.3, 1 / 3, 1e-9, 0.7):
+        await asyncio.gather(*(throttle.acquire(weight) for _ in range(9)))
+
+
+async def test_at_7_no_wake_up_is_lost_when_a_notified_waiter_is_cancelled() -> None:
+    """There: A and B were notified, B was cancelled, and C slept for ever next to a token."""
+    throttle = Throttle(2, initial=0)
+    a, b, c = [await queued(throttle.acquire()) for _ in range(3)]
+    asyncio.get_running_loop().call_at(1.0, b.cancel)
+    await asyncio.gather(a, b, c, return_exceptions=True)
+    assert not a.cancelled()
+    assert not c.cancelled()
+    assert now() == (1.0 if b.cancelled() else 1.5)
+
+
+@pytest.mark.parametrize("competitors", [4, 9])
+async def test_at_8_a_heavy_weight_is_not_starved(competitors: int) -> None:
+    """There a weight of the whole capacity never went while four or nine others came again and
+    again: ``[(4, None, 124), ... (9, None, 124)...]``, None being never."""
+    throttle = Throttle(10)
+    going = True
+
+    async def light() -> None:
+        while going:
+            async with throttle:
+                await asyncio.sleep(0)
+
+    lights = [await queued(light()) for _ in range(competitors)]
+    came = await queued(throttle.acquire(10))
+    ahead = throttle.waiting - 1
+    asked = now()
+    await came
+    assert now() - asked <= (ahead + 10) / 10
+    going = False
+    await asyncio.gather(*lights)
+
+
+async def test_at_9_a_newcomer_does_not_overtake() -> None:
+    """There: ``['newcomer', 'early waiter']``."""
+    throttle = Throttle(1)
+    order = []
+
+    async def call(name: str) -> None:
+        async with throttle:
+            order.append(name)
+
+    await throttle.acquire()
+    early = await queued(call("early waiter"))
+    await asyncio.sleep(1.0)
+    await call("newcomer")
+    await early
+    assert order == ["early waiter", "newcomer"]
+
+
+async def test_at_10_a_pause_stops_those_already_queued_and_those_who_consume() -> None:
+    """There: ``admitted 0.30 s ... (pause ends at 2.05)``, and consume() ignored a pause."""
+    throttle = Throttle(10, initial=0)
+    came = []
+
+    async def call(awaitable: Coroutine[Any, Any, object]) -> None:
+        await awaitable
+        came.append(now())
+
+    tasks = [
+        await queued(call(throttle.acquire(3))),
+        await queued(call(throttle.consume(1))),
+        await queued(call(throttle.acquire())),
+    ]
+    await asyncio.sleep(0.05)
+    throttle.pause(2)
+    await asyncio.gather(*tasks)
+    assert came == [2.05, 2.05, 2.05]
+
+
+async def test_at_11_releasing_too_often_is_an_error() -> None:
+    """There: ``sem value 3 of 1``, and three ran at once from then on."""
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    throttle.release()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="release"):
+            throttle.release()
+    assert await throttle.acquire()
+    assert not throttle.try_acquire()
+
+
+@pytest.mark.parametrize(("weight", "waiters"), [(1, 100), (1, 1_000), (100, 100)])
+async def test_at_15_a_wake_up_concerns_only_those_who_go(
+    weight: int, waiters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There everybody who waited was woken to look: 52.5 checks per admission."""
+    throttle = Throttle(100, initial=0)
+    tasks = [asyncio.create_task(throttle.acquire(weight)) for _ in range(waiters)]
+    await others_run()
+    calls = 0
+    loop = asyncio.get_running_loop()
+    for name in ("call_soon", "call_at"):
+        original = getattr(loop, name)
+
+        def counted(*args: Any, original: Any = original, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(loop, name, counted)
+    await asyncio.wait(tasks)
+    # For each: its future, its task's end, a timer that rings early and the exact one.
+    assert calls <= 5 * waiters
+
+
+def test_at_16_a_second_loop_after_contention_works() -> None:
+    """There: ``RuntimeError: ... Condition ... is bound to a different event loop``."""
+    throttle = Throttle(10, 1)
+
+    async def main() -> float:
+        async def job() -> None:
+            async with throttle(5):
+                await asyncio.sleep(0.1)
+
+        await asyncio.gather(*(job() for _ in range(4)))
+        return now()
+
+    # From the second on it starts with the one token that has come back in the last 0.1 s.
+    assert [testing.run(main()) for _ in range(3)] == [1.1, 2.0, 2.0]
+    assert (throttle.active, throttle.waiting) == (0, 0)
+
+
+async def test_at_17_cancelling_all_tasks_leaves_no_refill_to_be_missed() -> None:
+    """There the tokens were refilled by a task; cancel all tasks and nobody went ever again."""
+    throttle = Throttle(10, 1, initial=0)
+    waiter = await queued(throttle.acquire())
+    assert asyncio.all_tasks() == {asyncio.current_task(), waiter}
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await others_run()
+    waiter = await queued(throttle.acquire(10))
+    await waiter
+    assert now() == 1.0
+
+
+async def test_at_19_after_an_emptying_pause_they_leave_one_by_one() -> None:
+    """There all ten left in the same instant: ``0.501 .. 0.501 n = 10``. By default they still
+    may, since the bucket fills during the pause; a gentle restart is to be had."""
+    throttle = Throttle(10)
+    came = []
+
+    async def job() -> None:
+        async with throttle:
+            came.append(now())
+
+    tasks = []
+    throttle.pause(0.5, empty=True)
+    for _ in range(10):
+        tasks.append(await queued(job()))
+    await asyncio.gather(*tasks)
+    assert came == [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
+
+
+async def test_at_23_unit_weights_keep_their_order() -> None:
+    """There: ``[0, 1, 2, 3, 5, 6, 8, 9, 11, 4, 10, 7]``."""
+    throttle = Throttle(4, 3)
+    order = []
+
+    async def job(n: int) -> None:
+        async with throttle:
+            order.append(n)
+            await asyncio.sleep(0.01 * (n % 5))
+
+    await asyncio.gather(*(job(n) for n in range(40)))
+    assert order == list(range(40))
+
+
+# --- mtaio 0.1 ---
+
+
+async def test_mt_1_a_rate_limiter_is_a_context_manager() -> None:
+    """There: ``TypeError: 'RateLimiter' object does not support the asynchronous context
+    manager protocol``, though that is how the documents use it."""
+    limiter = RateLimiter(10.0)
+    async with limiter as same:
+        assert same is limiter
+    assert limiter.throttle.level == 9.0
+
+
+async def test_mt_2_a_concurrency_limiter_is_a_context_manager() -> None:
+    limiter = ConcurrencyLimiter(1)
+    async with limiter as same:
+        assert same is limiter
+        assert limiter.throttle.locked()
+    assert not limiter.throttle.locked()
+
+
+async def test_mt_3_acquire_of_a_concurrency_limiter_can_be_awaited() -> None:
+    """There: ``object _AsyncGeneratorContextManager can't be used in 'await' expression``."""
+    limiter = ConcurrencyLimiter(1)
+    await limiter.acquire()
+    assert limiter.throttle.active == 1
+    limiter.release()
+
+
+async def test_mt_5_the_documented_parameters_exist() -> None:
+    """There: ``RateLimiter.__init__() got an unexpected keyword argument``."""
+    assert RateLimiter(rate=100.0, burst=20).throttle.burst == 20.0
+    assert ConcurrencyLimiter(limit=4).throttle.concurrency == 4
+    await RateLimiter(rate=10.0).acquire(tokens=3)
+
+
+async def test_mt_8_a_rate_limiter_waits() -> None:
+    """There twelve calls were ten successes and two errors; to raise must be asked for here."""
+    limiter = RateLimiter(10.0)
+    for _ in range(12):
+        await limiter.acquire()
+    assert now() == 0.2
+    impatient = RateLimiter(10.0, wait=False)
+    for _ in range(10):
+        await impatient.acquire()
+    with pytest.raises(ResourceLimitError):
+        await impatient.acquire()
+
+
+async def test_mt_29_all_of_fifty_at_once_are_served() -> None:
+    """There: ten."""
+    limiter = RateLimiter(10.0)
+    await asyncio.gather(*(limiter.acquire() for _ in range(50)))
+    assert now() == 4.0
+
+
+async def test_mt_9_a_rate_below_one_can_be_acquired() -> None:
+    """There: ``RateLimiter(0.5): burst = 0 -> ResourceLimitError``, for ever."""
+    limiter = RateLimiter(0.5)
+    for _ in range(3):
+        await limiter.acquire()
+    assert now() == 4.0
+
+
+@pytest.mark.parametrize("burst", [0, -1, math.nan])
+def test_mt_9b_a_burst_of_zero_is_not_silently_the_rate(burst: float) -> None:
+    with pytest.raises(ValueError, match="burst"):
+        RateLimiter(10.0, burst)
+
+
+@pytest.mark.parametrize("rate", [0, -1, -0.5, math.nan])
+def test_mt_9c_a_rate_that_is_not_positive_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match=str(rate)):
+        RateLimiter(rate)
+
+
+async def test_mt_9d_negative_tokens_mint_nothing() -> None:
+    """There: ``tokens = 105 of burst 5``."""
+    limiter = RateLimiter(5.0)
+    for bad in (-100, -0.5, math.nan, -math.inf):
+        with pytest.raises(ValueError, match=r"weight|tokens"):
+            await limiter.acquire(bad)
+    assert limiter.throttle.level == 5.0
+
+
+async def test_mt_17_forgetting_what_has_left_the_window_is_not_quadratic() -> None:
+    """There 200,000 stamps cost 2.8 s in one acquire, with list.pop(0), the loop blocked. Here
+    the stamps kept are bounded, so that one call can not have much to do. Calls are counted."""
+    reading = 0.0
+    throttle = Throttle(20_000, algorithm=SlidingWindow, timer=lambda: reading)
+    for n in range(20_000):
+        reading = n * 50e-6
+        assert throttle.try_acquire()
+    reading += 10.0
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        granted = throttle.try_acquire()
+    finally:
+        sys.setprofile(None)
+    assert granted
+    assert calls < 3_000
+
+
+async def test_mt_22c_refused_calls_earn_nothing() -> None:
+    """There each refused call credited the time since the last grant once more: ``69 admitted
+    in 1.0 s (10 expected)``."""
+    limiter = RateLimiter(10.0, burst=1, wait=False)
+    admitted = 0
+    for _ in range(1_000):
+        with contextlib.suppress(ResourceLimitError):
+            await limiter.acquire()
+            admitted += 1
+        await asyncio.sleep(0.001)
+    assert admitted == 10
+
+
+async def test_mt_23_the_first_second_is_what_guarantee_says() -> None:
+    """There RateLimiter(10) let 19 go in its first second and did not say so. A full bucket
+    does that; here it is told, and a burst of one is how to have ten."""
+    for burst, told in ((None, 20.0), (1, 11.0)):
+        limiter = RateLimiter(10.0, burst=burst)
+        went: list[float] = []
+        began = now()
+        for _ in range(40):
+            await limiter.acquire()
+            went.append(round(now() - began, 9))
+        assert limiter.throttle.guarantee(1.0) == told
+        assert sum(instant < 1.0 for instant in went) == told - 1  # the bound itself is at 1.0
+
+
+def test_mx_2_a_concurrency_limiter_works_in_a_second_loop_after_contention() -> None:
+    """There: ``RuntimeError: ... bound to a different event loop``."""
+    limiter = ConcurrencyLimiter(1)
+
+    async def main() -> float:
+        async def job() -> None:
+            async with limiter:
+                await asyncio.sleep(1)
+
+        await asyncio.gather(*(job() for _ in range(3)))
+        return now()
+
+    assert testing.run(main()) == 3.0
+    assert testing.run(main()) == 3.0

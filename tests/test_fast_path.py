@@ -1,0 +1,511 @@
+"""The flattened entry and exit of `Throttle` and `Lease` do what the layers beneath them do.
+
+The same life is lived twice in virtual time, once by a plain throttle, which may take the short
+way, and once by one whose rule is a subclass of `TokenBucket`, which may not; what can be seen, and
+the state of the bucket, must be equal at every step. Both tests would be worthless if the short way
+were never taken, so that is counted too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from async_throttle import (
+    GCRA,
+    FixedWindow,
+    LeakyBucket,
+    Lease,
+    Rule,
+    SlidingWindow,
+    Throttle,
+    ThrottleClosed,
+    TokenBucket,
+    testing,
+)
+from async_throttle.testing import VirtualTimeLoop
+
+pytestmark = pytest.mark.virtual_time
+
+SECOND = 10**9
+Step = tuple[Any, ...]
+
+
+class Layered(TokenBucket):
+    """The same rule; but for all the throttle knows it might be another."""
+
+    __slots__ = ()
+
+    def take(self, now: int, weight: int) -> int:
+        return super().take(now, weight)
+
+
+async def others_run() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+# --- two lives ---
+
+PARAMETERS = st.fixed_dictionaries(
+    {
+        "capacity": st.sampled_from([1, 3, 7, 10, 0.3, 2.5, 1_000, 999_983]),
+        "concurrency": st.sampled_from([0, 1, 2, 2, 5]),
+        "period": st.sampled_from([1.0, 0.7, 1e-3]),
+        "burst": st.sampled_from([None, 1, 2, 5, 20, 20, 0.5, 3.5]),
+        "initial": st.sampled_from([None, None, None, 0, 0.5]),
+    }
+)
+WEIGHT = st.sampled_from([None, None, 1, 1, 2, 3, 5, 0, 0.5, 1.5, 2.0, True])
+"""None is a block of the throttle itself; the others are blocks of a call."""
+INDEX = st.integers(0, 5)
+STEP = st.one_of(
+    st.tuples(st.just("enter"), WEIGHT),
+    st.tuples(st.just("enter"), WEIGHT),
+    st.tuples(st.just("leave"), INDEX),
+    st.tuples(st.just("settle"), INDEX, st.sampled_from([0, 1, 2, 3, 5, 8, 0.5, 2.5])),
+    st.tuples(st.just("sleep"), st.sampled_from([1e-9, 1e-6, 1e-3, 0.1, 1 / 3, 1.0, 7.0])),
+    st.tuples(st.just("clock"), st.sampled_from([-3_000_000, -1, 1, 3_000_000, 8_000_000])),
+    st.tuples(st.just("cancel"), INDEX),
+    st.tuples(st.just("do"), st.sampled_from(["acquire", "release", "charge", "consume"])),
+    st.tuples(st.just("do"), st.sampled_from(["pause", "resume", "empty", "close"])),
+    st.tuples(st.just("capacity"), st.sampled_from([1, 3, 10, 2.5])),
+    st.tuples(st.just("slots"), st.integers(0, 3)),
+    st.tuples(st.just("look")),
+)
+
+
+async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[Step]) -> list[Any]:
+    """What there was to be seen of a throttle that lived through *steps*."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    throttle = Throttle(algorithm=algorithm, **parameters)
+    bucket: Any = throttle._rule
+    log: list[Any] = []
+    tasks: list[asyncio.Task[None]] = []
+    exits: list[asyncio.Event] = []
+    leases: list[Lease] = []
+
+    async def block(weight: float | None, leave: asyncio.Event) -> None:
+        async with throttle if weight is None else throttle(weight) as lease:
+            log.append(("entered", weight, loop.time()))
+            if lease is not None:
+                leases.append(lease)
+                log.append(("waited", lease.waited))
+            await leave.wait()
+
+    async def perform(what: str) -> None:
+        match what:
+            case "acquire":
+                log.append(throttle.try_acquire())
+            case "release":
+                throttle.release()
+            case "charge":
+                throttle.charge(2)
+            case "consume":
+                await asyncio.wait_for(throttle.consume(), 0.5)
+            case "pause":
+                throttle.pause(0.25)
+            case "resume":
+                throttle.resume()
+            case "empty":
+                throttle.pause(timedelta(milliseconds=1), empty=True)
+            case "close" if len(log) % 5 == 0:  # seldom: not much happens afterwards
+                throttle.close()
+
+    for step in steps:
+        match step:
+            case "enter", weight:
+                exits.append(asyncio.Event())
+                tasks.append(asyncio.create_task(block(weight, exits[-1])))
+            case "leave", n if n < len(exits):
+                exits.pop(n).set()
+            case "cancel", n if n < len(tasks):
+                tasks[n].cancel()
+            case "settle", n, actual if n < len(leases):
+                leases[-1 - n].settle(actual)
+            case "sleep", seconds:
+                await asyncio.sleep(seconds)
+            case "clock", nanoseconds:
+                # Forwards is a loop that was busy, backwards a clock that was set.
+                loop._now = max(0, loop._now + nanoseconds)
+            case "do", what:
+                try:
+                    await perform(what)
+                except (ValueError, TimeoutError, ThrottleClosed) as error:
+                    log.append((what, type(error)))
+            case "capacity", capacity:
+                throttle.capacity = capacity
+            case "slots", slots:
+                throttle.concurrency = slots
+            case ("look",):
+                log.append((throttle.level, throttle.waiting, throttle.locked()))
+        await others_run()
+        # Slots and the state of the bucket, without telling the throttle what time it is.
+        log.append((step, Fraction(bucket.full_at, bucket.scale), throttle._slots.free))
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        log.append(type(result))
+    log.append((throttle.level, throttle.active, throttle.waiting, loop.time()))
+    for lease in leases:
+        lease.settle(0)
+        log.append((throttle.level, Fraction(bucket.full_at, bucket.scale)))
+    return log
+
+
+@settings(max_examples=400, deadline=None)
+@given(PARAMETERS, st.lists(STEP, max_size=40))
+def test_both_ways_lead_to_the_same_state(parameters: dict[str, Any], steps: list[Step]) -> None:
+    short = testing.run(live(TokenBucket, parameters, steps))
+    long = testing.run(live(Layered, parameters, steps))
+    assert short == long
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([1, 3, 10, 999_983]),
+    st.lists(
+        st.tuples(
+            st.sampled_from([None, 1, 2, 3, 7]),
+            st.sampled_from([None, 0, 1, 2]),
+            st.sampled_from([0, 1, 10, 333, 100_000_000, 333_333_333, 2 * SECOND]),
+        ),
+        max_size=60,
+    ),
+)
+def test_both_ways_lead_to_the_same_state_where_nobody_waits(
+    capacity: int, calls: list[tuple[int | None, int | None, int]]
+) -> None:
+    async def main(algorithm: type[Rule]) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        throttle = Throttle(capacity, 10, burst=20, algorithm=algorithm)
+        bucket: Any = throttle._rule
+        log: list[Any] = []
+        old: list[Lease] = []
+        for weight, actual, pause in calls:
+            before = bucket.full_at
+            if weight is None:
+                async with throttle:
+                    log.append((bucket.full_at - before, throttle._slots.free))
+            else:
+                async with throttle(weight) as lease:
+                    log.append((bucket.full_at - before, throttle._slots.free, lease.waited))
+                    if actual is not None:
+                        lease.settle(actual)
+                        log.append(bucket.full_at)
+                    old.append(lease)
+            loop._now += pause
+            log.append((throttle._slots.free, loop._now))
+        for lease in old:
+            lease.settle(0)
+            log.append((bucket.full_at, throttle.level))
+        return log
+
+    assert testing.run(main(TokenBucket)) == testing.run(main(Layered))
+
+
+# --- which way was taken ---
+
+
+@pytest.fixture
+def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the layered methods that were called, in order."""
+    called: list[str] = []
+    for cls, name in [
+        (Throttle, "_admit"),
+        (Throttle, "release"),
+        (Lease, "_enter"),
+        (Lease, "release"),
+        (Lease, "_settle"),
+    ]:
+        original = getattr(cls, name)
+
+        def noted(
+            *args: Any, name: str = f"{cls.__name__}.{name}", original: Any = original
+        ) -> Any:
+            called.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(cls, name, noted)
+    return called
+
+
+@pytest.mark.parametrize("algorithm", [TokenBucket, GCRA, LeakyBucket])
+@pytest.mark.parametrize("concurrency", [0, 2])
+async def test_the_short_way_is_taken_where_nobody_waits(
+    algorithm: type[Rule], concurrency: int, long_ways: list[str]
+) -> None:
+    throttle = Throttle(10, concurrency, burst=10, algorithm=algorithm)
+    async with throttle:
+        assert throttle._slots.used == 1
+    async with throttle(5) as lease:
+        lease.settle(3)
+        lease.settle(2)
+    async with throttle, throttle(1):
+        pass
+    await asyncio.sleep(1)
+    kept = throttle(3)
+    async with kept, AsyncExitStack() as stack:
+        await stack.enter_async_context(throttle)
+    assert long_ways == []
+    assert (throttle.active, throttle.level) == (0, 6.0)
+
+
+async def test_awaiting_the_short_way_does_not_yield_to_the_loop() -> None:
+    throttle = Throttle(100, 5)
+    ran = False
+
+    def other() -> None:
+        nonlocal ran
+        ran = True
+
+    asyncio.get_running_loop().call_soon(other)
+    async with throttle, throttle(2), throttle():
+        pass
+    assert not ran  # as a semaphore that is not locked
+    await asyncio.sleep(0)
+    assert ran
+
+
+async def _use(throttle: Throttle) -> None:
+    async with throttle:
+        pass
+
+
+async def _use_call(throttle: Throttle) -> None:
+    async with throttle(1):
+        pass
+
+
+@pytest.mark.parametrize("use", [_use, _use_call])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Throttle(10, algorithm=Layered),
+        lambda: Throttle(10, algorithm=SlidingWindow),
+        lambda: Throttle(10, algorithm=FixedWindow),
+        lambda: Throttle(10, timer=lambda: 5.0),
+        lambda: Throttle(10, initial=0),
+    ],
+    ids=["a subclass", "sliding", "fixed", "a timer", "empty"],
+)
+async def test_the_long_way_is_taken_by_what_the_short_one_does_not_know(
+    use: Callable[[Throttle], Awaitable[None]], make: Callable[[], Throttle], long_ways: list[str]
+) -> None:
+    await use(make())
+    assert "Throttle._admit" in long_ways
+
+
+@pytest.mark.parametrize("weight", [0, 0.5, 1.5, 2.0])
+async def test_the_long_way_is_taken_by_weights_that_are_no_whole_number_of_tokens(
+    weight: float, long_ways: list[str]
+) -> None:
+    throttle = Throttle(10)
+    async with throttle(weight):
+        assert throttle.level == 10.0 - weight
+    assert "Throttle._admit" in long_ways
+
+
+async def test_a_weight_above_the_burst_does_not_slip_through_the_short_way() -> None:
+    throttle = Throttle(10, 1)
+    with pytest.raises(ValueError, match="11"):
+        async with throttle(11):
+            pass
+    throttle.burst = 0.5
+    with pytest.raises(ValueError, match=r"0\.5"):
+        async with throttle:
+            pass
+    with pytest.raises(ValueError, match=r"0\.5"):
+        async with throttle():
+            pass
+    assert throttle.active == 0
+
+
+DISTURBANCES: dict[str, Callable[[Throttle], Awaitable[None]]] = {}
+
+
+def disturbance(func: Callable[[Throttle], Awaitable[None]]) -> Callable[[Throttle], Any]:
+    DISTURBANCES[func.__name__.replace("_", " ")] = func
+    return func
+
+
+@disturbance
+async def a_pause_that_ended(throttle: Throttle) -> None:
+    throttle.pause(1)
+    await asyncio.sleep(1)
+
+
+@disturbance
+async def a_pause_that_was_ended(throttle: Throttle) -> None:
+    throttle.pause(1)
+    throttle.resume()
+
+
+@disturbance
+async def a_pause_that_emptied(throttle: Throttle) -> None:
+    throttle.pause(1, empty=True)
+    await asyncio.sleep(2)
+
+
+@disturbance
+async def contention_for_a_slot(throttle: Throttle) -> None:
+    await asyncio.gather(*(_use(throttle) for _ in range(10)))
+
+
+@disturbance
+async def contention_for_tokens(throttle: Throttle) -> None:
+    await asyncio.gather(*(throttle.consume(3) for _ in range(10)))
+
+
+@disturbance
+async def a_waiter_that_was_cancelled(throttle: Throttle) -> None:
+    await throttle.acquire(8)
+    waiter = asyncio.create_task(throttle.acquire(10))
+    await others_run()
+    waiter.cancel()
+    await others_run()
+    throttle.release()
+
+
+@disturbance
+async def a_granted_one_that_was_cancelled(throttle: Throttle) -> None:
+    await throttle.acquire()
+    await throttle.acquire()
+    waiter = asyncio.create_task(throttle.acquire())
+    await others_run()
+    throttle.release()
+    waiter.cancel()
+    await others_run()
+    throttle.release()
+
+
+@disturbance
+async def a_timeout_that_passed(throttle: Throttle) -> None:
+    await throttle.acquire()
+    await throttle.acquire()
+    with pytest.raises(TimeoutError):
+        await throttle.acquire(timeout=1)
+    throttle.release()
+    throttle.release()
+
+
+@disturbance
+async def a_timeout_that_was_refused(throttle: Throttle) -> None:
+    await throttle.consume(9)
+    with pytest.raises(TimeoutError):
+        await throttle.acquire(5, timeout=0.1)
+
+
+@disturbance
+async def somebody_who_drained(throttle: Throttle) -> None:
+    await throttle.acquire()
+    drain = asyncio.create_task(throttle.drain())
+    await others_run()
+    throttle.release()
+    await drain
+
+
+@disturbance
+async def somebody_who_stopped_draining(throttle: Throttle) -> None:
+    await throttle.acquire()
+    drain = asyncio.create_task(throttle.drain())
+    await others_run()
+    drain.cancel()
+    await others_run()
+    throttle.release()
+
+
+@disturbance
+async def a_live_change(throttle: Throttle) -> None:
+    throttle.capacity = 20
+    throttle.burst = 10
+    throttle.concurrency = 3
+    throttle.period = 2
+
+
+@disturbance
+async def a_debt_that_was_paid(throttle: Throttle) -> None:
+    throttle.charge(50)
+    await throttle.consume(1)
+    await asyncio.sleep(10)
+
+
+@disturbance
+async def a_weight_of_a_fraction(throttle: Throttle) -> None:
+    async with throttle(0.1):
+        pass
+
+
+@pytest.mark.parametrize("name", DISTURBANCES)
+async def test_the_short_way_is_open_again_after(name: str, long_ways: list[str]) -> None:
+    throttle = Throttle(10, 2)
+    await DISTURBANCES[name](throttle)
+    await asyncio.sleep(100)  # all is full again
+    async with throttle(1):  # the first who comes may have to open it
+        pass
+    assert throttle.waiting == 0
+    long_ways.clear()
+    async with throttle, throttle(1) as lease:
+        lease.settle(0)
+    assert long_ways == []
+
+
+@pytest.mark.parametrize("use", [_use, _use_call])
+async def test_the_short_way_is_closed_by_a_pause_by_those_who_wait_and_by_close(
+    use: Callable[[Throttle], Awaitable[None]],
+) -> None:
+    loop = asyncio.get_running_loop()
+    throttle = Throttle(10, 3)
+    throttle.pause(1)
+    await use(throttle)
+    assert loop.time() == 1.0
+
+    await throttle.acquire(9)
+    heavy = asyncio.create_task(throttle.acquire(10))
+    await asyncio.sleep(0.5)
+    assert throttle.level == 5.0
+    await use(throttle)  # behind the heavy one, though there is enough for this one
+    assert heavy.done()
+    assert loop.time() == 2.1
+
+    throttle.close()
+    with pytest.raises(ThrottleClosed):
+        await use(throttle)
+    throttle.release()
+    throttle.release()
+    assert throttle.active == 0
+
+
+async def test_leaving_by_the_short_way_wakes_those_who_drain_and_those_who_wait() -> None:
+    throttle = Throttle(100, 1)
+    async with throttle:
+        drain = asyncio.create_task(throttle.drain())
+        waiter = asyncio.create_task(_use_call(throttle))
+        await others_run()
+    await asyncio.gather(drain, waiter)
+    assert asyncio.get_running_loop().time() == 0.0
+
+
+async def test_one_release_too_many_is_told_on_the_short_way_too() -> None:
+    throttle = Throttle(100, 2)
+    async with throttle:
+        throttle.release()
+        with pytest.raises(ValueError, match="release"):
+            throttle.release()
+        assert throttle.active == 0
+        throttle.concurrency = 2
+        assert throttle.try_acquire()
+    assert throttle.active == 0
+    with pytest.raises(ValueError, match="release"):
+        async with throttle:
+            throttle.release()

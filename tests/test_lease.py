@@ -1,0 +1,811 @@
+"""`Lease`: settled against what a call really took, kept, nested, shared, and as a decorator."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import math
+import re
+from collections.abc import AsyncIterator, Coroutine
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from async_throttle import (
+    FixedWindow,
+    Lease,
+    Rule,
+    SlidingWindow,
+    Throttle,
+    ThrottleTimeout,
+    TokenBucket,
+    WeightTooLarge,
+    testing,
+)
+
+pytestmark = pytest.mark.virtual_time
+
+WINDOWS: list[type[Rule]] = [SlidingWindow, FixedWindow]
+T = TypeVar("T")
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def others_run() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def queued(awaitable: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    task = asyncio.create_task(awaitable)
+    await others_run()
+    return task
+
+
+# --- what it says ---
+
+
+async def test_a_lease_says_its_weight_and_how_long_it_waited() -> None:
+    throttle = Throttle(10)
+    async with throttle(8) as lease:
+        assert (lease.weight, lease.waited) == (8, 0.0)
+    await asyncio.sleep(0.1)
+    async with throttle(5.5) as lease:
+        assert (lease.weight, lease.waited) == (5.5, 0.25)
+    lease = await throttle.lease(10)
+    assert lease.waited == 1.0
+
+
+async def test_waited_counts_from_the_arrival_though_it_queued_behind_others() -> None:
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    ahead = await queued(throttle.acquire())
+    await asyncio.sleep(1)
+    lease = await queued(throttle.lease())
+    await asyncio.sleep(1)
+    throttle.release()
+    await ahead
+    throttle.release()
+    assert (await lease).waited == 1.0
+
+
+async def test_repr_tells_the_state() -> None:
+    throttle = Throttle(10, name="api")
+    lease = throttle(5)
+    pattern = r"<async_throttle\.Lease of 5 \[{}\] of <async_throttle\.Throttle 'api' .*>>"
+    assert re.fullmatch(pattern.format("fresh"), repr(lease))
+    async with lease:
+        assert re.fullmatch(pattern.format("held"), repr(lease))
+    assert re.fullmatch(pattern.format("released"), repr(lease))
+
+
+async def test_release_gives_the_slot_back_once() -> None:
+    throttle = Throttle(10, 2)
+    lease = await throttle.lease()
+    other = await throttle.lease()
+    lease.release()
+    lease.release()
+    assert throttle.active == 1
+    other.release()
+
+
+async def test_a_lease_may_be_released_before_its_block_ends() -> None:
+    throttle = Throttle(10, 1)
+    async with throttle(2) as lease:
+        lease.release()
+        assert throttle.active == 0
+        async with throttle(2):
+            assert throttle.active == 1
+    assert throttle.active == 0
+
+
+def test_before_the_grant_there_is_nothing_to_settle_or_release() -> None:
+    lease = Throttle(10)(5)
+    with pytest.raises(RuntimeError, match="granted"):
+        lease.settle(3)
+    with pytest.raises(RuntimeError, match="granted"):
+        lease.release()
+
+
+async def test_a_lease_that_waits_can_not_be_settled_yet() -> None:
+    throttle = Throttle(10, initial=0)
+    lease = throttle(5)
+
+    async def enter() -> None:
+        async with lease:
+            pass
+
+    task = await queued(enter())
+    with pytest.raises(RuntimeError, match="granted"):
+        lease.settle(3)
+    assert throttle.level == 0.0
+    await task
+    lease.settle(3)
+    assert throttle.level == 2.0
+
+
+# --- settle: less than was taken ---
+
+
+async def test_less_is_given_back_at_once() -> None:
+    throttle = Throttle(10, 1)
+    async with throttle(8) as lease:
+        lease.settle(3)
+        assert throttle.level == 7.0
+    assert throttle.level == 7.0
+
+
+async def test_a_refund_wakes_a_waiter_at_once() -> None:
+    throttle = Throttle(10)
+    async with throttle(10) as lease:
+        first = await queued(throttle.acquire(5))
+        second = await queued(throttle.acquire(2))
+        lease.settle(4)
+        await others_run()
+        assert (first.done(), second.done(), now()) == (True, False, 0.0)
+        await second
+        assert now() == 0.1
+
+
+async def test_it_can_be_settled_after_the_block() -> None:
+    throttle = Throttle(10)
+    async with throttle(10) as lease:
+        pass
+    await asyncio.sleep(0.1)
+    lease.settle(2)
+    assert throttle.level == 9.0
+
+
+async def test_a_refund_never_fills_a_bucket_above_its_burst() -> None:
+    throttle = Throttle(10, burst=100)
+    async with throttle(100) as lease:
+        await asyncio.sleep(7)
+    lease.settle(0)
+    assert throttle.level == 100.0
+    assert throttle.delay(100) == 0.0
+
+
+async def test_a_refund_is_worth_nothing_once_the_bucket_has_been_full() -> None:
+    # Capped only at the burst, it would mint a hundred tokens: without the first call the
+    # bucket would have been as full at 10 s as it was.
+    throttle = Throttle(10, burst=100)
+    first = await throttle.lease(100)
+    await asyncio.sleep(10)
+    await throttle.acquire(100)
+    first.settle(0)
+    assert throttle.level == 0.0
+    assert throttle.delay() == 0.1
+
+
+async def test_a_refund_is_worth_the_fewest_tokens_missing_at_any_later_grant() -> None:
+    throttle = Throttle(10, burst=100)
+    first = await throttle.lease(100)
+    await asyncio.sleep(6)
+    await throttle.acquire(60)  # 40 were missing
+    await asyncio.sleep(3)
+    await throttle.acquire(10)  # 70 were missing
+    first.settle(0)
+    assert throttle.level == 20.0 + 40.0
+    first.settle(0)
+    assert throttle.level == 60.0
+
+
+@pytest.mark.parametrize(
+    "later", ["throttle", "throttle(1)", "acquire", "consume", "try", "charge"]
+)
+async def test_every_kind_of_later_grant_counts(later: str) -> None:
+    throttle = Throttle(10, burst=100)
+    first = await throttle.lease(50)
+    await asyncio.sleep(5)  # full again
+    if later == "throttle":
+        async with throttle:
+            pass
+    elif later == "throttle(1)":
+        async with throttle(1):
+            pass
+    elif later == "try":
+        throttle.try_acquire()
+    elif later == "charge":
+        throttle.charge(1)
+    else:
+        await getattr(throttle, later)()
+    first.settle(0)
+    assert throttle.level == 99.0
+
+
+async def test_later_refunds_find_less_missing() -> None:
+    throttle = Throttle(10, burst=100)
+    first = await throttle.lease(60)
+    second = await throttle.lease(40)
+    await asyncio.sleep(5)  # 50 missing
+    await throttle.acquire(1)
+    first.settle(30)  # in truth 20 were missing, and 30 of the 50 are back
+    assert throttle.level == 79.0
+    second.settle(0)  # in truth nothing was missing: the other 20
+    assert throttle.level == 99.0
+    first.settle(0)
+    assert throttle.level == 99.0
+
+
+async def test_what_came_before_a_lease_does_not_limit_its_refund() -> None:
+    throttle = Throttle(10, burst=100)
+    await throttle.acquire(5)
+    lease = await throttle.lease(50)
+    lease.settle(0)
+    assert throttle.level == 95.0
+
+
+async def test_a_refund_of_fractions_is_exact() -> None:
+    throttle = Throttle(1, period=3600, burst=1)
+    lease = await throttle.lease(1)
+    for rest in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0):
+        lease.settle(rest)
+    assert throttle.level == 1.0
+
+
+async def test_a_call_that_fails_is_not_refunded_by_itself() -> None:
+    throttle = Throttle(10)
+    with pytest.raises(ConnectionError):
+        async with throttle(8):
+            raise ConnectionError
+    assert throttle.level == 2.0
+
+
+# --- settle: more than was taken ---
+
+
+async def test_more_is_debt_from_now_on() -> None:
+    throttle = Throttle(10)
+    async with throttle(5) as lease:
+        await asyncio.sleep(0.5)
+        lease.settle(25)
+        assert throttle.level == -10.0
+    await throttle.acquire()
+    assert now() == 0.5 + 1.1
+
+
+async def test_debt_defers_those_already_queued() -> None:
+    throttle = Throttle(10)
+    async with throttle(10) as lease:
+        waiter = await queued(throttle.acquire(5))
+        lease.settle(15)
+        await waiter
+        assert now() == 1.0
+
+
+async def test_an_overrun_above_the_burst_raises_nothing() -> None:
+    throttle = Throttle(10)
+    async with throttle(10) as lease:
+        lease.settle(1_000)
+    assert throttle.level == -990.0
+
+
+async def test_a_second_call_settles_the_difference() -> None:
+    throttle = Throttle(10, burst=100)
+    async with throttle(50) as lease:
+        for actual, level in [(40, 60), (45, 55), (70, 30), (170, -70), (60, 40), (0, 100)]:
+            lease.settle(actual)
+            assert throttle.level == level
+        lease.settle(50)
+        assert throttle.level == 50.0
+
+
+async def test_debt_given_back_later_is_worth_what_is_still_missing() -> None:
+    throttle = Throttle(10, burst=100)
+    lease = await throttle.lease(50)
+    lease.settle(80)
+    await asyncio.sleep(7)  # 10 missing
+    lease.settle(0)
+    assert throttle.level == 100.0
+    await throttle.acquire(100)
+    lease.settle(0)
+    assert throttle.level == 0.0
+
+
+async def test_settle_needs_no_rate() -> None:
+    throttle = Throttle(math.inf, 1)
+    async with throttle(5) as lease:
+        lease.settle(2)
+        lease.settle(500)
+        assert throttle.level == math.inf
+
+
+async def test_settle_after_close_still_counts() -> None:
+    throttle = Throttle(10)
+    async with throttle(5) as lease:
+        throttle.close()
+        lease.settle(7)
+    assert throttle.level == 3.0
+
+
+@pytest.mark.parametrize("bad", [-1, -1e-9, math.nan, math.inf, "5"])
+async def test_what_was_taken_is_a_finite_number_of_at_least_zero(bad: Any) -> None:
+    throttle = Throttle(10)
+    async with throttle(5) as lease:
+        with pytest.raises(ValueError, match=f"actual .*{re.escape(repr(bad))}"):
+            lease.settle(bad)
+        assert throttle.level == 5.0
+
+
+async def test_settling_never_hides_the_exception_of_the_body() -> None:
+    throttle = Throttle(10, 1)
+    with pytest.raises(ConnectionError, match="the body's own") as caught:  # noqa: PT012
+        async with throttle(5) as lease:
+            try:
+                raise ConnectionError("the body's own")
+            finally:
+                lease.settle(500)
+    assert caught.value.__context__ is None
+    assert (throttle.active, throttle.level) == (0, -490.0)
+
+
+async def test_forgetting_to_settle_is_no_error() -> None:
+    throttle = Throttle(10, 1)
+    for _ in range(2):
+        async with throttle(5):
+            pass
+    assert (throttle.active, throttle.level) == (0, 0.0)
+
+
+# --- settle: windows ---
+
+
+@pytest.mark.parametrize("algorithm", WINDOWS)
+async def test_a_window_refunds_while_the_entry_is_inside(algorithm: type[Rule]) -> None:
+    throttle = Throttle(10, algorithm=algorithm)
+    async with throttle(10) as lease:
+        waiter = await queued(throttle.acquire(6))
+        lease.settle(4)
+        await waiter
+        assert (now(), throttle.level) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("algorithm", WINDOWS)
+async def test_a_window_refunds_nothing_that_is_outside(algorithm: type[Rule]) -> None:
+    throttle = Throttle(10, algorithm=algorithm)
+    lease = await throttle.lease(10)
+    await asyncio.sleep(1)
+    await throttle.acquire(7)
+    lease.settle(0)
+    assert throttle.level == 3.0
+
+
+async def test_a_sliding_window_refunds_what_entered_up_to_a_period_ago() -> None:
+    throttle = Throttle(10, algorithm=SlidingWindow)
+    await asyncio.sleep(0.5)
+    lease = await throttle.lease(10)
+    await asyncio.sleep(0.999)
+    lease.settle(1)
+    assert throttle.level == 9.0
+    await asyncio.sleep(0.001)
+    lease.settle(0)
+    assert throttle.level == 10.0
+
+
+@pytest.mark.parametrize(("algorithm", "leaves"), [(SlidingWindow, 1.9), (FixedWindow, 1.0)])
+async def test_debt_enters_a_window_when_it_is_settled(
+    algorithm: type[Rule], leaves: float
+) -> None:
+    throttle = Throttle(10, algorithm=algorithm)
+    lease = await throttle.lease(5)
+    await asyncio.sleep(0.9)
+    lease.settle(12)
+    assert throttle.level == -2.0
+    await throttle.acquire(10)
+    assert now() == leaves
+
+
+# --- settle: whatever happens, as if the truth had been known ---
+
+
+class Truth:
+    """A bucket that replays its whole life with the weights as settled. Naive on purpose."""
+
+    def __init__(self, rate: int, burst: int) -> None:
+        self.rate, self.burst = rate, burst
+        self.events: list[list[Fraction]] = []  # instant, weight; in order
+
+    def take(self, instant: Fraction, weight: Fraction) -> list[Fraction]:
+        event = [instant, weight]
+        self.events.append(event)
+        return event
+
+    def level(self, now: Fraction) -> Fraction:
+        level, last = Fraction(self.burst), Fraction(0)
+        for instant, weight in [*self.events, [now, Fraction(0)]]:
+            level = min(Fraction(self.burst), level + (instant - last) * self.rate) - weight
+            last = instant
+        return level
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("sleep"), st.integers(0, 12)),
+            st.tuples(st.just("lease"), st.integers(0, 20)),
+            st.tuples(st.just("other"), st.integers(0, 20)),
+            st.tuples(st.just("settle"), st.integers(0, 5), st.integers(0, 30)),
+        ),
+        max_size=30,
+    )
+)
+def test_the_bucket_holds_what_it_would_have_held_with_the_true_weights(
+    steps: list[tuple[Any, ...]],
+) -> None:
+    testing.run(_live(steps))
+
+
+async def _live(steps: list[tuple[Any, ...]]) -> None:
+    throttle = Throttle(4, burst=20)
+    truth = Truth(4, 20)
+    leases: list[Lease] = []
+    parts: list[list[list[Fraction]]] = []  # of each lease: what it took, then its debts
+    for action, *numbers in steps:
+        if action == "sleep":
+            await asyncio.sleep(numbers[0] / 4)
+        elif action == "settle":
+            if numbers[0] < len(leases):
+                leases[numbers[0]].settle(numbers[1])
+                mine = parts[numbers[0]]
+                more = numbers[1] - sum(weight for _, weight in mine)
+                if more > 0:
+                    mine.append(truth.take(Fraction(now()), Fraction(more)))
+                for event in reversed(mine):
+                    back = min(event[1], max(-more, Fraction(0)))
+                    event[1] -= back
+                    more += back
+        elif truth.level(Fraction(now())) >= numbers[0]:
+            if action == "lease":
+                leases.append(await throttle.lease(numbers[0]))
+                parts.append([truth.take(Fraction(now()), Fraction(numbers[0]))])
+            else:
+                assert throttle.try_acquire(numbers[0])
+                truth.take(Fraction(now()), Fraction(numbers[0]))
+        else:
+            assert not throttle.try_acquire(numbers[0])
+        assert throttle.level == truth.level(Fraction(now()))
+
+
+# --- kept, and entered many times ---
+
+
+async def test_the_first_entry_is_the_lease_itself_and_later_ones_get_a_fresh_one() -> None:
+    throttle = Throttle(100, 2)
+    kept = throttle(10)
+    async with kept as first:
+        assert first is kept
+    async with kept as second:
+        assert second is not kept
+        assert (second.weight, throttle.active) == (10, 1)
+    async with kept as third:
+        assert third not in (first, second)
+    assert (throttle.active, throttle.level) == (0, 70.0)
+    second.settle(0)
+    assert throttle.level == 80.0
+    first.settle(0)
+    third.settle(0)
+    assert throttle.level == 100.0
+
+
+async def test_it_may_be_entered_within_itself() -> None:
+    throttle = Throttle(100, 3)
+    kept = throttle(10)
+    async with kept as outer:
+        async with kept as middle:
+            async with kept as inner:
+                assert len({id(outer), id(middle), id(inner)}) == 3
+                assert (throttle.active, throttle.level) == (3, 70.0)
+            assert throttle.active == 2
+            assert "released" in repr(inner)
+            assert "held" in repr(middle)
+        assert throttle.active == 1
+        assert "released" in repr(middle)
+        assert "held" in repr(outer)
+    assert throttle.active == 0
+
+
+async def test_many_tasks_may_hold_it_at_once() -> None:
+    throttle = Throttle(1_000, 3)
+    kept = throttle(10)
+    held: list[Lease] = []
+    most = 0
+
+    async def job(n: int) -> None:
+        nonlocal most
+        async with kept as lease:
+            assert lease not in held
+            held.append(lease)
+            most = max(most, throttle.active)
+            await asyncio.sleep(0.1 * (n % 3 + 1))
+            lease.settle(n)
+
+    await asyncio.gather(*(job(n) for n in range(10)))
+    assert len(held) == 10
+    assert (most, throttle.active) == (3, 0)
+    assert throttle.level == 1_000.0
+
+
+async def test_tasks_that_leave_in_another_order_release_their_own() -> None:
+    throttle = Throttle(1_000)
+    kept = throttle(10)
+    leases: dict[int, Lease] = {}
+
+    async def job(n: int, seconds: float) -> None:
+        async with kept as lease:
+            leases[n] = lease
+            await asyncio.sleep(seconds)
+
+    tasks = [await queued(job(n, seconds)) for n, seconds in enumerate([3, 1, 4, 2])]
+    for gone in ([1], [1, 3], [1, 3, 0], [1, 3, 0, 2]):
+        await asyncio.sleep(1)
+        await others_run()
+        assert [n for n in leases if "released" in repr(leases[n])] == sorted(gone)
+    await asyncio.gather(*tasks)
+
+
+async def test_it_may_be_left_in_another_task() -> None:
+    throttle = Throttle(100, 2)
+    kept = throttle(10)
+
+    async def enter() -> None:
+        await kept.__aenter__()
+
+    async def leave() -> None:
+        await kept.__aexit__(None, None, None)
+
+    await asyncio.create_task(enter())
+    await asyncio.create_task(enter())
+    assert throttle.active == 2
+    await asyncio.create_task(leave())
+    assert throttle.active == 1
+    await asyncio.create_task(leave())
+    assert throttle.active == 0
+
+
+async def test_releasing_one_entry_early_leaves_those_of_other_tasks_alone() -> None:
+    # The first task gives its slot back early and later leaves its block; the slot that the
+    # second task still holds must not go with it.
+    throttle = Throttle(100, 2)
+    kept = throttle(10)
+
+    async def job(seconds: float, early: bool) -> None:
+        async with kept as lease:
+            if early:
+                lease.release()
+            await asyncio.sleep(seconds)
+
+    for early_first in (True, False):
+        jobs = [await queued(job(1, early_first)), await queued(job(2, not early_first))]
+        assert throttle.active == 1
+        await asyncio.sleep(1.5)
+        assert throttle.active == (1 if early_first else 0)
+        await asyncio.gather(*jobs)
+        assert throttle.active == 0
+
+
+async def test_an_entry_that_fails_leaves_it_as_it_was() -> None:
+    throttle = Throttle(10, 1)
+    kept = throttle(4, timeout=1)
+
+    async def enter() -> Lease:
+        async with kept as lease:
+            return lease
+
+    await throttle.acquire()
+    cancelled = await queued(enter())
+    cancelled.cancel()
+    await others_run()
+    with pytest.raises(ThrottleTimeout):
+        await enter()
+    throttle.burst = 3
+    with pytest.raises(WeightTooLarge):
+        await enter()
+    throttle.burst = 10
+    throttle.release()
+    await asyncio.sleep(1)
+    assert await enter() is kept
+    assert (throttle.active, throttle.level) == (0, 6.0)
+
+
+async def test_an_entry_while_the_first_one_still_waits_is_another_one() -> None:
+    throttle = Throttle(10, 1)
+    kept = throttle(1)
+    leases: list[Lease] = []
+
+    async def enter() -> None:
+        async with kept as lease:
+            leases.append(lease)
+
+    await throttle.acquire()
+    first, second = await queued(enter()), await queued(enter())
+    first.cancel()
+    throttle.release()
+    await second
+    assert len(leases) == 1
+    assert (throttle.active, throttle.waiting, throttle.level) == (0, 0, 8.0)
+
+
+async def test_what_lease_returned_is_entered_without_taking_anything_again() -> None:
+    throttle = Throttle(10, 2)
+    lease = await throttle.lease(4)
+    async with lease as entered:
+        assert entered is lease
+        assert (throttle.active, throttle.level) == (1, 6.0)
+    assert throttle.active == 0
+    async with lease as again:
+        assert again is not lease
+        assert (throttle.active, throttle.level) == (1, 2.0)
+    assert throttle.active == 0
+
+
+async def test_what_lease_returned_after_waiting_is_entered_as_well() -> None:
+    throttle = Throttle(10, 1, initial=0)
+    async with await throttle.lease(4) as lease:
+        assert (throttle.active, throttle.level, lease.waited) == (1, 0.0, 0.4)
+    assert throttle.active == 0
+
+
+async def test_the_timeout_of_a_kept_lease_counts_from_each_entry() -> None:
+    throttle = Throttle(10, 1)
+    kept = throttle(1, timeout=1)
+    async with kept:
+        for end in (1.0, 2.0):
+            with pytest.raises(ThrottleTimeout):
+                async with kept:
+                    pass
+            assert now() == end
+        assert throttle.active == 1
+    assert throttle.active == 0
+
+
+# --- as a decorator ---
+
+
+async def test_a_decorated_function_takes_the_weight_and_a_slot_while_it_runs() -> None:
+    throttle = Throttle(10, 1)
+
+    @throttle(5)
+    async def fetch(seconds: float) -> tuple[int, float]:
+        await asyncio.sleep(seconds)
+        return throttle.active, now()
+
+    results = [await queued(fetch(1)) for _ in range(3)]
+    assert throttle.level == 5.0
+    assert [await result for result in results] == [(1, 1.0), (1, 2.0), (1, 3.0)]
+    assert throttle.active == 0
+
+
+def test_a_decorated_function_keeps_its_face() -> None:
+    throttle = Throttle(10)
+
+    async def fetch(url: str, *, retries: int = 3) -> bytes:
+        """Get it."""
+        return url.encode() * retries
+
+    decorated = throttle(5)(fetch)
+    assert decorated is not fetch
+    assert inspect.iscoroutinefunction(decorated)
+    assert inspect.signature(decorated) == inspect.signature(fetch)
+    assert (decorated.__name__, decorated.__doc__) == ("fetch", "Get it.")
+    assert decorated.__module__ == fetch.__module__
+    assert vars(decorated)["__wrapped__"] is fetch
+    assert decorated.__annotations__ == fetch.__annotations__
+
+
+async def test_arguments_results_and_errors_pass_through() -> None:
+    throttle = Throttle(100, 1)
+
+    @throttle(5)
+    async def divide(a: int, /, b: int, *rest: int, c: int = 1, **more: int) -> float:
+        return a / b + sum(rest) + c + sum(more.values())
+
+    assert await divide(1, 2, 3, 4, c=5, d=6) == 18.5
+    with pytest.raises(ZeroDivisionError):
+        await divide(1, 0)
+    assert throttle.active == 0
+
+
+async def test_methods_can_be_decorated() -> None:
+    throttle = Throttle(100, 1)
+
+    class Client:
+        @throttle(5)
+        async def fetch(self, url: str) -> tuple[Client, str]:
+            assert throttle.active == 1
+            return self, url
+
+        @staticmethod
+        @throttle(5)
+        async def ping() -> str:
+            return "pong"
+
+    client = Client()
+    assert await client.fetch("x") == (client, "x")
+    assert await client.ping() == "pong"
+    assert throttle.level == 90.0
+
+
+async def test_a_partial_of_an_async_function_can_be_decorated() -> None:
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    assert await Throttle(10)(1)(functools.partial(add, 1))(2) == 3
+
+
+async def test_one_lease_decorates_many_functions_and_is_entered_too() -> None:
+    throttle = Throttle(100, 3)
+    kept = throttle(10)
+
+    @kept
+    async def first() -> int:
+        return throttle.active
+
+    @kept
+    async def second() -> int:
+        return await first()
+
+    async with kept as lease:
+        assert lease is kept
+        assert await second() == 3
+    assert (throttle.active, throttle.level) == (0, 70.0)
+
+
+async def test_the_timeout_applies_to_each_call() -> None:
+    throttle = Throttle(1)
+
+    @throttle(timeout=0.5)
+    async def fetch() -> float:
+        return now()
+
+    await fetch()
+    with pytest.raises(ThrottleTimeout):
+        await fetch()
+    await asyncio.sleep(0.5)
+    assert await fetch() == 1.0
+
+
+async def test_a_weight_of_one_decorates_too() -> None:
+    throttle = Throttle(10)
+
+    @throttle()
+    async def fetch() -> None:
+        pass
+
+    await fetch()
+    assert throttle.level == 9.0
+
+
+def _plain() -> None: ...
+
+
+async def _generator() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("func", [_plain, _generator, len, int, "fetch", None])
+def test_only_an_async_def_can_be_decorated(func: Any) -> None:
+    with pytest.raises(TypeError, match="async def") as refusal:
+        Throttle(10)(5)(func)
+    assert repr(func) in str(refusal.value)
+
+
+def test_a_decorator_takes_nothing_until_the_function_is_called() -> None:
+    throttle = Throttle(10)
+
+    @throttle(5)
+    async def fetch() -> None: ...
+
+    assert throttle.level == 10.0
+
+
+def test_the_rule_of_a_lease_is_that_of_its_throttle() -> None:
+    assert Throttle(10).algorithm is TokenBucket
+    lease = Throttle(10)(5)
+    with pytest.raises(AttributeError):
+        lease.wieght = 5  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,417 @@
+"""`RateLimiter` and `ConcurrencyLimiter`: facades, in all the forms in which they are used."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import collections.abc
+import inspect
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from async_throttle import (
+    ConcurrencyLimiter,
+    RateLimiter,
+    ResourceLimitError,
+    Throttle,
+    WeightTooLarge,
+    resources,
+)
+
+pytestmark = pytest.mark.virtual_time
+
+Limiter = RateLimiter | ConcurrencyLimiter
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def others_run() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(params=[lambda: RateLimiter(1), lambda: ConcurrencyLimiter(1)], ids=["rate", "one"])
+def limiter(request: pytest.FixtureRequest) -> Limiter:
+    made: Limiter = request.param()
+    return made
+
+
+# --- thin ---
+
+
+def test_the_facades_have_no_waiting_timing_or_accounting_of_their_own() -> None:
+    tree = ast.parse(Path(resources.__file__).read_text())
+    imported = {
+        name
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    for module in imported:
+        assert module.split(".")[0] not in {"asyncio", "time", "threading", "heapq"}
+        if module != "async_throttle._units":  # which refuses bad values by their name
+            assert not module.startswith(("async_throttle._", "async_throttle.rules"))
+    # What they keep is their throttle, and nothing that would have to be counted.
+    names = {cls.__name__ for facade in (RateLimiter, ConcurrencyLimiter) for cls in facade.__mro__}
+    held = {
+        node.attr
+        for facade in tree.body
+        if isinstance(facade, ast.ClassDef) and facade.name in names
+        for node in ast.walk(facade)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    assert held == {"_throttle"}
+    assert not any(isinstance(node, ast.AugAssign) for node in ast.walk(tree))
+
+
+def test_the_throttle_beneath_is_there_for_all_that_it_can_do() -> None:
+    rate = RateLimiter(10.0, burst=20)
+    assert isinstance(rate.throttle, Throttle)
+    assert (rate.throttle.capacity, rate.throttle.burst, rate.throttle.period) == (10.0, 20.0, 1.0)
+    assert rate.throttle.concurrency == 0
+    one = ConcurrencyLimiter(5)
+    assert (one.throttle.capacity, one.throttle.concurrency) == (math.inf, 5)
+
+
+async def test_a_pause_of_the_throttle_beneath_holds(limiter: Limiter) -> None:
+    limiter.throttle.pause(3)
+    async with limiter:
+        assert now() == 3.0
+
+
+def test_repr_names_the_facade() -> None:
+    assert repr(RateLimiter(10.0)).startswith("<async_throttle.RateLimiter")
+    assert repr(ConcurrencyLimiter(3)).startswith("<async_throttle.ConcurrencyLimiter")
+    assert "slots:3" in repr(ConcurrencyLimiter(3))
+
+
+# --- what acquire() returns ---
+
+
+async def test_acquire_is_a_coroutine_and_a_context_manager(limiter: Limiter) -> None:
+    call = limiter.acquire()
+    assert isinstance(call, collections.abc.Coroutine)
+    assert asyncio.iscoroutine(call)
+    assert inspect.isawaitable(call)
+    assert hasattr(call, "__aenter__")
+    assert hasattr(call, "__aexit__")
+    call.close()
+    assert limiter.throttle.level == limiter.throttle.burst
+
+
+async def test_acquire_can_be_awaited(limiter: Limiter) -> None:
+    assert await limiter.acquire() is None  # type: ignore[func-returns-value]
+    assert limiter.throttle.locked()
+
+
+async def test_acquire_can_be_entered_and_binds_the_limiter(limiter: Limiter) -> None:
+    async with limiter.acquire() as same:
+        assert same is limiter
+        assert limiter.throttle.locked()
+    assert limiter.throttle.active == 0
+
+
+async def test_acquire_can_be_a_task(limiter: Limiter) -> None:
+    first = asyncio.create_task(limiter.acquire())
+    second = asyncio.ensure_future(limiter.acquire())
+    await others_run()
+    assert (first.done(), second.done()) == (True, False)
+    assert "acquire" in repr(second) or "Acquire" in repr(second)
+    if isinstance(limiter, ConcurrencyLimiter):
+        limiter.release()
+    await second
+
+
+async def test_acquire_can_be_waited_for(limiter: Limiter) -> None:
+    await asyncio.wait_for(limiter.acquire(), 1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(limiter.acquire(), 0.5)
+    assert (now(), limiter.throttle.waiting) == (0.5, 0)
+
+
+async def test_acquire_can_be_gathered(limiter: Limiter) -> None:
+    if isinstance(limiter, ConcurrencyLimiter):
+        limiter.throttle.concurrency = 5
+    await asyncio.gather(*(limiter.acquire() for _ in range(5)))
+    assert now() == (4.0 if isinstance(limiter, RateLimiter) else 0.0)
+
+
+async def test_acquire_can_be_in_a_task_group_and_shielded(limiter: Limiter) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(limiter.acquire())
+    if isinstance(limiter, ConcurrencyLimiter):
+        limiter.release()
+    await asyncio.shield(limiter.acquire())
+
+
+async def test_a_task_that_acquires_can_be_cancelled(limiter: Limiter) -> None:
+    await limiter.acquire()
+    task = asyncio.create_task(limiter.acquire())
+    await others_run()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert limiter.throttle.waiting == 0
+
+
+async def test_acquire_can_be_awaited_only_once(limiter: Limiter) -> None:
+    call = limiter.acquire()
+    await call
+    with pytest.raises(RuntimeError, match="await"):
+        await call
+
+
+async def test_an_acquire_in_debug_mode_is_a_coroutine_like_any_other(limiter: Limiter) -> None:
+    asyncio.get_running_loop().set_debug(True)
+    await limiter.acquire()
+    task = asyncio.create_task(limiter.acquire())
+    await others_run()
+    assert task.get_stack() is not None
+    assert repr(task)
+    task.cancel()
+    await others_run()
+    assert task.cancelled()
+
+
+async def test_nothing_is_acquired_before_it_is_awaited(limiter: Limiter) -> None:
+    call = limiter.acquire()
+    await others_run()
+    assert limiter.throttle.level == limiter.throttle.burst
+    assert limiter.throttle.active == 0
+    await call
+    assert limiter.throttle.locked()
+
+
+# --- as a context manager ---
+
+
+async def test_async_with_binds_the_same_limiter(limiter: Limiter) -> None:
+    async with limiter as same:
+        assert same is limiter
+
+
+async def test_the_body_s_exception_passes(limiter: Limiter) -> None:
+    with pytest.raises(KeyError, match="of the body"):
+        async with limiter:
+            raise KeyError("of the body")
+    with pytest.raises(KeyError, match="of the body"):
+        async with limiter.acquire():
+            raise KeyError("of the body")
+    assert limiter.throttle.active == 0
+
+
+async def test_a_rate_limiter_holds_nothing() -> None:
+    limiter = RateLimiter(10.0)
+    async with limiter, limiter, limiter.acquire(3):
+        assert limiter.throttle.level == 5.0
+        assert limiter.throttle.active == 0
+    limiter.release()  # there is nothing to give back, ever
+    assert limiter.throttle.level == 5.0
+
+
+async def test_acquire_within_the_block_takes_more() -> None:
+    limiter = RateLimiter(10.0)
+    async with limiter as same:
+        await same.acquire(9)
+        await same.acquire(2)
+    assert now() == 0.2
+
+
+async def test_a_concurrency_limiter_gives_back_at_the_end_of_the_block() -> None:
+    limiter = ConcurrencyLimiter(2)
+    async with limiter, limiter.acquire():
+        assert limiter.throttle.locked()
+    assert limiter.throttle.active == 0
+    await limiter.acquire()
+    limiter.release()
+    with pytest.raises(ValueError, match="release"):
+        limiter.release()
+
+
+# --- as a decorator ---
+
+
+async def test_limit_takes_one_for_each_call() -> None:
+    limiter = RateLimiter(10.0)
+
+    @limiter.limit
+    async def operation() -> float:
+        return now()
+
+    assert await asyncio.gather(*(operation() for _ in range(12))) == [0.0] * 10 + [0.1, 0.2]
+
+
+async def test_limit_with_tokens_takes_that_many() -> None:
+    limiter = RateLimiter(10.0)
+
+    @limiter.limit(tokens=4)
+    async def operation() -> float:
+        return now()
+
+    assert await asyncio.gather(*(operation() for _ in range(3))) == [0.0, 0.0, 0.2]
+
+
+async def test_limit_called_with_nothing_is_limit() -> None:
+    limiter = RateLimiter(10.0)
+
+    @limiter.limit()
+    async def operation() -> int:
+        return 5
+
+    assert await operation() == 5
+    assert limiter.throttle.level == 9.0
+
+
+async def test_limit_given_the_function_and_tokens() -> None:
+    limiter = RateLimiter(10.0)
+
+    async def operation() -> int:
+        return 5
+
+    assert await limiter.limit(operation, tokens=7)() == 5
+    assert limiter.throttle.level == 3.0
+
+
+async def test_limit_holds_a_slot_while_the_call_runs() -> None:
+    limiter = ConcurrencyLimiter(2)
+
+    @limiter.limit
+    async def operation() -> int:
+        await asyncio.sleep(1)
+        return limiter.throttle.active
+
+    assert await asyncio.gather(*(operation() for _ in range(4))) == [2, 2, 2, 1]
+    assert (now(), limiter.throttle.active) == (2.0, 0)
+
+
+async def test_limit_keeps_face_arguments_results_and_errors(limiter: Limiter) -> None:
+    async def divide(a: int, *, b: int = 2) -> float:
+        """Divide."""
+        return a / b
+
+    decorated = limiter.limit(divide)
+    assert inspect.iscoroutinefunction(decorated)
+    assert inspect.signature(decorated) == inspect.signature(divide)
+    assert (decorated.__name__, decorated.__doc__) == ("divide", "Divide.")
+    assert await decorated(5) == 2.5
+    with pytest.raises(ZeroDivisionError):
+        await decorated(5, b=0)
+    assert limiter.throttle.active == 0
+
+
+@pytest.mark.parametrize("func", [len, lambda: None, "operation"])
+def test_limit_decorates_only_an_async_def(limiter: Limiter, func: Any) -> None:
+    with pytest.raises(TypeError, match="async def"):
+        limiter.limit(func)
+
+
+# --- numbers ---
+
+
+async def test_rates_below_one_per_second() -> None:
+    limiter = RateLimiter(0.1)
+    assert limiter.throttle.burst == 1.0
+    for _ in range(4):
+        await limiter.acquire()
+    assert now() == 30.0
+
+
+async def test_tokens_may_be_fractions() -> None:
+    limiter = RateLimiter(1.0)
+    for _ in range(10):
+        await limiter.acquire(0.1)
+    assert now() == 0.0
+    await limiter.acquire(0.25)
+    assert now() == 0.25
+
+
+async def test_more_than_the_burst_is_refused_at_once() -> None:
+    limiter = RateLimiter(10.0, burst=5)
+    with pytest.raises(WeightTooLarge) as caught:
+        await limiter.acquire(6)
+    assert caught.value.largest == 5.0
+    with pytest.raises(WeightTooLarge):
+        async with limiter.acquire(6):
+            pass
+    assert limiter.throttle.level == 5.0
+
+
+@pytest.mark.parametrize("bad", [0, -1, math.nan, "10"])
+def test_a_bad_rate_is_refused_by_the_name_that_the_caller_knows(bad: Any) -> None:
+    with pytest.raises(ValueError, match=f"^rate .*{bad!r}"):
+        RateLimiter(bad)
+
+
+@pytest.mark.parametrize("bad", [0, -1, math.nan, math.inf, "10"])
+def test_a_bad_burst_is_refused(bad: Any) -> None:
+    with pytest.raises(ValueError, match=f"^burst .*{bad!r}"):
+        RateLimiter(10.0, burst=bad)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, math.nan, math.inf, "10"])
+def test_a_bad_limit_is_refused_by_the_name_that_the_caller_knows(bad: Any) -> None:
+    with pytest.raises(ValueError, match=f"^limit .*{bad!r}"):
+        ConcurrencyLimiter(bad)
+
+
+@pytest.mark.parametrize("bad", [-1, math.nan, math.inf])
+async def test_bad_tokens_are_refused_and_take_nothing(bad: float) -> None:
+    limiter = RateLimiter(10.0)
+    with pytest.raises(ValueError, match=f"{bad!r}"):
+        await limiter.acquire(bad)
+    assert limiter.throttle.level == 10.0
+
+
+# --- not waiting ---
+
+
+async def test_a_rate_limiter_that_does_not_wait_says_when_to_come_back() -> None:
+    limiter = RateLimiter(10.0, wait=False)
+    await limiter.acquire(8)
+    with pytest.raises(ResourceLimitError) as caught:
+        await limiter.acquire(5)
+    assert caught.value.retry_after == 0.3
+    with pytest.raises(ResourceLimitError):
+        async with limiter.acquire(3):
+            pass
+    assert limiter.throttle.level == 2.0
+    await asyncio.sleep(0.3)
+    await limiter.acquire(5)
+
+
+async def test_a_concurrency_limiter_that_does_not_wait() -> None:
+    limiter = ConcurrencyLimiter(1, wait=False)
+    async with limiter:
+        with pytest.raises(ResourceLimitError):
+            await limiter.acquire()
+        with pytest.raises(ResourceLimitError):
+            async with limiter:
+                pass
+        assert limiter.throttle.active == 1
+    async with limiter:
+        pass
+
+
+async def test_a_decorated_call_that_does_not_wait_is_not_made() -> None:
+    limiter = RateLimiter(1.0, wait=False)
+    calls = 0
+
+    @limiter.limit
+    async def operation() -> None:
+        nonlocal calls
+        calls += 1
+
+    await operation()
+    with pytest.raises(ResourceLimitError):
+        await operation()
+    assert calls == 1

@@ -1,0 +1,1624 @@
+"""`Throttle`: one example for every promise of its surface, in virtual time and exact.
+
+That the promises hold together, whatever the order of operations, is what test_machine.py is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import re
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import async_throttle
+from async_throttle import (
+    GCRA,
+    FixedWindow,
+    LeakyBucket,
+    RateLimitAlgorithm,
+    Rule,
+    SlidingWindow,
+    Throttle,
+    ThrottleClosed,
+    ThrottleFull,
+    ThrottleTimeout,
+    TokenBucket,
+    WeightTooLarge,
+)
+
+pytestmark = pytest.mark.virtual_time
+
+ALGORITHMS: list[type[Rule]] = [TokenBucket, GCRA, LeakyBucket, SlidingWindow, FixedWindow]
+BUCKETS: list[type[Rule]] = [TokenBucket, GCRA]
+WINDOWS: list[type[Rule]] = [SlidingWindow, FixedWindow]
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def others_run() -> None:
+    """Let everything run that needs no time."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def queued(awaitable: Awaitable[Any]) -> asyncio.Task[Any]:
+    """A task that has got as far as it can without time."""
+    task = asyncio.ensure_future(awaitable)
+    await others_run()
+    assert isinstance(task, asyncio.Task)
+    return task
+
+
+def timers() -> list[asyncio.TimerHandle]:
+    """What the running loop has armed."""
+    scheduled: list[asyncio.TimerHandle] = vars(asyncio.get_running_loop())["_scheduled"]
+    return [handle for handle in scheduled if not handle.cancelled()]
+
+
+def seen(throttle: Throttle) -> tuple[Any, ...]:
+    """All that can be seen of it."""
+    return (
+        throttle.level,
+        throttle.active,
+        throttle.waiting,
+        throttle.paused_for,
+        throttle.locked(),
+        throttle.capacity,
+        throttle.concurrency,
+        throttle.period,
+        throttle.burst,
+    )
+
+
+# --- parameters ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        *(({"capacity": bad}, "capacity") for bad in (0, -1, -0.5, math.nan, -math.inf, "10")),
+        *(({"concurrency": bad}, "concurrency") for bad in (-1, 1.5, math.nan, math.inf, "2")),
+        *(({"period": bad}, "period") for bad in (0, -1.0, math.nan, math.inf, "1")),
+        ({"period": 1e-10}, "period"),  # rounds to no time at all
+        *(({"burst": bad}, "burst") for bad in (0, -1, math.nan, math.inf, "5")),
+        *(({"initial": bad}, "initial") for bad in (-1, 10.5, math.nan, math.inf)),
+        ({"initial": 4, "burst": 3}, "initial"),
+        *(({"max_waiting": bad}, "max_waiting") for bad in (-1, 0.5, math.nan)),
+        *(({"algorithm": window, "burst": 5}, "burst") for window in WINDOWS),
+    ],
+)
+def test_a_bad_parameter_is_refused_by_name_and_value(arguments: dict[str, Any], name: str) -> None:
+    value = re.escape(repr(arguments[name])) if arguments[name] != 5 else "5"
+    with pytest.raises(ValueError, match=f"^{name} .*{value}"):
+        Throttle(**{"capacity": 10, **arguments})
+
+
+def test_the_only_positional_parameters_are_those_of_version_1() -> None:
+    throttle = Throttle(10, 2, 0.5)
+    assert (throttle.capacity, throttle.concurrency, throttle.period) == (10.0, 2, 0.5)
+    with pytest.raises(TypeError):
+        Throttle(10, 2, 0.5, 20)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def test_defaults() -> None:
+    throttle = Throttle(10)
+    assert (throttle.concurrency, throttle.period, throttle.burst) == (0, 1.0, 10.0)
+    assert (throttle.level, throttle.algorithm) == (10.0, TokenBucket)
+    assert (throttle.max_waiting, throttle.name, throttle.paused_for) == (None, None, 0.0)
+    assert (throttle.active, throttle.waiting, throttle.locked()) == (0, 0, False)
+
+
+def test_a_period_is_rounded_to_whole_nanoseconds() -> None:
+    assert Throttle(1, period=1.000_000_000_4).period == 1.0
+    assert Throttle(1, period=0.1 + 0.2).period == 0.3
+
+
+@pytest.mark.parametrize(("capacity", "burst"), [(0.25, 1.0), (1, 1.0), (2.5, 2.5), (100, 100.0)])
+def test_an_unset_burst_is_the_capacity_but_at_least_one(capacity: float, burst: float) -> None:
+    assert Throttle(capacity).burst == burst
+
+
+async def test_a_rate_below_one_per_period_can_be_acquired() -> None:
+    throttle = Throttle(0.5)
+    assert await throttle.acquire()
+    assert await throttle.acquire()
+    assert now() == 2.0
+
+
+@pytest.mark.parametrize("algorithm", WINDOWS)
+def test_a_window_has_no_burst_but_its_capacity(algorithm: type[Rule]) -> None:
+    throttle = Throttle(10, algorithm=algorithm)
+    assert throttle.burst == 10.0
+    throttle.capacity = 5
+    assert throttle.burst == 5.0
+    with pytest.raises(ValueError, match="burst"):
+        throttle.burst = 3
+    assert throttle.burst == 5.0
+
+
+@pytest.mark.parametrize("member", RateLimitAlgorithm)
+def test_every_rule_can_be_named_by_class_and_by_member(member: RateLimitAlgorithm) -> None:
+    rule = getattr(async_throttle, member.value)
+    assert Throttle(10, algorithm=member).algorithm is rule
+    assert Throttle(10, algorithm=rule).algorithm is rule
+
+
+def test_an_unknown_algorithm_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match=r"algorithm .*'token bucket'"):
+        Throttle(10, algorithm="token bucket")  # type: ignore[arg-type]
+
+
+def test_a_class_that_is_no_rule_is_a_type_error_that_names_the_right_one() -> None:
+    # As async_throttle.buckets has classes of the same names, which are awaited.
+    impostor = type("LeakyBucket", (), {"__module__": "async_throttle.buckets"})
+    with pytest.raises(TypeError, match=r"buckets\.LeakyBucket.*async_throttle\.LeakyBucket"):
+        Throttle(10, algorithm=impostor)
+    with pytest.raises(TypeError, match="algorithm"):
+        Throttle(10, algorithm=dict)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def test_a_timer_that_cannot_be_called_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match=r"timer .*5"):
+        Throttle(10, timer=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def test_gcra_is_the_token_bucket_under_its_other_name() -> None:
+    bucket, gcra = Throttle(3, period=7, burst=4), Throttle(3, period=7, burst=4, algorithm=GCRA)
+    for weight in (2, 0.5, 1, 3, 0):
+        await asyncio.sleep(0.7)
+        assert bucket.delay(weight) == gcra.delay(weight)
+        assert bucket.try_acquire(weight) == gcra.try_acquire(weight)
+        assert bucket.level == gcra.level
+
+
+async def test_a_leaky_bucket_spaces_evenly_and_needs_a_burst_for_heavier_weights() -> None:
+    throttle = Throttle(10, algorithm=LeakyBucket)
+    assert throttle.burst == 1.0
+    began = []
+    for _ in range(4):
+        async with throttle:
+            began.append(now())
+    assert began == [0.0, 0.1, 0.2, 0.3]
+    with pytest.raises(WeightTooLarge):
+        await throttle.acquire(2)
+    throttle = Throttle(10, burst=2, algorithm=LeakyBucket)
+    await throttle.acquire(2)
+    await throttle.acquire(2)
+    assert now() == 0.5
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_initial_is_what_there_is_at_the_start(algorithm: type[Rule]) -> None:
+    throttle = Throttle(10, initial=0.25, algorithm=algorithm)
+    assert throttle.level == 0.25
+    assert throttle.try_acquire(0.25)
+    assert not throttle.try_acquire()
+    assert Throttle(10, initial=0, algorithm=algorithm).level == 0.0
+
+
+def test_initial_without_a_rate_changes_nothing() -> None:
+    assert Throttle(math.inf, initial=5).level == math.inf
+    assert Throttle(math.inf, initial=math.inf).level == math.inf
+
+
+async def test_max_waiting_refuses_the_next_one_at_once() -> None:
+    throttle = Throttle(1, max_waiting=2)
+    assert throttle.max_waiting == 2
+    assert throttle.try_acquire()
+    waiters = [await queued(throttle.acquire()) for _ in range(2)]
+    before = seen(throttle)
+    with pytest.raises(ThrottleFull, match=r"max_waiting .*2") as refusal:
+        await throttle.acquire()
+    assert refusal.value.retry_after == 3.0  # behind the two
+    assert seen(throttle) == before
+    await asyncio.gather(*waiters)
+    assert now() == 2.0
+
+
+async def test_max_waiting_zero_never_waits() -> None:
+    throttle = Throttle(1, max_waiting=0)
+    await throttle.acquire()
+    with pytest.raises(ThrottleFull) as refusal:
+        await throttle.acquire()
+    assert refusal.value.retry_after == 1.0
+    await asyncio.sleep(1.0)
+    await throttle.acquire()
+
+
+async def test_max_waiting_counts_those_who_consume_too() -> None:
+    throttle = Throttle(1, max_waiting=1)
+    await throttle.consume()
+    waiter = await queued(throttle.consume())
+    for call in (throttle.consume(), throttle.acquire(), throttle.lease()):
+        with pytest.raises(ThrottleFull):
+            await call
+    await waiter
+
+
+async def test_name_is_told_by_errors_and_repr() -> None:
+    throttle = Throttle(5, name="search api")
+    assert throttle.name == "search api"
+    assert "'search api'" in repr(throttle)
+    with pytest.raises(WeightTooLarge, match="'search api'") as refusal:
+        await throttle.acquire(6)
+    assert refusal.value.limit == "search api"
+
+
+async def test_a_timer_of_ones_own_is_the_clock() -> None:
+    reading = 100.0
+    throttle = Throttle(10, initial=0, timer=lambda: reading)
+    await asyncio.sleep(5)
+    assert throttle.level == 0.0
+    reading = 100.5
+    assert throttle.level == 5.0
+    assert throttle.delay(10) == 0.5
+
+
+# --- async with ---
+
+
+async def test_a_block_takes_one_token_and_one_slot_and_gives_the_slot_back() -> None:
+    throttle = Throttle(10, 2)
+    async with throttle as bound:
+        assert bound is None
+        assert (throttle.level, throttle.active) == (9.0, 1)
+        async with throttle:
+            assert (throttle.level, throttle.active, throttle.locked()) == (8.0, 2, True)
+    assert (throttle.level, throttle.active) == (8.0, 0)
+
+
+async def test_a_call_takes_its_weight_and_one_slot() -> None:
+    throttle = Throttle(10, 2)
+    async with throttle(5) as lease:
+        assert (throttle.level, throttle.active) == (5.0, 1)
+        assert (lease.weight, lease.waited) == (5, 0.0)
+    async with throttle() as lease:
+        assert lease.weight == 1
+        assert throttle.level == 4.0
+    assert throttle.active == 0
+
+
+@pytest.mark.parametrize("form", ["throttle", "throttle(2)", "throttle(0.5)", "lease"])
+async def test_the_slot_comes_back_however_the_body_ends(form: str) -> None:
+    throttle = Throttle(100, 1)
+
+    def block() -> Any:
+        return throttle if form == "throttle" else throttle(2 if form != "throttle(0.5)" else 0.5)
+
+    async def body(action: Callable[[], Awaitable[object]]) -> None:
+        if form == "lease":
+            lease = await throttle.lease(2)
+            try:
+                await action()
+            finally:
+                lease.release()
+        else:
+            async with block():
+                assert throttle.active == 1
+                await action()
+
+    async def fail() -> None:
+        raise KeyError("the body's own")
+
+    await body(others_run)
+    assert throttle.active == 0
+    with pytest.raises(KeyError):
+        await body(fail)
+    assert throttle.active == 0
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await body(asyncio.Event().wait)
+    assert throttle.active == 0
+    task = await queued(body(asyncio.Event().wait))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert throttle.active == 0
+
+
+async def test_tokens_stay_spent_when_the_body_fails_or_is_cancelled() -> None:
+    throttle = Throttle(100, 1)
+    with pytest.raises(KeyError):
+        async with throttle(40):
+            raise KeyError
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0), throttle(40):
+            await asyncio.sleep(1)
+    assert throttle.level == 20.0
+
+
+async def test_it_serves_as_an_asyncio_semaphore() -> None:
+    throttle = Throttle(math.inf, 3)
+    inside, most = 0, 0
+
+    async def job() -> None:
+        nonlocal inside, most
+        async with throttle:
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(1)
+            inside -= 1
+
+    await asyncio.gather(*(job() for _ in range(10)))
+    assert (most, now()) == (3, 4.0)
+
+
+# --- acquire, release, lease, try_acquire ---
+
+
+async def test_acquire_answers_true_and_release_gives_the_slot_back() -> None:
+    throttle = Throttle(10, 1)
+    assert await throttle.acquire() is True
+    assert throttle.active == 1
+    assert throttle.release() is None  # type: ignore[func-returns-value]
+    assert throttle.active == 0
+    assert await throttle.acquire(4.5) is True
+    assert throttle.level == 4.5
+
+
+def test_acquire_is_a_coroutine() -> None:
+    call = Throttle(10).acquire()
+    assert asyncio.iscoroutine(call)
+    call.close()
+
+
+@pytest.mark.parametrize("concurrency", [0, 1, 5])
+async def test_one_release_too_many_is_a_value_error(concurrency: int) -> None:
+    throttle = Throttle(10, concurrency)
+    with pytest.raises(ValueError, match="release"):
+        throttle.release()
+    async with throttle:
+        pass
+    with pytest.raises(ValueError, match="release"):
+        throttle.release()
+    assert throttle.active == 0
+
+
+async def test_a_released_slot_goes_to_the_first_in_the_queue() -> None:
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    first, second = await queued(throttle.acquire()), await queued(throttle.acquire())
+    throttle.release()
+    await others_run()
+    assert (first.done(), second.done(), throttle.active) == (True, False, 1)
+    throttle.release()
+    await second
+
+
+async def test_a_lease_without_a_block() -> None:
+    throttle = Throttle(10, 1)
+    lease = await throttle.lease(5, timeout=2)
+    assert (lease.weight, lease.waited, throttle.level, throttle.active) == (5, 0.0, 5.0, 1)
+    lease.release()
+    assert throttle.active == 0
+
+
+async def test_try_acquire_never_waits() -> None:
+    throttle = Throttle(10, 2)
+    assert throttle.try_acquire() is True
+    assert throttle.try_acquire(9) is True
+    assert throttle.try_acquire(0) is False  # no slot
+    throttle.release()
+    assert throttle.try_acquire(1) is False  # no token
+    assert throttle.try_acquire(0) is True
+    assert (throttle.level, throttle.active) == (0.0, 2)
+
+
+async def test_try_acquire_never_overtakes_a_waiter() -> None:
+    throttle = Throttle(10, 5)
+    assert throttle.try_acquire(5)
+    heavy = await queued(throttle.acquire(10))
+    assert throttle.level == 5.0
+    assert not throttle.try_acquire(1)
+    assert not throttle.try_acquire(0)
+    await heavy
+    assert now() == 0.5
+
+
+def test_try_acquire_needs_no_event_loop() -> None:
+    throttle = Throttle(2, 5, period=3600)
+    assert [throttle.try_acquire() for _ in range(3)] == [True, True, False]
+    throttle.release()
+    throttle.charge(1)
+    throttle.pause(1)
+    assert throttle.active == 1
+
+
+# --- consume ---
+
+
+async def test_consume_takes_tokens_and_no_slot() -> None:
+    throttle = Throttle(10, 1)
+    async with throttle:
+        assert await throttle.consume(5) is None  # type: ignore[func-returns-value]
+        assert (throttle.level, throttle.active) == (4.0, 1)
+        await throttle.consume()
+        assert throttle.level == 3.0
+        await throttle.consume(5)
+        assert now() == 0.2
+
+
+async def test_consume_goes_in_order_of_arrival_among_those_waiting_for_tokens() -> None:
+    throttle = Throttle(1, initial=0)
+    order: list[str] = []
+
+    async def call(name: str, awaitable: Awaitable[object]) -> None:
+        await awaitable
+        order.append(f"{name} {now():g}")
+
+    await asyncio.gather(
+        call("acquire", throttle.acquire()),
+        call("consume", throttle.consume()),
+        call("acquire", throttle.acquire()),
+        call("consume", throttle.consume()),
+    )
+    assert order == ["acquire 1", "consume 2", "acquire 3", "consume 4"]
+
+
+async def test_consume_inside_a_body_does_not_wait_behind_a_caller_that_lacks_the_slot() -> None:
+    # Behind it the body would wait for a caller that waits for the body: a deadlock.
+    throttle = Throttle(10, 1)
+    async with throttle:
+        waiter = await queued(throttle.acquire())
+        await throttle.consume(9)
+        assert now() == 0.0
+        await throttle.consume(5)
+        assert now() == 0.5
+        assert not waiter.done()
+    await waiter
+    assert now() == 0.6
+
+
+async def test_consume_does_not_pass_a_caller_that_lacks_only_tokens() -> None:
+    throttle = Throttle(10, 2)
+    async with throttle(5):
+        heavy = await queued(throttle.acquire(10))
+        light = await queued(throttle.consume(1))
+        await heavy
+        assert (now(), light.done()) == (0.5, False)
+        await light
+        assert now() == 0.6
+
+
+async def test_consume_obeys_a_pause() -> None:
+    throttle = Throttle(10)
+    throttle.pause(3)
+    await throttle.consume()
+    assert now() == 3.0
+
+
+# --- charge ---
+
+
+async def test_a_charge_is_debt_that_later_callers_wait_out() -> None:
+    throttle = Throttle(10)
+    throttle.charge(25)
+    assert throttle.level == -15.0
+    assert throttle.delay() == 1.6
+    await throttle.acquire()
+    assert now() == 1.6
+
+
+async def test_a_charge_defers_those_already_queued() -> None:
+    throttle = Throttle(10, initial=0)
+    waiter = await queued(throttle.acquire())
+    throttle.charge(0.5)
+    await waiter
+    assert now() == 0.15
+
+
+@pytest.mark.parametrize("bad", [-1, math.nan, math.inf])
+def test_a_charge_is_a_finite_number_of_tokens(bad: float) -> None:
+    throttle = Throttle(10)
+    with pytest.raises(ValueError, match="weight"):
+        throttle.charge(bad)
+    assert throttle.level == 10.0
+
+
+@pytest.mark.parametrize("algorithm", WINDOWS)
+async def test_a_window_in_debt_lets_nobody_in_until_the_debt_is_out_of_it(
+    algorithm: type[Rule],
+) -> None:
+    throttle = Throttle(10, algorithm=algorithm)
+    throttle.charge(25)
+    assert throttle.level == -15.0
+    assert throttle.delay(0) == 1.0
+    await throttle.acquire(10)
+    assert now() == 1.0
+
+
+# --- locked ---
+
+
+async def test_locked_is_whether_acquire_would_wait() -> None:
+    throttle = Throttle(2, 2)
+    assert not throttle.locked()
+    await throttle.acquire()
+    assert not throttle.locked()
+    await throttle.acquire()
+    assert throttle.locked()  # neither token nor slot
+    throttle.release()
+    assert throttle.locked()  # no token
+    await asyncio.sleep(0.5)
+    assert not throttle.locked()
+    throttle.pause(1)
+    assert throttle.locked()
+    throttle.resume()
+    throttle.close()
+    assert throttle.locked()
+
+
+async def test_it_is_locked_while_somebody_is_queued_whom_a_newcomer_would_overtake() -> None:
+    throttle = Throttle(10)
+    assert throttle.try_acquire(5)
+    heavy = await queued(throttle.acquire(10))
+    assert throttle.level == 5.0
+    assert throttle.locked()
+    await heavy
+
+
+# --- pause, resume ---
+
+
+@pytest.mark.parametrize("form", ["throttle", "throttle(2)", "acquire", "lease", "consume"])
+async def test_a_pause_holds_newcomers(form: str) -> None:
+    throttle = Throttle(10, 2)
+    throttle.pause(3)
+    assert throttle.paused_for == 3.0
+    assert not throttle.try_acquire()
+    if form == "throttle":
+        async with throttle:
+            pass
+    elif form == "throttle(2)":
+        async with throttle(2):
+            pass
+    else:
+        await getattr(throttle, form)()
+    assert now() == 3.0
+    assert throttle.paused_for == 0.0
+
+
+async def test_a_pause_holds_those_already_queued() -> None:
+    throttle = Throttle(10, initial=0)
+    waiters = [await queued(throttle.acquire()) for _ in range(3)]
+    throttle.pause(5)
+    await asyncio.sleep(4.9)
+    assert not any(waiter.done() for waiter in waiters)
+    await asyncio.gather(*waiters)
+    assert now() == 5.0
+
+
+async def test_pauses_merge_by_the_later_end() -> None:
+    throttle = Throttle(10)
+    throttle.pause(5)
+    throttle.pause(2)
+    assert throttle.paused_for == 5.0
+    await asyncio.sleep(1)
+    throttle.pause(4)
+    assert throttle.paused_for == 4.0
+    throttle.pause(6)
+    assert throttle.paused_for == 6.0
+    await throttle.acquire()
+    assert now() == 7.0
+
+
+async def test_a_pause_leaves_running_bodies_and_grants_already_made_alone() -> None:
+    throttle = Throttle(10, 2)
+    await throttle.acquire()
+    await throttle.acquire()
+    granted = await queued(throttle.acquire())
+    throttle.release()  # granted, but it has not run yet
+    throttle.pause(5)
+    assert throttle.active == 2
+    await granted
+    assert now() == 0.0
+
+
+async def test_a_pause_is_a_plain_call_that_may_be_awaited_and_does_not_block() -> None:
+    throttle = Throttle(10)
+    await throttle.pause(5)
+    assert now() == 0.0
+    assert throttle.paused_for == 5.0
+
+
+async def test_a_pause_takes_a_timedelta() -> None:
+    throttle = Throttle(10)
+    throttle.pause(timedelta(minutes=1, microseconds=1))
+    assert throttle.paused_for == 60.000001
+
+
+async def test_a_pause_for_ever_lasts_until_resume() -> None:
+    throttle = Throttle(10)
+    throttle.pause(math.inf)
+    assert throttle.paused_for == math.inf
+    assert throttle.delay() == math.inf
+    waiter = await queued(throttle.acquire())
+    assert not timers()  # nothing to wait for
+    await asyncio.sleep(1e6)
+    assert not waiter.done()
+    throttle.resume()
+    await waiter
+    assert now() == 1e6
+    assert throttle.paused_for == 0.0
+
+
+async def test_resume_ends_a_pause_now_and_is_harmless_without_one() -> None:
+    throttle = Throttle(10)
+    throttle.resume()
+    throttle.pause(10)
+    waiter = await queued(throttle.acquire())
+    await asyncio.sleep(2)
+    throttle.resume()
+    await waiter
+    assert now() == 2.0
+
+
+@pytest.mark.parametrize(
+    "bad", [-1, -1e-6, math.nan, -math.inf, "5", timedelta(seconds=-1), timedelta(microseconds=-1)]
+)
+def test_a_pause_is_not_negative(bad: Any) -> None:
+    throttle = Throttle(10)
+    with pytest.raises(ValueError, match=re.escape(repr(bad))):
+        throttle.pause(bad)
+    assert throttle.paused_for == 0.0
+
+
+async def test_a_pause_refills_unless_it_empties() -> None:
+    throttle = Throttle(10, initial=0)
+    throttle.pause(2)
+    await asyncio.sleep(2)
+    assert throttle.level == 10.0
+
+
+async def test_a_pause_that_empties_restarts_gently() -> None:
+    throttle = Throttle(10)
+    throttle.pause(2, empty=True)
+    assert throttle.delay() == 2.1
+    assert throttle.delay(10) == 3.0
+    began = []
+    for _ in range(3):
+        await throttle.acquire()
+        began.append(now())
+    assert began == [2.1, 2.2, 2.3]
+
+
+async def test_an_emptying_pause_empties_though_nobody_looks_when_it_ends() -> None:
+    throttle = Throttle(10)
+    throttle.pause(2, empty=True)
+    await asyncio.sleep(2.5)
+    assert throttle.level == 5.0
+
+
+async def test_resume_empties_at_once_if_the_pause_was_to() -> None:
+    throttle = Throttle(10)
+    throttle.pause(math.inf, empty=True)
+    await asyncio.sleep(1)
+    throttle.resume()
+    assert throttle.level == 0.0
+
+
+async def test_pause_zero_empty_empties_now() -> None:
+    throttle = Throttle(10)
+    throttle.pause(0, empty=True)
+    assert throttle.level == 0.0
+    await throttle.acquire()
+    assert now() == 0.1
+
+
+async def test_emptying_leaves_a_debt_as_it_is() -> None:
+    throttle = Throttle(10)
+    throttle.charge(15)
+    throttle.pause(0, empty=True)
+    assert throttle.level == -5.0
+
+
+@pytest.mark.parametrize("algorithm", WINDOWS)
+async def test_an_emptying_pause_counts_as_a_whole_window_used_when_it_ends(
+    algorithm: type[Rule],
+) -> None:
+    throttle = Throttle(10, algorithm=algorithm)
+    throttle.pause(2, empty=True)
+    await asyncio.sleep(2)
+    assert throttle.level == 0.0
+    await throttle.acquire(10)
+    assert now() == 3.0
+
+
+# --- delay ---
+
+
+async def test_delay_is_how_long_it_takes_and_changes_nothing() -> None:
+    throttle = Throttle(10)
+    assert throttle.delay() == 0.0
+    assert throttle.delay(10) == 0.0
+    assert throttle.try_acquire(9)
+    before = seen(throttle)
+    assert [throttle.delay(weight) for weight in (0, 1, 2, 10)] == [0.0, 0.0, 0.1, 0.9]
+    assert seen(throttle) == before
+    throttle.charge(6)
+    assert throttle.delay(0) == 0.5
+    assert throttle.delay() == 0.6
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_delay_counts_everyone_ahead_and_is_kept_to_the_nanosecond(
+    algorithm: type[Rule],
+) -> None:
+    burst = 3 if algorithm is LeakyBucket else None
+    throttle = Throttle(3, period=0.7, algorithm=algorithm, burst=burst)
+    told, came = [], []
+
+    async def call(weight: float) -> None:
+        await throttle.acquire(weight)
+        came.append(now())
+
+    tasks = []
+    for weight in (3, 1, 2, 1, 3, 2.5, 0, 0.1):
+        told.append(throttle.delay(weight))
+        tasks.append(await queued(call(weight)))
+    await asyncio.gather(*tasks)
+    assert came == told
+
+
+async def test_delay_counts_those_who_consume() -> None:
+    throttle = Throttle(1, initial=0)
+    waiters = [await queued(throttle.consume()), await queued(throttle.acquire())]
+    assert throttle.delay() == 3.0
+    await asyncio.gather(*waiters)
+
+
+async def test_delay_is_a_lower_bound_where_a_slot_is_what_is_missing() -> None:
+    throttle = Throttle(10, 1)
+    async with throttle:
+        assert throttle.delay() == 0.0
+
+
+async def test_delay_counts_a_pause() -> None:
+    throttle = Throttle(10)
+    throttle.pause(5)
+    assert throttle.delay() == 5.0
+    assert throttle.delay(0) == 5.0
+
+
+async def test_delay_raises_what_acquire_would() -> None:
+    throttle = Throttle(10, max_waiting=0)
+    with pytest.raises(WeightTooLarge):
+        throttle.delay(11)
+    with pytest.raises(ValueError, match="weight"):
+        throttle.delay(-1)
+    throttle.charge(10)
+    with pytest.raises(ThrottleFull):
+        throttle.delay()
+    throttle.close()
+    with pytest.raises(ThrottleClosed):
+        throttle.delay()
+
+
+# --- guarantee ---
+
+
+@pytest.mark.parametrize(
+    ("throttle", "window", "most"),
+    [
+        (Throttle(20), 1.0, 40.0),
+        (Throttle(20, burst=5), 1.0, 25.0),
+        (Throttle(20, period=60, burst=1), 60, 21.0),
+        (Throttle(20, algorithm=GCRA), 0.25, 25.0),
+        (Throttle(20, algorithm=LeakyBucket), 0.5, 11.0),
+        (Throttle(20, algorithm=SlidingWindow), 1.0, 20.0),
+        (Throttle(20, algorithm=SlidingWindow), 1.5, 40.0),
+        (Throttle(20, algorithm=SlidingWindow), 0.01, 20.0),
+        (Throttle(20, algorithm=FixedWindow), 1.0, 40.0),
+        (Throttle(20, algorithm=FixedWindow), 1.01, 60.0),
+        (Throttle(math.inf), 1.0, math.inf),
+        (Throttle(math.inf, algorithm=SlidingWindow), 1.0, math.inf),
+        (Throttle(20), math.inf, math.inf),
+    ],
+)
+def test_guarantee_is_the_most_that_can_go_in_a_window(
+    throttle: Throttle, window: float, most: float
+) -> None:
+    assert throttle.guarantee(window) == most
+
+
+@pytest.mark.parametrize("bad", [0, -1, math.nan])
+def test_a_guarantee_is_about_a_stretch_of_time(bad: float) -> None:
+    with pytest.raises(ValueError, match="window"):
+        Throttle(10).guarantee(bad)
+
+
+# --- live changes ---
+
+
+async def test_a_new_capacity_replans_those_who_wait() -> None:
+    throttle = Throttle(1, initial=0)
+    slow = await queued(throttle.acquire())
+    await asyncio.sleep(0.5)
+    throttle.capacity = 5
+    assert throttle.level == 0.5  # the level stays
+    await slow
+    assert now() == 0.6
+
+
+async def test_a_lower_capacity_replans_those_who_wait() -> None:
+    throttle = Throttle(10, initial=0)
+    waiter = await queued(throttle.acquire())
+    throttle.capacity = 1
+    await waiter
+    assert now() == 1.0
+
+
+async def test_a_new_period_replans_those_who_wait() -> None:
+    throttle = Throttle(1, initial=0)
+    waiter = await queued(throttle.acquire())
+    throttle.period = 0.25
+    assert throttle.period == 0.25
+    await waiter
+    assert now() == 0.25
+
+
+async def test_the_level_stays_cut_to_the_new_burst() -> None:
+    throttle = Throttle(10, burst=20)
+    throttle.burst = 5
+    assert (throttle.burst, throttle.level) == (5.0, 5.0)
+    throttle.burst = 20
+    assert throttle.level == 5.0
+    await asyncio.sleep(1)
+    assert throttle.level == 15.0
+
+
+def test_an_unset_burst_follows_the_capacity_and_a_set_one_does_not() -> None:
+    throttle = Throttle(10)
+    throttle.capacity = 4
+    assert (throttle.burst, throttle.level) == (4.0, 4.0)
+    throttle.capacity = 0.5
+    assert throttle.burst == 1.0
+    throttle.burst = 7
+    throttle.capacity = 20
+    assert throttle.burst == 7.0
+    throttle.burst = None
+    assert throttle.burst == 20.0
+
+
+async def test_more_slots_let_waiters_in_at_once() -> None:
+    throttle = Throttle(100, 1)
+    await throttle.acquire()
+    waiters = [await queued(throttle.acquire()) for _ in range(3)]
+    throttle.concurrency = 3
+    await others_run()
+    assert [waiter.done() for waiter in waiters] == [True, True, False]
+    throttle.concurrency = 4
+    await waiters[2]
+    assert (throttle.active, now()) == (4, 0.0)
+
+
+async def test_fewer_slots_let_holders_finish_and_nobody_enter() -> None:
+    throttle = Throttle(100, 3)
+    for _ in range(3):
+        await throttle.acquire()
+    waiter = await queued(throttle.acquire())
+    throttle.concurrency = 1
+    assert throttle.active == 3
+    for left in (2, 1):
+        throttle.release()
+        await others_run()
+        assert (throttle.active, waiter.done()) == (left, False)
+    throttle.release()
+    await waiter
+    assert throttle.active == 1
+
+
+async def test_concurrency_zero_lifts_the_limit_and_counts_the_holders_all_the_same() -> None:
+    throttle = Throttle(100, 1)
+    await throttle.acquire()
+    waiters = [await queued(throttle.acquire()) for _ in range(4)]
+    throttle.concurrency = 0
+    await asyncio.gather(*waiters)
+    assert (throttle.concurrency, throttle.active) == (0, 5)
+    throttle.concurrency = 5
+    assert (throttle.active, throttle.try_acquire()) == (5, False)
+    throttle.release()
+    assert throttle.try_acquire()
+
+
+async def test_a_waiter_that_no_longer_fits_fails_at_once_and_the_others_go_on() -> None:
+    throttle = Throttle(10, initial=0)
+    heavy = await queued(throttle.acquire(8))
+    light = await queued(throttle.acquire(4))
+    consumer = await queued(throttle.consume(6))
+    throttle.burst = 5
+    await others_run()
+    for waiter in (heavy, consumer):
+        error = waiter.exception()
+        assert isinstance(error, WeightTooLarge)
+        assert error.largest == 5.0
+    await light
+    assert now() == 0.4
+
+
+async def test_a_refused_change_changes_nothing() -> None:
+    throttle = Throttle(10, 2)
+    before = seen(throttle)
+    for name, bad in [
+        ("capacity", 0),
+        ("capacity", math.nan),
+        ("concurrency", -1),
+        ("concurrency", 0.5),
+        ("period", 0),
+        ("period", math.inf),
+        ("burst", 0),
+        ("burst", math.inf),
+    ]:
+        with pytest.raises(ValueError, match=name):
+            setattr(throttle, name, bad)
+        assert seen(throttle) == before
+
+
+async def test_a_rate_can_be_lifted_and_put_back_while_callers_wait() -> None:
+    throttle = Throttle(1, initial=0)
+    waiters = [await queued(throttle.acquire()) for _ in range(100)]
+    throttle.capacity = math.inf
+    await asyncio.gather(*waiters)
+    assert (now(), throttle.level) == (0.0, math.inf)
+    throttle.capacity = 2
+    assert throttle.burst == 2.0
+    assert throttle.level <= 2.0
+
+
+@pytest.mark.parametrize("name", ["level", "active", "waiting", "paused_for", "name", "algorithm"])
+def test_what_is_read_only_cannot_be_set(name: str) -> None:
+    throttle = Throttle(10)
+    with pytest.raises(AttributeError):
+        setattr(throttle, name, 1)
+
+
+def test_a_misspelt_setting_is_an_error() -> None:
+    with pytest.raises(AttributeError):
+        Throttle(10).capactiy = 5  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# --- level, repr ---
+
+
+async def test_level_is_what_is_left_now() -> None:
+    throttle = Throttle(10)
+    assert type(throttle.level) is float
+    await throttle.acquire(8)
+    await asyncio.sleep(0.25)
+    assert throttle.level == 4.5
+    await asyncio.sleep(100)
+    assert throttle.level == 10.0
+
+
+@pytest.mark.parametrize("algorithm", WINDOWS)
+async def test_level_of_a_window_is_capacity_less_what_is_inside(algorithm: type[Rule]) -> None:
+    throttle = Throttle(10, algorithm=algorithm)
+    await throttle.acquire(8)
+    await asyncio.sleep(0.999)
+    assert throttle.level == 2.0
+    await asyncio.sleep(0.001)
+    assert throttle.level == 10.0
+
+
+def test_level_without_a_rate_is_infinite() -> None:
+    throttle = Throttle(math.inf, 3)
+    throttle.charge(1000)
+    assert throttle.try_acquire(10**9)
+    assert (throttle.level, throttle.burst, throttle.capacity) == (math.inf, math.inf, math.inf)
+
+
+async def test_repr_is_in_the_manner_of_asyncio() -> None:
+    throttle = Throttle(10, 3)
+    pattern = r"<async_throttle\.Throttle object at 0x[0-9a-f]+ \[{}\]>"
+    await throttle.acquire(7.5)
+    assert re.fullmatch(
+        pattern.format("unlocked, tokens:2.5, slots:2, waiters:0"), repr(throttle)
+    ), repr(throttle)
+    waiter = await queued(throttle.acquire(5))
+    assert re.fullmatch(pattern.format("locked, tokens:2.5, slots:2, waiters:1"), repr(throttle))
+    await waiter
+    throttle.pause(1)
+    assert re.fullmatch(pattern.format("paused, tokens:0, slots:1, waiters:0"), repr(throttle))
+    throttle.resume()
+    throttle.close()
+    assert re.fullmatch(pattern.format("closed, tokens:0, slots:1, waiters:0"), repr(throttle))
+    assert "slots" not in repr(Throttle(10))
+
+
+async def test_repr_tells_the_present() -> None:
+    throttle = Throttle(10, initial=0)
+    throttle.pause(1)
+    assert "paused, tokens:0," in repr(throttle)
+    await asyncio.sleep(1)
+    assert "unlocked, tokens:10," in repr(throttle)
+
+
+def test_repr_of_a_subclass_tells_its_name() -> None:
+    class Polite(Throttle):
+        pass
+
+    assert "Polite" in repr(Polite(10))
+
+
+# --- drain, close ---
+
+
+async def test_drain_waits_until_nobody_waits_or_holds() -> None:
+    throttle = Throttle(10, 1)
+
+    async def job() -> None:
+        async with throttle:
+            await asyncio.sleep(1)
+
+    await throttle.drain()  # nobody is there
+    assert now() == 0.0
+    jobs = [await queued(job()) for _ in range(3)]
+    await throttle.drain()
+    assert now() == 3.0
+    assert (throttle.active, throttle.waiting) == (0, 0)
+    await asyncio.gather(*jobs)
+
+
+async def test_drain_waits_for_those_who_consume() -> None:
+    throttle = Throttle(10, initial=0)
+    waiter = await queued(throttle.consume(5))
+    await throttle.drain()
+    assert now() == 0.5
+    await waiter
+
+
+async def test_many_may_drain_and_one_may_give_up() -> None:
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    drains = [await queued(throttle.drain()) for _ in range(3)]
+    drains[1].cancel()
+    await others_run()
+    assert [drain.done() for drain in drains] == [False, True, False]
+    throttle.release()
+    await drains[0]
+    await drains[2]
+    assert not throttle.locked()
+
+
+async def test_drain_ends_when_the_last_waiter_is_cancelled() -> None:
+    throttle = Throttle(1, initial=0)
+    waiter = await queued(throttle.acquire())
+    drain = await queued(throttle.drain())
+    waiter.cancel()
+    await drain
+    assert now() == 0.0
+
+
+@pytest.mark.parametrize("form", ["throttle", "throttle(2)", "acquire", "lease", "consume", "try"])
+async def test_a_closed_throttle_refuses_newcomers(form: str) -> None:
+    throttle = Throttle(10, name="api")
+    throttle.close()
+    throttle.close()  # again is harmless
+    with pytest.raises(ThrottleClosed, match="api") as refusal:  # noqa: PT012
+        if form == "throttle":
+            async with throttle:
+                pass
+        elif form == "throttle(2)":
+            async with throttle(2):
+                pass
+        elif form == "try":
+            throttle.try_acquire()
+        else:
+            await getattr(throttle, form)()
+    assert refusal.value.limit == "api"
+    assert (throttle.level, throttle.active) == (10.0, 0)
+
+
+async def test_close_fails_the_waiters_and_lets_holders_finish() -> None:
+    throttle = Throttle(10, 1)
+    async with throttle:
+        waiters = [await queued(throttle.acquire()), await queued(throttle.consume(10))]
+        throttle.close()
+        results = await asyncio.gather(*waiters, return_exceptions=True)
+        assert [type(result) for result in results] == [ThrottleClosed] * 2
+        assert (throttle.active, throttle.waiting) == (1, 0)
+    assert throttle.active == 0
+
+
+async def test_close_without_dropping_lets_those_queued_go() -> None:
+    throttle = Throttle(1, initial=0)
+    waiters = [await queued(throttle.acquire()) for _ in range(3)]
+    throttle.close(drop_waiting=False)
+    with pytest.raises(ThrottleClosed):
+        await throttle.acquire()
+    await asyncio.gather(*waiters)
+    assert now() == 3.0
+
+
+async def test_close_then_drain_is_a_shutdown() -> None:
+    throttle = Throttle(10, 1)
+
+    async def job() -> None:
+        async with throttle:
+            await asyncio.sleep(1)
+
+    jobs = [await queued(job()) for _ in range(2)]
+    throttle.close(drop_waiting=False)
+    await throttle.drain()
+    assert now() == 2.0
+    await asyncio.gather(*jobs)
+
+
+# --- order ---
+
+
+async def test_callers_go_in_order_of_arrival_whatever_their_weight() -> None:
+    throttle = Throttle(10, initial=0)
+    order: list[float] = []
+
+    async def call(weight: float) -> None:
+        async with throttle(weight):
+            order.append(weight)
+
+    weights = [5, 0.5, 10, 1, 0, 3, 0.1]
+    await asyncio.gather(*map(call, weights))
+    assert order == weights
+
+
+async def test_a_heavy_caller_is_not_starved_by_light_ones() -> None:
+    throttle = Throttle(10, burst=10)
+    done = asyncio.Event()
+
+    async def light() -> None:
+        while not done.is_set():
+            async with throttle:
+                pass
+
+    lights = [await queued(light()) for _ in range(9)]
+    asked = now()
+    await throttle.acquire(10)
+    # Nine are ahead of it, then ten tokens for itself.
+    assert now() - asked == 1.9
+    done.set()
+    await asyncio.gather(*lights)
+
+
+async def test_a_newcomer_queues_between_a_grant_and_the_granted_task_s_first_step() -> None:
+    throttle = Throttle(10, 1)
+    order = []
+
+    async def call(name: str) -> None:
+        async with throttle:
+            order.append(name)
+
+    await throttle.acquire()
+    early = await queued(call("early"))
+    throttle.release()  # the slot is granted to the one who waits, who has not run yet
+    assert throttle.active == 1
+    assert throttle.locked()
+    assert not throttle.try_acquire()
+    await call("newcomer")
+    await early
+    assert order == ["early", "newcomer"]
+
+
+# --- one decision ---
+
+
+async def test_who_waits_for_tokens_holds_no_slot() -> None:
+    throttle = Throttle(10, 1, initial=5)
+    heavy = await queued(throttle.acquire(10))
+    assert (throttle.active, throttle.waiting, throttle.level) == (0, 1, 5.0)
+    await heavy
+
+
+async def test_who_waits_for_a_slot_burns_no_tokens() -> None:
+    throttle = Throttle(10, 1)
+    async with throttle:
+        waiter = await queued(throttle.acquire(5))
+        assert throttle.level == 9.0
+        await asyncio.sleep(10)
+        assert throttle.level == 10.0
+    await waiter
+    assert throttle.level == 5.0
+
+
+async def test_a_pause_a_slot_and_tokens_are_granted_together() -> None:
+    throttle = Throttle(10, 1, initial=0)
+    await throttle.acquire(0)
+    waiter = await queued(throttle.acquire(10))
+    throttle.pause(2)
+    await asyncio.sleep(1.5)
+    assert (throttle.level, waiter.done()) == (10.0, False)  # tokens alone will not do
+    await asyncio.sleep(1.5)
+    assert not waiter.done()  # nor tokens and the end of the pause
+    throttle.release()
+    await waiter
+    assert (now(), throttle.level, throttle.active) == (3.0, 0.0, 1)
+
+
+# --- wake-ups ---
+
+
+async def test_one_timer_at_most_and_only_while_the_head_waits_for_time() -> None:
+    throttle = Throttle(10, 2)
+    assert not timers()
+    await throttle.acquire(10)
+    assert not timers()
+    waiters = [await queued(throttle.acquire()) for _ in range(50)]
+    assert len(timers()) == 1
+    await waiters[0]
+    await others_run()
+    assert not timers()  # the head lacks a slot: no instant to wait for
+    throttle.release()
+    await others_run()
+    assert len(timers()) == 1
+    for waiter in waiters:
+        waiter.cancel()
+    await others_run()
+    assert not timers()
+
+
+async def test_all_who_have_a_timeout_share_one_more_timer() -> None:
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    waiters = [await queued(throttle.acquire(timeout=10 + n)) for n in range(50)]
+    assert len(timers()) == 1
+    throttle.release()
+    await waiters[0]
+    throttle.charge(20)
+    throttle.release()
+    await others_run()
+    assert len(timers()) == 2
+    for waiter in waiters:
+        waiter.cancel()
+    await others_run()
+    assert not timers()
+
+
+async def test_no_wake_up_is_lost_when_the_head_goes() -> None:
+    throttle = Throttle(200, burst=10_000, initial=0)
+    head = await queued(throttle.acquire(10_000))
+    behind = [await queued(throttle.acquire(10)) for _ in range(10)]
+    await asyncio.sleep(1)
+    head.cancel()
+    await asyncio.gather(*behind)
+    assert (now(), throttle.level) == (1.0, 100.0)
+
+
+# --- cancelled as if it had never asked ---
+
+
+async def test_cancelling_hands_the_place_on() -> None:
+    throttle = Throttle(1, burst=1)
+    assert throttle.try_acquire()
+    told = []
+    waiters = []
+    for _ in range(2):
+        told.append(throttle.delay())
+        waiters.append(await queued(throttle.acquire()))
+    assert told == [1.0, 2.0]
+    await asyncio.sleep(0.5)
+    waiters[0].cancel()
+    await waiters[1]
+    assert now() == 1.0
+    await throttle.acquire()
+    assert now() == 2.0
+
+
+async def test_half_of_many_cancelled_and_the_last_goes_at_half_the_time() -> None:
+    throttle = Throttle(100, burst=1, initial=0)
+    waiters = [asyncio.ensure_future(throttle.acquire()) for _ in range(2_000)]
+    await others_run()
+    for waiter in waiters[::2]:
+        waiter.cancel()
+    await asyncio.gather(*waiters[1::2])
+    assert now() == 10.0
+
+
+@pytest.mark.parametrize("form", ["throttle", "throttle(2)", "acquire", "lease", "consume"])
+@pytest.mark.parametrize("held_by", ["tokens", "slot", "pause"])
+async def test_a_cancelled_waiter_leaves_no_trace(form: str, held_by: str) -> None:
+    throttle = Throttle(10, 1)
+    if held_by == "slot":
+        await throttle.acquire()
+        if form == "consume":
+            pytest.skip("consume needs no slot")
+    elif held_by == "tokens":
+        throttle.charge(10)
+    else:
+        throttle.pause(5)
+
+    async def call() -> None:
+        if form == "throttle":
+            async with throttle:
+                pass
+        elif form == "throttle(2)":
+            async with throttle(2):
+                pass
+        else:
+            await getattr(throttle, form)()
+
+    before = seen(throttle)
+    task = await queued(call())
+    assert throttle.waiting == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen(throttle) == before
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize("form", ["acquire", "lease", "consume", "throttle()"])
+@pytest.mark.parametrize("weight", [10.000000001, 11, 1e300])
+async def test_a_weight_above_the_burst_is_refused_before_anything_is_taken(
+    form: str, weight: float
+) -> None:
+    throttle = Throttle(10, 1)
+    before = seen(throttle)
+    with pytest.raises(WeightTooLarge, match="10") as refusal:  # noqa: PT012
+        if form == "throttle()":
+            async with throttle(weight):
+                pass
+        else:
+            await getattr(throttle, form)(weight)
+    assert isinstance(refusal.value, ValueError)
+    assert refusal.value.largest == 10.0
+    assert refusal.value.retry_after is None
+    assert seen(throttle) == before
+
+
+@pytest.mark.parametrize("form", ["acquire", "lease", "consume", "throttle()", "try_acquire"])
+@pytest.mark.parametrize("weight", [-1, -1e-9, math.nan, math.inf, -math.inf, "1"])
+async def test_a_weight_is_a_finite_number_of_at_least_zero(form: str, weight: Any) -> None:
+    throttle = Throttle(10, 1)
+    before = seen(throttle)
+    with pytest.raises(ValueError, match=f"weight .*{re.escape(repr(weight))}"):  # noqa: PT012
+        if form == "throttle()":
+            async with throttle(weight):
+                pass
+        elif form == "try_acquire":
+            throttle.try_acquire(weight)
+        else:
+            await getattr(throttle, form)(weight)
+    assert seen(throttle) == before
+
+
+async def test_a_refusal_changes_nothing_for_those_who_wait() -> None:
+    throttle = Throttle(1, max_waiting=1, initial=0)
+    waiter = await queued(throttle.acquire())
+    with pytest.raises(ThrottleFull):
+        await throttle.acquire()
+    with pytest.raises(WeightTooLarge):
+        await throttle.acquire(2)
+    with pytest.raises(ThrottleTimeout):
+        await throttle.acquire(timeout=1.5)
+    assert not throttle.try_acquire()
+    await waiter
+    assert now() == 1.0
+    assert throttle.delay() == 1.0
+
+
+async def test_weight_zero_takes_nothing_but_queues_obeys_and_needs_a_slot() -> None:
+    throttle = Throttle(10, 1)
+    async with throttle(0) as lease:
+        assert (lease.weight, throttle.level, throttle.active) == (0, 10.0, 1)
+        waiter = await queued(throttle.acquire(0))
+        assert not waiter.done()
+    await waiter
+    throttle.release()
+    throttle.pause(2)
+    await throttle.acquire(0)
+    assert now() == 2.0
+
+
+@pytest.mark.parametrize("algorithm", BUCKETS)
+async def test_weight_zero_waits_until_a_debt_is_paid(algorithm: type[Rule]) -> None:
+    throttle = Throttle(10, algorithm=algorithm)
+    throttle.charge(10)
+    await throttle.acquire(0)
+    assert now() == 0.0
+    throttle.charge(5)
+    await throttle.acquire(0)
+    assert now() == 0.5
+
+
+# --- timeout ---
+
+
+async def test_a_timeout_shorter_than_the_known_wait_is_refused_at_once() -> None:
+    throttle = Throttle(1, name="api")
+    assert throttle.try_acquire()
+    with pytest.raises(ThrottleTimeout, match="api") as refusal:
+        await throttle.acquire(timeout=0.999)
+    assert now() == 0.0
+    assert isinstance(refusal.value, TimeoutError)
+    assert (refusal.value.retry_after, refusal.value.limit) == (1.0, "api")
+
+
+@pytest.mark.parametrize("form", ["throttle()", "acquire", "lease"])
+async def test_a_timeout_as_long_as_the_wait_is_enough(form: str) -> None:
+    throttle = Throttle(1)
+    assert throttle.try_acquire()
+    if form == "throttle()":
+        async with throttle(timeout=1) as lease:
+            assert lease.waited == 1.0
+    else:
+        await getattr(throttle, form)(timeout=1)
+    assert now() == 1.0
+
+
+async def test_a_missing_slot_counts_nothing_and_then_the_deadline_counts() -> None:
+    throttle = Throttle(10, 1)
+    async with throttle:
+        waiter = await queued(throttle.acquire(timeout=2))
+        with pytest.raises(ThrottleTimeout):
+            await waiter
+        assert now() == 2.0
+        assert (throttle.waiting, throttle.active) == (0, 1)
+
+
+async def test_once_queued_only_the_deadline_counts() -> None:
+    throttle = Throttle(10, initial=0)
+    waiter = await queued(throttle.acquire(timeout=0.5))
+    throttle.charge(10)  # now it can not make it any more, and is not told before its time
+    await asyncio.sleep(0.4)
+    assert not waiter.done()
+    throttle.capacity = 100  # and now it can again
+    await waiter
+    assert now() == 0.47  # seven tokens at a hundred per second
+
+
+async def test_a_deadline_that_passes_frees_the_place() -> None:
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    short = await queued(throttle.acquire(timeout=1))
+    long = await queued(throttle.acquire(timeout=10))
+    with pytest.raises(ThrottleTimeout):
+        await short
+    assert (now(), throttle.waiting) == (1.0, 1)
+    throttle.release()
+    await long
+
+
+async def test_a_deadline_passes_exactly_though_its_grant_is_much_later() -> None:
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    for seconds in (0.1, 0.25, 1 / 3):
+        began = now()
+        with pytest.raises(ThrottleTimeout) as refusal:
+            await throttle.acquire(timeout=seconds)
+        assert now() - began == pytest.approx(seconds, abs=2e-9)
+        assert refusal.value.retry_after == 0.0  # but for the slot
+
+
+@pytest.mark.parametrize("timeout", [0, 0.0, -1, -math.inf])
+async def test_a_timeout_of_nothing_is_now_or_never(timeout: float) -> None:
+    throttle = Throttle(10, 1)
+    assert await throttle.acquire(timeout=timeout)
+    with pytest.raises(ThrottleTimeout):
+        await throttle.acquire(timeout=timeout)
+    assert throttle.waiting == 0
+    throttle.release()
+    throttle.charge(9)
+    with pytest.raises(ThrottleTimeout):
+        await throttle.acquire(timeout=timeout)
+    assert now() == 0.0
+
+
+async def test_an_infinite_timeout_is_none() -> None:
+    throttle = Throttle(10, initial=0)
+    await throttle.acquire(timeout=math.inf)
+    throttle.pause(math.inf)
+    waiter = await queued(throttle.acquire(timeout=math.inf))
+    throttle.resume()
+    await waiter
+
+
+@pytest.mark.parametrize("bad", [math.nan, "1"])
+async def test_a_timeout_that_is_no_number_is_a_value_error(bad: Any) -> None:
+    throttle = Throttle(10, initial=0)
+    with pytest.raises((ValueError, TypeError)):
+        await throttle.acquire(timeout=bad)
+    assert throttle.waiting == 0
+
+
+async def test_a_finite_timeout_never_outlasts_an_endless_pause() -> None:
+    throttle = Throttle(10)
+    throttle.pause(math.inf)
+    with pytest.raises(ThrottleTimeout) as refusal:
+        await throttle.acquire(timeout=1e6)
+    assert now() == 0.0
+    assert refusal.value.retry_after == math.inf
+
+
+# --- as exact as integers ---
+
+
+async def test_ten_times_a_tenth_is_one() -> None:
+    throttle = Throttle(1, period=3600)
+    assert [throttle.try_acquire(0.1) for _ in range(11)] == [True] * 10 + [False]
+    assert throttle.level == pytest.approx(0, abs=0.001)
+
+
+async def test_polled_exactly_at_its_rate_it_admits_everything() -> None:
+    throttle = Throttle(10, burst=1)
+    admitted = 0
+    for _ in range(1_000):
+        admitted += throttle.try_acquire()
+        await asyncio.sleep(0.1)
+    assert admitted == 1_000
+
+
+@pytest.mark.parametrize(
+    ("capacity", "period"), [(1, 86_400), (3, 7), (7, 3), (1e6, 1), (999_983, 1), (0.3, 0.7)]
+)
+def test_a_million_grants_do_not_drift(capacity: float, period: float) -> None:
+    throttle = Throttle(capacity, period=period, burst=1, initial=0, timer=lambda: 0.0)
+    throttle.charge(10**6 - 1)
+    assert throttle.delay() == pytest.approx(10**6 * period / capacity, rel=1e-15, abs=2e-9)
+
+
+@pytest.mark.parametrize("rate", [3, 7, 999, 30_000, 999_983, 1_000_000])
+@pytest.mark.parametrize("burst", [1, 2])
+async def test_the_drift_of_real_grants_is_below_one_in_a_million(rate: int, burst: int) -> None:
+    throttle = Throttle(rate, burst=burst, initial=0)
+    grants = 2_000
+    for _ in range(grants):
+        await throttle.acquire()
+    late = now() - grants / rate
+    assert -1e-9 <= late * rate <= grants / 1e6
+
+
+async def test_the_burst_and_the_rate_bound_every_stretch_of_time() -> None:
+    throttle = Throttle(10, burst=5)
+    went: list[float] = []
+
+    async def job() -> None:
+        await throttle.acquire()
+        went.append(now())
+
+    await asyncio.gather(*(job() for _ in range(100)))
+    for n, start in enumerate(went):
+        for m in range(n, len(went)):
+            assert m - n + 1 <= 5 + 10 * (went[m] - start) + 1e-6
+
+
+@pytest.mark.parametrize("algorithm", WINDOWS)
+async def test_a_window_never_admits_more_than_its_capacity(algorithm: type[Rule]) -> None:
+    throttle = Throttle(10, algorithm=algorithm)
+    went: list[int] = []
+    await asyncio.sleep(0.6)
+    for _ in range(45):
+        await throttle.acquire()
+        went.append(round(now() * 1e9))
+        await asyncio.sleep(0.03)
+    second = 10**9
+    starts = went if algorithm is SlidingWindow else [edge * second for edge in range(10)]
+    for start in starts:
+        assert sum(start <= instant < start + second for instant in went) <= 10
+
+
+async def test_all_is_back_when_all_leases_have_ended() -> None:
+    throttle = Throttle(10, 5)
+    async with throttle(4), throttle(6) as lease:
+        lease.settle(16)
+        throttle.charge(5)
+    assert (throttle.active, throttle.waiting) == (0, 0)
+    await asyncio.sleep((10 + 15) * 0.1 - 1e-9)
+    assert throttle.level < 10.0
+    await asyncio.sleep(1e-9)
+    assert throttle.level == 10.0
+
+
+async def test_it_works_in_an_exit_stack() -> None:
+    throttle = Throttle(10, 3)
+    async with contextlib.AsyncExitStack() as stack:
+        assert await stack.enter_async_context(throttle) is None
+        lease = await stack.enter_async_context(throttle(2))
+        assert (lease.weight, throttle.active, throttle.level) == (2, 2, 7.0)
+    assert throttle.active == 0
