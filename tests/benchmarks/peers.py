@@ -1,0 +1,111 @@
+"""The other limiters, and asyncio's own: found where installed, or said to be missing.
+
+async-throttle 1.0 has the import name of the package that is measured. It is therefore fetched from
+the package index into a temporary directory and imported from there under another name.
+"""
+
+import asyncio
+import importlib
+import platform
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .measure import Contender, NoAnswer
+
+SEMAPHORE = "asyncio.Semaphore"
+AIOLIMITER = "aiolimiter"
+ASYNCIO_THROTTLE = "asyncio-throttle"
+THROTTLER = "throttler"
+ANYIO = "anyio"
+FORMER = "async-throttle 1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another library, or the reason why it cannot be had."""
+
+    name: str
+    says: str
+    """Its version; or the reason."""
+    module: ModuleType | None = None
+
+
+class Peers:
+    """All of them, each with *patience* seconds for a sample: some hang now and then."""
+
+    def __init__(self, *, offline: bool, patience: float) -> None:
+        self._patience = patience
+        self._peers = (
+            Peer(SEMAPHORE, f"Python {platform.python_version()}", asyncio),
+            *(_installed(name) for name in (AIOLIMITER, ASYNCIO_THROTTLE, THROTTLER, ANYIO)),
+            Peer(FORMER, "left out by --offline") if offline else _former("1.0.0"),
+        )
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(self._peers)
+
+    def contenders(
+        self, samples: Mapping[str, Callable[[Any], Awaitable[float]]], otherwise: str = ""
+    ) -> dict[str, Contender]:
+        """Every peer: one that is in *samples*, with its module given to it; or why it is not."""
+        return {
+            peer.name: self._contender(peer, samples.get(peer.name), otherwise)
+            for peer in self._peers
+        }
+
+    def _contender(
+        self, peer: Peer, sample: Callable[[Any], Awaitable[float]] | None, otherwise: str
+    ) -> Contender:
+        if sample is None:
+            return otherwise
+        if peer.module is None:
+            return "not measured"
+
+        async def run() -> float:
+            try:
+                async with asyncio.timeout(self._patience):
+                    return await sample(peer.module)
+            except TimeoutError:
+                raise NoAnswer(f"hangs (> {self._patience:g} s)") from None
+
+        return run
+
+
+def _installed(name: str) -> Peer:
+    try:
+        module = importlib.import_module(name.replace("-", "_"))
+        return Peer(name, metadata.version(name), module)
+    except ImportError:  # PackageNotFoundError is one, too
+        return Peer(name, "not installed")
+
+
+def _former(version: str) -> Peer:
+    """async-throttle *version* from the package index, imported as `async_throttle_former`."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    with tempfile.TemporaryDirectory() as directory:
+        fetched = subprocess.run(
+            [*pip, "--no-deps", "--dest", directory, f"async-throttle=={version}"],
+            capture_output=True,
+            text=True,
+        )
+        wheels = list(Path(directory).glob("*.whl"))
+        if not wheels:
+            reason = fetched.stderr.strip().splitlines() or ["pip fetched no wheel"]
+            return Peer(FORMER, reason[-1])
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            wheel.extractall(directory)
+        # Its modules import each other relatively, so that the package may go by any name.
+        Path(directory, "async_throttle").rename(Path(directory, "async_throttle_former"))
+        sys.path.insert(0, directory)
+        try:
+            return Peer(FORMER, version, importlib.import_module("async_throttle_former"))
+        finally:
+            sys.path.remove(directory)

@@ -1,0 +1,132 @@
+"""The results as text: what is promised and what was found, and the others at the same work."""
+
+import os
+import platform
+from collections.abc import Sequence
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import TypeAlias
+
+from .measure import Ratio, Samples
+from .peers import Peers
+from .rows import Row
+
+Table: TypeAlias = Sequence[Sequence[str]]
+"""Rows of cells; the first row is the head."""
+
+
+NOTES = """\
+- Full and half full: checked on `level` before and after each run, not assumed.
+- aiolimiter takes a weight by `await limiter.acquire(n)` only, which is compared as it is.
+- Rate-limited waiters: 20,000 per second, burst 1,000, all started at once, on the real loop;
+  the time that the process sleeps does not count.
+- "Flat" and "the same cost" are taken to be met up to a ratio of 1.25, and 1.1 for weights
+  and for memory behind a head that waits.
+- Memory is what tracemalloc counts; net is less that of a task on a future made before.
+- Quadratic: left out where one run would take minutes. Hangs: still waiting after that time."""
+
+
+def report(rows: Sequence[Row], peers: Peers, *, markdown: bool, quick: bool) -> str:
+    show = _markdown if markdown else _text
+    return "\n\n".join(
+        [
+            "\n".join(_circumstances(peers, quick)),
+            "Throttle, and what it promises: medians of paired runs, with quartiles.",
+            show(_promises(rows)),
+            "Throttle's cost divided by that of the others (and theirs): below 1 it is cheaper.",
+            show(_others(rows, [peer.name for peer in peers])),
+            NOTES,
+        ]
+    )
+
+
+def _circumstances(peers: Peers, quick: bool) -> list[str]:
+    """Without these the numbers say nothing."""
+    lines = [
+        f"{date.today()}, async-throttle {_version()}, "
+        f"{platform.python_implementation()} {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()}, {_processor()}, {os.cpu_count()} CPUs",
+        ", ".join(f"{peer.name}: {peer.says}" for peer in peers if peer.module is not None),
+    ]
+    lines += [f"NOT MEASURED: {peer.name}: {peer.says}" for peer in peers if peer.module is None]
+    if quick:
+        lines.append("QUICK: too small and too few runs for the numbers to mean anything.")
+    return lines
+
+
+def _promises(rows: Sequence[Row]) -> Table:
+    table = [["work", "Throttle", "compared with", "ratio", "target", "verdict"]]
+    for row in rows:
+        ratio = row.ratio
+        table.append(
+            [
+                row.work,
+                _cost(row.ours, row.unit),
+                f"{row.baseline}: {_cost(row.theirs, row.unit)}",
+                f"{ratio.median:.3f} [{ratio.low:.3f} - {ratio.high:.3f}]",
+                "" if row.target is None else f"<= {row.target:g}",
+                _verdict(ratio, row.target),
+            ]
+        )
+    return table
+
+
+def _verdict(ratio: Ratio, target: float | None) -> str:
+    if target is None:
+        return ""
+    return "met" if ratio.median <= target else "MISSED"
+
+
+def _others(rows: Sequence[Row], names: Sequence[str]) -> Table:
+    return [
+        ["work", *names],
+        *([row.work, *(_other(row, row.others.get(name, "")) for name in names)] for row in rows),
+    ]
+
+
+def _other(row: Row, theirs: Samples | str) -> str:
+    if isinstance(theirs, str):
+        return theirs
+    return f"{Ratio.of(row.ours, theirs).median:.3f} ({_cost(theirs, row.unit)})"
+
+
+_SCALES = {"s": (1.0, 3), "us": (1e6, 2), "ns": (1e9, 0), "B": (1.0, 0)}
+
+
+def _cost(samples: Samples, unit: str) -> str:
+    scale, digits = _SCALES[unit]
+    return f"{median(samples) * scale:,.{digits}f} {unit}"
+
+
+def _text(table: Table) -> str:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _markdown(table: Table) -> str:
+    head, *body = ("| " + " | ".join(row) + " |" for row in table)
+    return "\n".join([head, "|---" * len(table[0]) + "|", *body])
+
+
+def _version() -> str:
+    try:
+        return metadata.version("async-throttle")
+    except metadata.PackageNotFoundError:
+        return "from this checkout"
+
+
+def _processor() -> str:
+    """The processor's name; `platform.processor` has none on Linux."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown processor"
