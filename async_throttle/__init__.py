@@ -54,4 +54,3 @@ __all__ = [
 
 for _name in __all__:  # users see the name they import, not the module it happens to live in
     globals()[_name].__module__ = __name__
-del _name

@@ -19,7 +19,7 @@ __all__ = ["ConcurrencyLimiter", "RateLimiter"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-L = TypeVar("L", bound="_Limiter")
+L = TypeVar("L", bound="_Limiter", covariant=True)
 
 
 class _Acquire(Coroutine[Any, Any, None], Generic[L]):

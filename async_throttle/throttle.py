@@ -64,8 +64,11 @@ def _nothing() -> Generator[None, None, None]:
     yield
 
 
-NOTHING: Final = cast(Awaitable[None], _nothing())
-"""Awaiting this takes no time: an exhausted generator, which may be awaited again and again."""
+NOTHING: Final = cast("types.CoroutineType[Any, Any, None]", _nothing())
+"""Awaiting this takes no time: an exhausted generator, which may be awaited again and again.
+
+Called a coroutine, so that type checkers take what returns it for an async context manager.
+"""
 assert not list(cast(Any, NOTHING)), "it yields nothing, and from here on it is exhausted"
 
 
@@ -234,7 +237,7 @@ class Throttle:
 
     # -- entering and leaving -----------------------------------------------------------
 
-    def __aenter__(self) -> Awaitable[None]:
+    def __aenter__(self) -> types.CoroutineType[Any, Any, None]:
         # Mirrors Slots.take and TokenBucket.take for one token. Not a coroutine function:
         # awaiting NOTHING costs half of what awaiting a coroutine does.
         if self._calm:
@@ -263,14 +266,14 @@ class Throttle:
                     self._seen = now
                     slots.free -= 1
                     return NOTHING
-        return self._admit(self._line, _UNIT)
+        return self._admit(self._line, _UNIT)  # type: ignore[return-value]  # it is one
 
     def __aexit__(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: types.TracebackType | None,
-    ) -> Awaitable[None]:
+    ) -> types.CoroutineType[Any, Any, None]:
         slots = self._slots
         if self._calm and slots.free < slots.limit:
             slots.free += 1
@@ -919,7 +922,7 @@ class Lease:
                         bucket.note(full - at)
                     else:
                         bucket.dead = bucket.issued
-                    bucket.full_at = after
+                    bucket.full_at = after  # pyright: ignore[reportAttributeAccessIssue]
                     bucket.issued = self._receipt = bucket.issued + 1
                     bucket.floor = NEVER
                     throttle._seen = now
@@ -935,7 +938,7 @@ class Lease:
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: types.TracebackType | None,
-    ) -> Awaitable[None]:
+    ) -> types.CoroutineType[Any, Any, None]:
         throttle = self._throttle
         if throttle._calm and self._state == HELD:
             slots = throttle._slots
@@ -988,7 +991,7 @@ class Lease:
                 and self._receipt == bucket.issued
                 and bucket.floor == NEVER
             ):
-                bucket.full_at -= less * bucket.token
+                bucket.full_at -= less * bucket.token  # pyright: ignore[reportAttributeAccessIssue]
                 self._settled = actual
                 return
         self._settle(actual)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from fractions import Fraction
 from typing import Any
@@ -57,30 +57,27 @@ async def others_run() -> None:
 
 PARAMETERS = st.fixed_dictionaries(
     {
-        "capacity": st.sampled_from([1, 3, 7, 10, 0.3, 2.5, 1_000, 999_983]),
-        "concurrency": st.sampled_from([0, 1, 2, 2, 5]),
-        "period": st.sampled_from([1.0, 0.7, 1e-3]),
-        "burst": st.sampled_from([None, 1, 2, 5, 20, 20, 0.5, 3.5]),
-        "initial": st.sampled_from([None, None, None, 0, 0.5]),
+        "capacity": st.sampled_from([1, 3, 7, 10, 2.5, 1_000, 999_983]),
+        "concurrency": st.sampled_from([0, 1, 2, 5]),
+        "period": st.sampled_from([1.0, 0.7]),
+        "burst": st.sampled_from([None, 1, 5, 20, 20, 0.5]),
     }
 )
-WEIGHT = st.sampled_from([None, None, 1, 1, 2, 3, 5, 0, 0.5, 1.5, 2.0, True])
-"""None is a block of the throttle itself; the others are blocks of a call."""
-INDEX = st.integers(0, 5)
-STEP = st.one_of(
-    st.tuples(st.just("enter"), WEIGHT),
-    st.tuples(st.just("enter"), WEIGHT),
-    st.tuples(st.just("leave"), INDEX),
-    st.tuples(st.just("settle"), INDEX, st.sampled_from([0, 1, 2, 3, 5, 8, 0.5, 2.5])),
-    st.tuples(st.just("sleep"), st.sampled_from([1e-9, 1e-6, 1e-3, 0.1, 1 / 3, 1.0, 7.0])),
-    st.tuples(st.just("clock"), st.sampled_from([-3_000_000, -1, 1, 3_000_000, 8_000_000])),
-    st.tuples(st.just("cancel"), INDEX),
-    st.tuples(st.just("do"), st.sampled_from(["acquire", "release", "charge", "consume"])),
-    st.tuples(st.just("do"), st.sampled_from(["pause", "resume", "empty", "close"])),
-    st.tuples(st.just("capacity"), st.sampled_from([1, 3, 10, 2.5])),
-    st.tuples(st.just("slots"), st.integers(0, 3)),
-    st.tuples(st.just("look")),
-)
+STEPS: list[Step] = [
+    # None is a block of the throttle itself; the others are blocks of a call.
+    *[("enter", None), ("enter", 1), ("enter", 2)] * 5,
+    *(("enter", weight) for weight in (3, 5, 0, 0.5, 1.5, 2.0, True)),
+    *[("leave", 0), ("leave", 1)] * 4,
+    *(("settle", n, actual) for n in (0, 0, 1, 3) for actual in (0, 1, 5)),
+    *[("settle", 0, 0.5), ("settle", 0, -1), ("settle", 1, 2.5)],
+    *(("sleep", seconds) for seconds in (1e-9, 1e-3, 0.1, 0.1, 1 / 3, 1 / 3, 1.0, 1.0, 7.0)),
+    # Forwards is a loop that was busy, backwards a clock that was set.
+    *(("clock", nanoseconds) for nanoseconds in (-50_000_000, -1, 1, 3_000_000, 8_000_000)),
+    *[("cancel", 0), ("cancel", 1), ("look",), ("look",)],
+    *(("do", what) for what in ("acquire", "release", "charge", "consume", "pause", "empty")),
+    *[("do", "resume"), ("capacity", 3), ("capacity", 10), ("slots", 1), ("slots", 3)],
+]
+"""Drawn with equal chances; what is there more than once comes more often."""
 
 
 async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[Step]) -> list[Any]:
@@ -118,8 +115,6 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
                 throttle.resume()
             case "empty":
                 throttle.pause(timedelta(milliseconds=1), empty=True)
-            case "close" if len(log) % 5 == 0:  # seldom: not much happens afterwards
-                throttle.close()
 
     for step in steps:
         match step:
@@ -131,16 +126,16 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
             case "cancel", n if n < len(tasks):
                 tasks[n].cancel()
             case "settle", n, actual if n < len(leases):
-                leases[-1 - n].settle(actual)
+                with suppress(ValueError):
+                    leases[-1 - n].settle(actual)
             case "sleep", seconds:
                 await asyncio.sleep(seconds)
             case "clock", nanoseconds:
-                # Forwards is a loop that was busy, backwards a clock that was set.
                 loop._now = max(0, loop._now + nanoseconds)
             case "do", what:
                 try:
                     await perform(what)
-                except (ValueError, TimeoutError, ThrottleClosed) as error:
+                except (ValueError, TimeoutError) as error:
                     log.append((what, type(error)))
             case "capacity", capacity:
                 throttle.capacity = capacity
@@ -162,8 +157,8 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
     return log
 
 
-@settings(max_examples=400, deadline=None)
-@given(PARAMETERS, st.lists(STEP, max_size=40))
+@settings(max_examples=300, deadline=None)
+@given(PARAMETERS, st.lists(st.sampled_from(STEPS), max_size=60))
 def test_both_ways_lead_to_the_same_state(parameters: dict[str, Any], steps: list[Step]) -> None:
     short = testing.run(live(TokenBucket, parameters, steps))
     long = testing.run(live(Layered, parameters, steps))

@@ -157,7 +157,7 @@ def test_an_unknown_algorithm_is_a_value_error() -> None:
 
 def test_a_class_that_is_no_rule_is_a_type_error_that_names_the_right_one() -> None:
     # As async_throttle.buckets has classes of the same names, which are awaited.
-    impostor = type("LeakyBucket", (), {"__module__": "async_throttle.buckets"})
+    impostor: Any = type("LeakyBucket", (), {"__module__": "async_throttle.buckets"})
     with pytest.raises(TypeError, match=r"buckets\.LeakyBucket.*async_throttle\.LeakyBucket"):
         Throttle(10, algorithm=impostor)
     with pytest.raises(TypeError, match="algorithm"):
@@ -1618,7 +1618,7 @@ async def test_all_is_back_when_all_leases_have_ended() -> None:
 async def test_it_works_in_an_exit_stack() -> None:
     throttle = Throttle(10, 3)
     async with contextlib.AsyncExitStack() as stack:
-        assert await stack.enter_async_context(throttle) is None
+        await stack.enter_async_context(throttle)
         lease = await stack.enter_async_context(throttle(2))
         assert (lease.weight, throttle.active, throttle.level) == (2, 2, 7.0)
     assert throttle.active == 0
