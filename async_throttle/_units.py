@@ -55,7 +55,7 @@ def positive(name: str, value: float, *, infinite: bool = False) -> int | float:
     >>> positive("capacity", 2)
     2000000000
     """
-    if infinite and value == math.inf:
+    if infinite and isinstance(value, float) and value == math.inf:
         return math.inf
     amount = tokens(name, value)
     if amount == 0:

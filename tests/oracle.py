@@ -123,7 +123,7 @@ class Bucket:
     def change(self, at: Instant, capacity: int, period: int, burst: int) -> None:
         self.history.append(Change(at, capacity, period, burst))
 
-    def granted_as_if_at(self, due: Instant, clock: int) -> Instant:
+    def granted_as_if_at(self, due: int, clock: int) -> Instant:
         """The instant a grant counts from, if it was due at *due* and is made at *clock*."""
         return max(due, clock - LATE)
 
@@ -170,7 +170,7 @@ class Window:
         self.history = [entry for entry in self.history if self.together(entry.at, at)]
         self.capacity, self.period = capacity, period
 
-    def granted_as_if_at(self, due: Instant, clock: int) -> Instant:
+    def granted_as_if_at(self, due: int, clock: int) -> Instant:
         """Windows record the real instant."""
         return clock
 
@@ -223,7 +223,7 @@ class Unlimited:
 
     def change(self, at: Instant, capacity: int, period: int, burst: int) -> None: ...
 
-    def granted_as_if_at(self, due: Instant, clock: int) -> Instant:
+    def granted_as_if_at(self, due: int, clock: int) -> Instant:
         return due
 
 
@@ -437,7 +437,7 @@ class Oracle:
 
     def _happen(self, due: Instant) -> None:
         """One instant at which something happens by itself."""
-        self.now = max(self.now, self.rule.granted_as_if_at(due, self.clock))
+        self.now = max(self.now, self.rule.granted_as_if_at(math.ceil(due), self.clock))
         if isinstance(self.paused_until, int) and self.paused_until <= due:
             self._end_pause(self.paused_until)
         self._grant_all_that_may_go()

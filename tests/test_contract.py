@@ -171,6 +171,7 @@ class Full:
         self.came: dict[object, float] = {}
         self._leave = asyncio.Event()
         self._holder: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []  # else they might be collected
 
     async def fill(self) -> None:
         self._holder = asyncio.create_task(self.case.use(self.limiter, self._leave.wait))
@@ -192,6 +193,7 @@ class Full:
             await body()
 
         task = asyncio.create_task(self.case.use(self.limiter, noted))
+        self._tasks.append(task)
         await others_run()
         return task
 

@@ -589,6 +589,65 @@ async def test_releasing_one_entry_early_leaves_those_of_other_tasks_alone() -> 
         assert throttle.active == 0
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["enter", "enter", "nest", "leave", "cancel", "early", "settle"]),
+            st.integers(0, 4),
+        ),
+        max_size=40,
+    ),
+    st.sampled_from([0, 1, 2, 3]),
+)
+def test_however_it_is_shared_each_entry_holds_its_own_slot(
+    steps: list[tuple[str, int]], slots: int
+) -> None:
+    testing.run(_share(steps, slots))
+
+
+async def _share(steps: list[tuple[str, int]], slots: int) -> None:
+    throttle = Throttle(1_000, slots)
+    kept = throttle(1)
+    inside: list[Lease] = []  # those in a block
+    early: list[Lease] = []  # those of them that gave their slot back before its end
+    tasks: list[asyncio.Task[None]] = []
+    exits: list[asyncio.Event] = []
+
+    async def block(leave: asyncio.Event, depth: int) -> None:
+        async with kept as lease:
+            assert lease not in inside
+            inside.append(lease)
+            try:
+                if depth:
+                    await block(leave, depth - 1)
+                await leave.wait()
+            finally:
+                inside.remove(lease)
+
+    for action, n in steps:
+        if action in ("enter", "nest"):
+            exits.append(asyncio.Event())
+            tasks.append(asyncio.create_task(block(exits[-1], int(action == "nest"))))
+        elif action == "leave" and n < len(exits):
+            exits.pop(n).set()
+        elif action == "cancel" and n < len(tasks):
+            tasks[n].cancel()
+        elif action == "early" and n < len(inside):
+            inside[n].release()
+            early.append(inside[n])
+        elif action == "settle" and n < len(inside):
+            inside[n].settle(2 + n)
+        await others_run()
+        held = [lease for lease in inside if lease not in early]
+        assert throttle.active == len(held)
+        assert all("[held]" in repr(lease) for lease in held)
+        assert len(set(map(id, inside))) == len(inside)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (throttle.active, throttle.waiting, inside) == (0, 0, [])
+
+
 async def test_an_entry_that_fails_leaves_it_as_it_was() -> None:
     throttle = Throttle(10, 1)
     kept = throttle(4, timeout=1)

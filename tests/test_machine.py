@@ -77,7 +77,7 @@ Exit = Literal["return", "raise", "cancel"]
 
 @dataclass(frozen=True, slots=True)
 class Eighths:
-    """A weight as a share of the burst; nine eighths are too heavy."""
+    """A weight as a share of the burst, or a time as one of the time to fill it."""
 
     count: int
 
@@ -91,15 +91,16 @@ class UntilNext:
 
 Weight = int | Eighths
 Timeout = int | UntilNext | float | None
+Time = int | UntilNext | Eighths
 
 WEIGHTS: Final[st.SearchStrategy[Weight]] = st.one_of(
     st.just(TOKEN),
     st.integers(0, 9).map(Eighths),
-    st.sampled_from([0, TOKEN // 10, TOKEN // 3, TOKEN // 2, 2 * TOKEN, 1]),
+    st.sampled_from([0, TOKEN // 10, TOKEN // 3, TOKEN // 2, 2 * TOKEN, 5 * TOKEN, 1]),
     st.integers(0, 3 * TOKEN),
 )
 CAPACITIES: Final = st.one_of(
-    st.sampled_from([n * TOKEN for n in (1, 2, 3, 5, 10, 7, 100, 999_999)]),
+    st.sampled_from([n * TOKEN for n in (1, 2, 3, 5, 8, 10, 7, 100, 999_999)]),
     st.sampled_from([TOKEN // 10, TOKEN // 3, 5 * TOKEN // 2, 7 * TOKEN // 10]),
     st.integers(TOKEN // 100, 20 * TOKEN),
 )
@@ -109,8 +110,9 @@ TIMEOUTS: Final[st.SearchStrategy[Timeout]] = st.one_of(
     st.integers(-1, 1).map(UntilNext),
     st.sampled_from([0, -SECOND, 1, 100 * MS, SECOND, 10 * SECOND, math.inf]),
 )
-TIMES: Final[st.SearchStrategy[int | UntilNext]] = st.one_of(
+TIMES: Final[st.SearchStrategy[Time]] = st.one_of(
     st.integers(-1, 1).map(UntilNext),
+    st.integers(1, 12).map(Eighths),
     st.sampled_from([1, MS, 100 * MS, SECOND // 3, SECOND, 10 * SECOND]),
     st.integers(1, 3 * SECOND),
 )
@@ -255,8 +257,10 @@ class ThrottleMachine(RuleBasedStateMachine):
         self.turns_moved = 0
         self.promises_due: list[tuple[int, int]] = []
         self.was_blocked = False
+        self.blocked_in_this_step = False
         self.drains: list[asyncio.Task[None]] = []
         self.well = False
+        self.most_slots = math.inf
 
     @initialize(config=configs())
     def build(self, config: Config) -> None:
@@ -322,6 +326,7 @@ class ThrottleMachine(RuleBasedStateMachine):
                 operation()
             await self.come_to_rest()
 
+        self.most_slots = self.throttle.concurrency or math.inf
         if self.operations:
             self.well = False
             self.loop.run_until_complete(one_step())
@@ -330,6 +335,7 @@ class ThrottleMachine(RuleBasedStateMachine):
                 if caller.task and caller.task.cancelled() and caller.ident not in self.seen:
                     self.sees(caller, Seen("cancelled", self.clock()))
         self.operations.clear()
+        self.blocked_in_this_step = False
         self.share_step_with = 0
 
     async def come_to_rest(self) -> None:
@@ -337,6 +343,10 @@ class ThrottleMachine(RuleBasedStateMachine):
             await asyncio.sleep(0)
             if not vars(self.loop)["_ready"]:
                 return
+
+    def remember_slots(self) -> None:
+        """Who starts in this step may have been granted before the number was cut in it."""
+        self.most_slots = max(self.most_slots, self.throttle.concurrency or math.inf)
 
     def remember_numbers(self) -> None:
         o = self.oracle
@@ -404,7 +414,7 @@ class ThrottleMachine(RuleBasedStateMachine):
         caller.least = caller.weight
         self.grants.append((self.clock(), caller))
         caller.holds = caller.kind != "consume"
-        if caller.holds and 0 < self.throttle.concurrency < len(self.holders()):
+        if caller.holds and len(self.holders()) > self.most_slots:
             self.broken.append(f"caller {caller.ident} got a slot that was not there")
 
     def holders(self) -> list[Caller]:
@@ -571,6 +581,25 @@ class ThrottleMachine(RuleBasedStateMachine):
 
         self.do(operation)
 
+    @rule(
+        kind=st.sampled_from(["lease", "block"]),
+        weight=WEIGHTS,
+        before=TIMES,
+        other=st.sampled_from(["plain block", "plain block", "block", "consume"]),
+        after=TIMES,
+        eighths=st.sampled_from([0, 0, 3, 7, 12]),
+    )
+    def settle_late(
+        self, kind: Kind, weight: Weight, before: Time, other: Kind, after: Time, eighths: int
+    ) -> None:
+        """A lease is settled when time has passed and others have taken: what is it worth?"""
+        self.arrive(Arrival(kind, weight, None))
+        self.time_passes(before)
+        self.arrive(Arrival(other, TOKEN, None))
+        self.time_passes(after)
+        if any(caller.lease is not None for caller in self.callers):
+            self.settle(0, eighths, 0)
+
     @rule(weight=WEIGHTS)
     def charge(self, weight: Weight) -> None:
         heavy = self.resolve(weight)
@@ -606,6 +635,7 @@ class ThrottleMachine(RuleBasedStateMachine):
         self.do(
             partial(self.oracle.set_concurrency, slots),
             partial(setattr, self.throttle, "concurrency", slots),
+            self.remember_slots,
         )
 
     @precondition(lambda self: self.oracle.capacity is not None)
@@ -681,9 +711,13 @@ class ThrottleMachine(RuleBasedStateMachine):
         self.time_passes(UntilNext())
 
     @rule(time=TIMES)
-    def time_passes(self, time: int | UntilNext) -> None:
+    def time_passes(self, time: Time) -> None:
         self.flush()
-        if isinstance(time, UntilNext):
+        if isinstance(time, Eighths):
+            o = self.oracle
+            fill = (o.burst or TOKEN) * o.period // (o.capacity or TOKEN)
+            time = (o.period if o.is_window else fill) * time.count // 8
+        elif isinstance(time, UntilNext):
             due = self.oracle.next_instant()
             time = 0 if due is None else math.ceil(due) + time.beside - self.clock()
         if 0 < time < FAR - self.clock():
@@ -703,6 +737,9 @@ class ThrottleMachine(RuleBasedStateMachine):
                 vars(self.loop)["_now"] = until
                 self.oracle.advance(until, blocked=True)
 
+        if self.blocked_in_this_step:  # the first would go unnoticed
+            self.flush()
+        self.blocked_in_this_step = True
         self.do(operation)
 
     def advance_to(self, instant: int) -> None:
