@@ -76,12 +76,16 @@ _UNIT: Final = (1, TOKEN)
 """A slot and one token."""
 
 
-class _Waiting(asyncio.Future[None]):
-    """A caller who waits: the future is what the queue's `Waiter` is made of."""
+class _Waiting:
+    """A caller who waits: the queue's `Waiter`, with the future that wakes it.
+
+    Not a subclass of Future: asyncio has a shortcut for exactly that class.
+    """
 
     __slots__ = (
         "arrived",
         "deadline",
+        "future",
         "granted_at",
         "line",
         "order",
@@ -92,6 +96,7 @@ class _Waiting(asyncio.Future[None]):
 
     arrived: int
     deadline: int
+    future: asyncio.Future[None]
     granted_at: int
     line: Line
     order: int
@@ -653,8 +658,8 @@ class Throttle:
         for waiter in changed:
             if waiter.state is GRANTED:
                 self._starting.add(waiter)
-            if not waiter.done():
-                waiter.set_result(None)
+            if not waiter.future.done():
+                waiter.future.set_result(None)
         queue = self._queue
         if self._grants.armed != queue.wake_at or queue.deadlines or self._timeouts.armed != NEVER:
             self._arm()
@@ -709,7 +714,20 @@ class Throttle:
         timeout: float | None = None,
         lease: Lease | None = None,
     ) -> None:
-        """Wait in *line* for *weights*; fill in *lease*."""
+        """Wait in *line* for *weights*; fill in *lease*. Lease.__aenter__ does the same."""
+        waiter = self._ask(line, weights, timeout, lease)
+        if waiter is not None:
+            try:
+                await waiter.future
+            except BaseException:
+                self._leave(waiter)
+                raise
+            self._start(waiter, lease)
+
+    def _ask(
+        self, line: Line, weights: tuple[int, ...], timeout: float | None, lease: Lease | None
+    ) -> _Waiting | None:
+        """Take at once, or queue up: then the waiter, whose future is to be awaited."""
         if weights[-1] > self._rule.burst or self._closed:
             self._check(weights)
         queue = self._queue
@@ -722,27 +740,26 @@ class Throttle:
             and self._max_waiting is None
         ):
             # Whoever comes behind others need not know the time.
-            waiter = _Waiting(loop=loop)
+            waiter = _Waiting()
+            waiter.future = loop.create_future()
             queue.join(waiter, line, weights)
-        else:
-            now = self._elapse()
-            if not self._starting:
-                receipts = queue.try_take(line, weights)
-                if receipts is not None:
-                    self._recalm()
-                    if lease is not None:
-                        lease._hold(receipts, 0)
-                    return
-            waiter = self._join(loop, line, weights, timeout, now)
-        try:
-            await waiter
-        except BaseException:
-            self._leave(waiter)
-            raise
+            return waiter
+        now = self._elapse()
+        if not self._starting:
+            receipts = queue.try_take(line, weights)
+            if receipts is not None:
+                self._recalm()
+                if lease is not None:
+                    lease._hold(receipts, 0)
+                return None
+        return self._join(loop, line, weights, timeout, now)
+
+    def _start(self, waiter: _Waiting, lease: Lease | None) -> None:
+        """The task of *waiter* runs again: on it goes, or it learns why not."""
         if waiter.state is not GRANTED:
             raise self._refusal(waiter)
         self._starting.discard(waiter)
-        if not self._starting and not queue.waiting:
+        if not self._starting and not self._queue.waiting:
             self._rest()
         if lease is not None:
             lease._hold(waiter.receipts, waiter.granted_at - waiter.arrived)
@@ -767,7 +784,8 @@ class Throttle:
                 raise self._error_timeout(timeout, wait)
             deadline = min(now + allowed, NEVER)
         self._calm = False
-        waiter = _Waiting(loop=loop)
+        waiter = _Waiting()
+        waiter.future = loop.create_future()
         waiter.arrived = now
         queue.join(waiter, line, weights, deadline)
         changed = queue.advance(now)
@@ -783,7 +801,7 @@ class Throttle:
             # Those who were granted before are only about to start: after them.
             assert changed == [waiter], "a newcomer makes way for nobody else"
             self._starting.add(waiter)
-            loop.call_soon(_resolve, waiter)
+            loop.call_soon(_resolve, waiter.future)
         self._arm()
         return waiter
 
@@ -799,6 +817,13 @@ class Throttle:
 
     def _leave(self, waiter: _Waiting) -> None:
         """The caller went before it started: as if it had never asked."""
+        if (
+            waiter.state is QUEUED
+            and waiter.deadline == NEVER
+            and waiter.line.waiters[0] is not waiter
+        ):
+            self._queue.leave(waiter)  # nobody was held up by it
+            return
         self._elapse()  # which may grant it; then that is undone
         self._starting.discard(waiter)
         self._queue.leave(waiter)
@@ -931,7 +956,24 @@ class Lease:
                     self.waited = 0.0
                     self._state = HELD
                     return self
-        return await self._enter()
+        if self._state != FRESH:
+            return await self._reenter()
+        self._state = ENTERING
+        try:
+            weights = throttle._weights(weight)
+            waiter = throttle._ask(throttle._line, weights, self._timeout, self)
+            if waiter is not None:  # as in Throttle._admit, without a frame for each who waits
+                try:
+                    await waiter.future
+                except BaseException:
+                    throttle._leave(waiter)
+                    raise
+                throttle._start(waiter, self)
+        except BaseException:
+            self._state = RELEASED if hasattr(self, "_others") else FRESH
+            raise
+        self._state = SHARED if hasattr(self, "_others") else HELD
+        return self
 
     def __aexit__(
         self,
@@ -1047,29 +1089,18 @@ class Lease:
             f"of {self._throttle!r}>"
         )
 
-    async def _enter(self) -> Lease:
-        """Every entry that is not the first one, uncontended."""
-        throttle = self._throttle
+    async def _reenter(self) -> Lease:
+        """Every entry but the first."""
         if self._state == LEASED:
             self._state = HELD
             return self
-        if self._state != FRESH:
-            lease = await throttle.lease(self.weight, timeout=self._timeout)
-            if not hasattr(self, "_others"):
-                self._others = {}
-            self._others.setdefault(asyncio.current_task(), []).append(lease)
-            # Whoever enters or leaves from here on must look who else is inside.
-            self._state = {HELD: SHARED, FRESH: RELEASED}.get(self._state, self._state)
-            return lease
-        self._state = ENTERING
-        try:
-            weights = throttle._weights(self.weight)
-            await throttle._admit(throttle._line, weights, self._timeout, self)
-        except BaseException:
-            self._state = RELEASED if hasattr(self, "_others") else FRESH
-            raise
-        self._state = SHARED if hasattr(self, "_others") else HELD
-        return self
+        lease = await self._throttle.lease(self.weight, timeout=self._timeout)
+        if not hasattr(self, "_others"):
+            self._others = {}
+        self._others.setdefault(asyncio.current_task(), []).append(lease)
+        # Whoever enters or leaves from here on must look who else is inside.
+        self._state = {HELD: SHARED, FRESH: RELEASED}.get(self._state, self._state)
+        return lease
 
     def _leaving(self) -> Lease:
         """The lease of the block that ends: the last one that this task entered."""
