@@ -1000,9 +1000,8 @@ class Lease:
             RuntimeError: nothing was granted yet.
         """
         self._check_granted()
-        state = self._state
-        self._state = EARLY if state in (HELD, SHARED) else RELEASED
-        if state in (LEASED, HELD, SHARED):
+        if self._state in (LEASED, HELD, SHARED):
+            self._state = RELEASED if self._state == LEASED else EARLY
             self._throttle.release()
 
     def settle(self, actual: float) -> None:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import pytest
 from freezegun import freeze_time
+from support import at, now, others_run, queued
 
 from async_throttle import (
     FixedWindow,
@@ -40,25 +41,6 @@ SECOND = 10**9
 
 MODULE_LEVEL = Throttle(10, 3, period=1_000)
 """Made at import, as most are: before any loop runs and before any clock is frozen."""
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def others_run() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-async def queued(awaitable: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    task = asyncio.create_task(awaitable)
-    await others_run()
-    return task
-
-
-def at(instant: float, call: Callable[[], object]) -> None:
-    asyncio.get_running_loop().call_at(instant, call)
 
 
 def block(seconds: float) -> None:

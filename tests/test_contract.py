@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from support import now, others_run
 
 from async_throttle import (
     ConcurrencyLimiter,
@@ -23,15 +24,6 @@ from async_throttle import (
 pytestmark = pytest.mark.virtual_time
 
 Body = Callable[[], Awaitable[object]]
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def others_run() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 async def nothing() -> None:

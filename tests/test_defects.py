@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
+from support import now, others_run, queued
 
 from async_throttle import (
     ConcurrencyLimiter,
@@ -28,21 +29,6 @@ from async_throttle import (
 pytestmark = pytest.mark.virtual_time
 
 T = TypeVar("T")
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def others_run() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-async def queued(awaitable: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    task = asyncio.create_task(awaitable)
-    await others_run()
-    return task
 
 
 # --- async-throttle 1.0 ---

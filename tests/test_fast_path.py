@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import others_run
 
 from async_throttle import (
     GCRA,
@@ -46,11 +47,6 @@ class Layered(TokenBucket):
 
     def take(self, now: int, weight: int) -> int:
         return super().take(now, weight)
-
-
-async def others_run() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 # --- two lives ---

@@ -7,13 +7,14 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from fractions import Fraction
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from support import now, others_run, queued
 
 from async_throttle import (
     FixedWindow,
@@ -31,21 +32,6 @@ pytestmark = pytest.mark.virtual_time
 
 WINDOWS: list[type[Rule]] = [SlidingWindow, FixedWindow]
 T = TypeVar("T")
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def others_run() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-async def queued(awaitable: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    task = asyncio.create_task(awaitable)
-    await others_run()
-    return task
 
 
 # --- what it says ---
@@ -589,6 +575,7 @@ async def test_releasing_one_entry_early_leaves_those_of_other_tasks_alone() -> 
         assert throttle.active == 0
 
 
+@example([("enter", 0), ("enter", 0), ("early", 0), ("early", 0), ("leave", 0)], 0)
 @given(
     st.lists(
         st.tuples(

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import pytest
+from support import others_run, queued
 
 from async_throttle import ConcurrencyLimiter, RateLimiter, Throttle, ThrottleClosed, testing
 
@@ -26,17 +27,6 @@ MS = 0.001
 
 MODULE_LEVEL = Throttle(1_000, 2)
 """Made at import, where no loop runs."""
-
-
-async def others_run() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-async def queued(awaitable: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    task = asyncio.create_task(awaitable)
-    await others_run()
-    return task
 
 
 @contextmanager
@@ -269,6 +259,13 @@ def test_a_release_does_not_wake_those_who_drained_in_a_dead_loop() -> None:
 def test_who_was_granted_in_a_dead_loop_but_never_ran_has_taken_nothing() -> None:
     throttle = Throttle(100, 1, period=3600)
     throttle.try_acquire()
+
+    async def use() -> None:
+        async with throttle:
+            waiter = await queued(throttle.acquire())
+        await waiter
+        throttle.release()
+
     with all_is_collected():
         loop = asyncio.new_event_loop()
         task: Any = loop.create_task(throttle.acquire(5))
@@ -276,11 +273,14 @@ def test_who_was_granted_in_a_dead_loop_but_never_ran_has_taken_nothing() -> Non
         throttle.release()  # granted; and now its loop never runs again
         assert throttle.active == 1
         loop.close()
-        task._log_destroy_pending = False
-        del task
-        assert (throttle.active, throttle.waiting) == (0, 0)
+        assert (throttle.active, throttle.waiting, throttle.locked()) == (0, 0, False)
         assert throttle.level == pytest.approx(99.0, abs=0.1)
-        assert throttle.try_acquire()
+        asyncio.run(use())
+        task._log_destroy_pending = False
+        del task  # only now does it unwind
+        gc.collect()
+        assert (throttle.active, throttle.waiting, throttle.locked()) == (0, 0, False)
+        assert throttle.level == pytest.approx(97.0, abs=0.1)
 
 
 def test_the_coroutines_of_a_dead_loop_unwind_without_harm() -> None:

@@ -524,6 +524,7 @@ def test_a_throttle_is_never_refused_by_a_server_that_counts_in_the_same_way(
     # A machine that is busy may hold a request up for longer than the server forgives. A throttle
     # that is too fast is refused each time.
     arguments = f"--requests 16 --capacity 6 --period 0.25 --algorithm {algorithm}"
+    status, out = 1, ""
     for _ in range(5):
         with serving(program.parse(arguments.split()).limits, seed=0) as url:
             status = start(monkeypatch, f"{arguments} --url {url}")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
+from support import at, now, others_run, queued
 
 from async_throttle import (
     Throttle,
@@ -24,26 +25,6 @@ from async_throttle import (
 pytestmark = pytest.mark.virtual_time
 
 T = TypeVar("T")
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def others_run() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-async def queued(awaitable: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    task = asyncio.create_task(awaitable)
-    await others_run()
-    return task
-
-
-def at(instant: float, call: Callable[[], object]) -> None:
-    """Call in the step in which that instant comes."""
-    asyncio.get_running_loop().call_at(instant, call)
 
 
 async def is_as_new(throttle: Throttle) -> None:
@@ -456,7 +437,7 @@ async def test_a_newcomer_between_a_grant_and_the_first_step_of_the_granted_task
     waiting = await queued(early())
     throttle.release()
     throttle.release()
-    assert (throttle.active, throttle.level) == (1, 7.0)
+    assert (throttle.active, throttle.level, throttle.locked()) == (1, 7.0, True)
     if form == "try":
         assert not throttle.try_acquire()
         await waiting

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import now, others_run
 
 from async_throttle import (
     ConcurrencyLimiter,
@@ -24,15 +25,6 @@ from async_throttle import (
 pytestmark = pytest.mark.virtual_time
 
 Limiter = RateLimiter | ConcurrencyLimiter
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def others_run() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture(params=[lambda: RateLimiter(1), lambda: ConcurrencyLimiter(1)], ids=["rate", "one"])

@@ -27,6 +27,7 @@ from typing import Any, cast
 
 import pytest
 from freezegun import freeze_time
+from support import now
 
 from async_throttle import Throttle, pytest_plugin, testing, throttle
 from async_throttle.testing import DeadlockError, VirtualTimeLoop
@@ -34,10 +35,6 @@ from async_throttle.testing import DeadlockError, VirtualTimeLoop
 pytest_plugins = ["pytester"]
 
 DAY = 86_400.0
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def library_clock() -> Callable[[], int]:

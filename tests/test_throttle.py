@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from support import now, others_run, queued
 
 import async_throttle
 from async_throttle import (
@@ -36,24 +37,6 @@ pytestmark = pytest.mark.virtual_time
 ALGORITHMS: list[type[Rule]] = [TokenBucket, GCRA, LeakyBucket, SlidingWindow, FixedWindow]
 BUCKETS: list[type[Rule]] = [TokenBucket, GCRA]
 WINDOWS: list[type[Rule]] = [SlidingWindow, FixedWindow]
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def others_run() -> None:
-    """Let everything run that needs no time."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-async def queued(awaitable: Awaitable[Any]) -> asyncio.Task[Any]:
-    """A task that has got as far as it can without time."""
-    task = asyncio.ensure_future(awaitable)
-    await others_run()
-    assert isinstance(task, asyncio.Task)
-    return task
 
 
 def timers() -> list[asyncio.TimerHandle]:
@@ -562,6 +545,12 @@ async def test_it_is_locked_while_somebody_is_queued_whom_a_newcomer_would_overt
     assert throttle.level == 5.0
     assert throttle.locked()
     await heavy
+
+
+def test_it_is_locked_if_not_even_one_token_will_ever_go_at_once() -> None:
+    throttle = Throttle(10, burst=0.5)
+    assert throttle.locked()
+    assert throttle.try_acquire(0.5)
 
 
 # --- pause, resume ---

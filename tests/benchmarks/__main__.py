@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="groups of rows")
     given = parser.parse_args()
 
-    peers = Peers(offline=given.offline, patience=5 if given.quick else 30)
+    peers = Peers(offline=given.offline)
     bench = rows.Bench(peers, given.quick)
     found: list[rows.Row] = []
     for work in rows.ALL:

@@ -39,10 +39,9 @@ class Peer:
 
 
 class Peers:
-    """All of them, each with *patience* seconds for a sample: some hang now and then."""
+    """All of them."""
 
-    def __init__(self, *, offline: bool, patience: float) -> None:
-        self._patience = patience
+    def __init__(self, *, offline: bool) -> None:
         self._peers = (
             Peer(SEMAPHORE, f"Python {platform.python_version()}", asyncio),
             *(_installed(name) for name in (AIOLIMITER, ASYNCIO_THROTTLE, THROTTLER, ANYIO)),
@@ -53,30 +52,43 @@ class Peers:
         return iter(self._peers)
 
     def contenders(
-        self, samples: Mapping[str, Callable[[Any], Awaitable[float]]], otherwise: str = ""
+        self,
+        samples: Mapping[str, Callable[[Any], Awaitable[float]]],
+        otherwise: str = "",
+        patience: float | None = None,
     ) -> dict[str, Contender]:
-        """Every peer: one that is in *samples*, with its module given to it; or why it is not."""
+        """Every peer: with a sample, which is given its module; or why there is none.
+
+        Args:
+            samples: by the peer's name.
+            otherwise: why the other peers have none.
+            patience: seconds after which a sample is said to hang; None is no limit.
+        """
         return {
-            peer.name: self._contender(peer, samples.get(peer.name), otherwise)
+            peer.name: _contender(peer, samples.get(peer.name), otherwise, patience)
             for peer in self._peers
         }
 
-    def _contender(
-        self, peer: Peer, sample: Callable[[Any], Awaitable[float]] | None, otherwise: str
-    ) -> Contender:
-        if sample is None:
-            return otherwise
-        if peer.module is None:
-            return "not measured"
 
-        async def run() -> float:
-            try:
-                async with asyncio.timeout(self._patience):
-                    return await sample(peer.module)
-            except TimeoutError:
-                raise NoAnswer(f"hangs (> {self._patience:g} s)") from None
+def _contender(
+    peer: Peer,
+    sample: Callable[[Any], Awaitable[float]] | None,
+    otherwise: str,
+    patience: float | None,
+) -> Contender:
+    if sample is None:
+        return otherwise
+    if peer.module is None:
+        return "not measured"
 
-        return run
+    async def run() -> float:
+        try:
+            async with asyncio.timeout(patience):
+                return await sample(peer.module)
+        except TimeoutError:
+            raise NoAnswer(f"hangs (> {patience} s)") from None
+
+    return run
 
 
 def _installed(name: str) -> Peer:

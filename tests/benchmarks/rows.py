@@ -21,7 +21,6 @@ from async_throttle import FixedWindow, SlidingWindow, Throttle, ThrottleTimeout
 from .measure import (
     Call,
     Contender,
-    Ratio,
     Samples,
     cancelled,
     cpu_time,
@@ -61,15 +60,12 @@ class Row:
     unit: str
     ours: Samples
     baseline: str
-    theirs: Samples
+    theirs: Samples | str
+    """What *ours* is divided by; or why it is not there."""
     target: float | None
     """The largest ratio of *ours* to *theirs* that is promised; None where none is."""
     others: Mapping[str, Samples | str]
     """The same work done by each peer; or why it is not."""
-
-    @property
-    def ratio(self) -> Ratio:
-        return Ratio.of(self.ours, self.theirs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +90,7 @@ class Group:
 
     def __getitem__(self, name: str) -> Samples:
         samples = self._samples[name]
-        assert not isinstance(samples, str), f"no row without {name}: {samples}"
+        assert not isinstance(samples, str), f"{name} is no peer, and always there"
         return samples
 
     def less(self, name: str) -> "Group":
@@ -111,7 +107,8 @@ class Group:
         )
 
     def row(self, work: str, unit: str, ours: str, baseline: str, target: float | None) -> Row:
-        return Row(work, unit, self[ours], baseline, self[baseline], target, self._samples)
+        theirs = self._samples[baseline]
+        return Row(work, unit, self[ours], baseline, theirs, target, self._samples)
 
 
 def target(on_311: float, later: float) -> float:
@@ -386,6 +383,7 @@ async def rate_limited(bench: Bench) -> list[Row]:
                     FORMER: lambda lib: sample(lib.Throttle(burst, 0, period)),
                 },
                 otherwise="no rate",
+                patience=bench.pick(30, 5),
             ),
         },
     )
@@ -427,6 +425,7 @@ async def punctual(bench: Bench) -> list[Row]:
                     FORMER: lambda lib: sample(lib.Throttle(1, 0, 1 / rate)),
                 },
                 otherwise="no rate",
+                patience=bench.pick(30, 5),
             ),
         },
     )

@@ -57,26 +57,22 @@ def _circumstances(peers: Peers, quick: bool) -> list[str]:
 
 
 def _promises(rows: Sequence[Row]) -> Table:
-    table = [["work", "Throttle", "compared with", "ratio", "target", "verdict"]]
-    for row in rows:
-        ratio = row.ratio
-        table.append(
-            [
-                row.work,
-                _cost(row.ours, row.unit),
-                f"{row.baseline}: {_cost(row.theirs, row.unit)}",
-                f"{ratio.median:.3f} [{ratio.low:.3f} - {ratio.high:.3f}]",
-                "" if row.target is None else f"<= {row.target:g}",
-                _verdict(ratio, row.target),
-            ]
-        )
-    return table
+    return [
+        ["work", "Throttle", "compared with", "ratio", "target", "verdict"],
+        *map(_promise, rows),
+    ]
 
 
-def _verdict(ratio: Ratio, target: float | None) -> str:
-    if target is None:
-        return ""
-    return "met" if ratio.median <= target else "MISSED"
+def _promise(row: Row) -> Sequence[str]:
+    ours = _cost(row.ours, row.unit)
+    target = "" if row.target is None else f"<= {row.target:g}"
+    if isinstance(row.theirs, str):
+        return [row.work, ours, row.baseline, row.theirs, target, ""]
+    theirs = f"{row.baseline}: {_cost(row.theirs, row.unit)}"
+    ratio = Ratio.of(row.ours, row.theirs)
+    spread = f"{ratio.median:.3f} [{ratio.low:.3f} - {ratio.high:.3f}]"
+    verdict = "" if row.target is None else "met" if ratio.median <= row.target else "MISSED"
+    return [row.work, ours, theirs, spread, target, verdict]
 
 
 def _others(rows: Sequence[Row], names: Sequence[str]) -> Table:

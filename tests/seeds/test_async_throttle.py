@@ -10,14 +10,11 @@ import inspect
 import math
 
 import pytest
+from support import now
 
 from async_throttle import Throttle
 
 pytestmark = pytest.mark.virtual_time
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 async def test_the_documented_example() -> None:

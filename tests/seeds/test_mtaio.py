@@ -17,6 +17,7 @@ from os import cpu_count
 from typing import Any, Optional, get_type_hints
 
 import pytest
+from support import now
 
 from async_throttle.exceptions import ResourceError, ResourceLimitError, TimeoutError
 from async_throttle.resources import ConcurrencyLimiter, RateLimiter
@@ -24,10 +25,6 @@ from async_throttle.resources import ConcurrencyLimiter, RateLimiter
 pytestmark = pytest.mark.virtual_time
 
 logger = logging.getLogger(__name__)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 _performed: list[float] = []
