@@ -66,9 +66,11 @@ STEPS: list[Step] = [
     *[("leave", 0), ("leave", 1)] * 4,
     *(("settle", n, actual) for n in (0, 0, 1, 3) for actual in (0, 1, 5)),
     *[("settle", 0, 0.5), ("settle", 0, -1), ("settle", 1, 2.5)],
-    *(("sleep", seconds) for seconds in (1e-9, 1e-3, 0.1, 0.1, 1 / 3, 1 / 3, 1.0, 1.0, 7.0)),
-    # Forwards is a loop that was busy, backwards a clock that was set.
-    *(("clock", nanoseconds) for nanoseconds in (-50_000_000, -1, 1, 3_000_000, 8_000_000)),
+    *[("kept",), ("kept",)],
+    *(("sleep", seconds) for seconds in (1e-9, 1e-3, 0.1, 0.1, 1 / 3, 333_333_334e-9, 1.0, 1.0)),
+    *[("sleep", 7.0), ("sleep", 7.0)],
+    *(("busy", nanoseconds) for nanoseconds in (1, 3_000_000, 8_000_000)),
+    *(("back", weight) for weight in (None, None, 1)),
     *[("cancel", 0), ("cancel", 1), ("look",), ("look",)],
     *(("do", what) for what in ("acquire", "release", "charge", "consume", "pause", "empty")),
     *[("do", "resume"), ("capacity", 3), ("capacity", 10), ("slots", 1), ("slots", 3)],
@@ -87,13 +89,20 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
     exits: list[asyncio.Event] = []
     leases: list[Lease] = []
 
-    async def block(weight: float | None, leave: asyncio.Event) -> None:
-        async with throttle if weight is None else throttle(weight) as lease:
-            log.append(("entered", weight, loop.time()))
+    kept = throttle(1)
+
+    async def block(weight: float | Lease | None, leave: asyncio.Event) -> None:
+        call = weight if isinstance(weight, Lease) else throttle(weight or 0)
+        async with throttle if weight is None else call as lease:
+            log.append(("entered", loop.time()))
             if lease is not None:
                 leases.append(lease)
-                log.append(("waited", lease.waited))
+                log.append((lease.weight, lease.waited, lease is kept))
             await leave.wait()
+
+    def enter(weight: float | Lease | None) -> None:
+        exits.append(asyncio.Event())
+        tasks.append(asyncio.create_task(block(weight, exits[-1])))
 
     async def perform(what: str) -> None:
         match what:
@@ -115,8 +124,9 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
     for step in steps:
         match step:
             case "enter", weight:
-                exits.append(asyncio.Event())
-                tasks.append(asyncio.create_task(block(weight, exits[-1])))
+                enter(weight)
+            case ("kept",):
+                enter(kept)
             case "leave", n if n < len(exits):
                 exits.pop(n).set()
             case "cancel", n if n < len(tasks):
@@ -126,10 +136,15 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
                     leases[-1 - n].settle(actual)
             case "sleep", seconds:
                 await asyncio.sleep(seconds)
-            case "clock", nanoseconds:
-                # Leaving by the short way reads no clock; so that both have seen the same one:
-                throttle.locked()
-                loop._now = max(0, loop._now + nanoseconds)
+            case "busy", nanoseconds:
+                loop._now += nanoseconds
+            case "back", weight:
+                # The clock is set back, when both have just seen it: leaving by the short way
+                # reads none, and entering by the short way must not forget what it read.
+                enter(weight)
+                await others_run()
+                loop._now = max(0, loop._now - 50_000_000)
+                enter(weight)
             case "do", what:
                 try:
                     await perform(what)
@@ -156,7 +171,7 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
 
 
 @settings(max_examples=300, deadline=None)
-@given(PARAMETERS, st.lists(st.sampled_from(STEPS), max_size=60))
+@given(PARAMETERS, st.lists(st.sampled_from(STEPS), min_size=30, max_size=60))
 def test_both_ways_lead_to_the_same_state(parameters: dict[str, Any], steps: list[Step]) -> None:
     short = testing.run(live(TokenBucket, parameters, steps))
     long = testing.run(live(Layered, parameters, steps))
@@ -234,7 +249,7 @@ def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("algorithm", [TokenBucket, GCRA, LeakyBucket])
-@pytest.mark.parametrize("concurrency", [0, 2])
+@pytest.mark.parametrize("concurrency", [0, 3])
 async def test_the_short_way_is_taken_where_nobody_waits(
     algorithm: type[Rule], concurrency: int, long_ways: list[str]
 ) -> None:
@@ -250,8 +265,10 @@ async def test_the_short_way_is_taken_where_nobody_waits(
     kept = throttle(3)
     async with kept, AsyncExitStack() as stack:
         await stack.enter_async_context(throttle)
+    async with throttle(4), throttle, throttle:  # down to the last token
+        pass
     assert long_ways == []
-    assert (throttle.active, throttle.level) == (0, 6.0)
+    assert (throttle.active, throttle.level) == (0, 0.0)
 
 
 async def test_awaiting_the_short_way_does_not_yield_to_the_loop() -> None:
@@ -314,14 +331,15 @@ async def test_a_weight_above_the_burst_does_not_slip_through_the_short_way() ->
     with pytest.raises(ValueError, match="11"):
         async with throttle(11):
             pass
-    throttle.burst = 0.5
-    with pytest.raises(ValueError, match=r"0\.5"):
-        async with throttle:
-            pass
-    with pytest.raises(ValueError, match=r"0\.5"):
-        async with throttle():
-            pass
-    assert throttle.active == 0
+    for capacity in (1, 10):
+        throttle = Throttle(capacity, 1, burst=0.5)
+        with pytest.raises(ValueError, match=r"0\.5"):
+            async with throttle:
+                pass
+        with pytest.raises(ValueError, match=r"0\.5"):
+            async with throttle(1):
+                pass
+        assert (throttle.active, throttle.level) == (0, 0.5)
 
 
 DISTURBANCES: dict[str, Callable[[Throttle], Awaitable[None]]] = {}
@@ -471,12 +489,62 @@ async def test_the_short_way_is_closed_by_a_pause_by_those_who_wait_and_by_close
     assert heavy.done()
     assert loop.time() == 2.1
 
+    await asyncio.sleep(1)
     throttle.close()
     with pytest.raises(ThrottleClosed):
         await use(throttle)
     throttle.release()
     throttle.release()
     assert throttle.active == 0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        lambda throttle: throttle.release(),
+        lambda throttle: setattr(throttle, "capacity", 20),
+        lambda throttle: setattr(throttle, "concurrency", 9),
+        lambda throttle: (throttle.pause(1), throttle.resume()),
+        lambda throttle: throttle.charge(1),
+        lambda throttle: throttle.level,
+        lambda throttle: throttle.try_acquire(),
+    ],
+    ids=["release", "capacity", "concurrency", "pause", "charge", "level", "try"],
+)
+@pytest.mark.parametrize("use", [_use, _use_call])
+async def test_nothing_opens_the_short_way_between_a_grant_and_the_first_step(
+    event: Callable[[Throttle], object], use: Callable[[Throttle], Awaitable[None]]
+) -> None:
+    throttle = Throttle(10, 3)
+    order = []
+
+    async def call(name: str) -> None:
+        await use(throttle)
+        order.append(name)
+
+    for _ in range(3):
+        await throttle.acquire()
+    early = asyncio.create_task(call("early"))
+    await others_run()
+    throttle.release()
+    event(throttle)
+    await call("newcomer")
+    await early
+    assert order == ["early", "newcomer"]
+
+
+async def test_who_stops_draining_does_not_open_the_short_way_before_those_who_wait() -> None:
+    loop = asyncio.get_running_loop()
+    throttle = Throttle(10, 3)
+    await throttle.acquire(5)
+    heavy = asyncio.create_task(throttle.acquire(10))
+    drain = asyncio.create_task(throttle.drain())
+    await others_run()
+    drain.cancel()
+    await others_run()
+    await _use(throttle)
+    assert heavy.done()
+    assert loop.time() == 0.6
 
 
 async def test_leaving_by_the_short_way_wakes_those_who_drain_and_those_who_wait() -> None:
