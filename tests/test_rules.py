@@ -728,6 +728,15 @@ def test_a_refund_is_worth_the_fewest_tokens_missing_at_any_grant_since() -> Non
     assert rule.level(11 * SECOND) == 100 - 55 + 30 + 5
 
 
+def test_what_was_missing_at_a_grant_counts_also_if_a_charge_came_before_it() -> None:
+    rule = TokenBucket(0, 10 * TOKEN, SECOND, 100 * TOKEN)
+    receipt = rule.take(0, 50 * TOKEN)
+    rule.charge(0, 10 * TOKEN)  # finds 50 missing
+    rule.take(4 * SECOND, 80 * TOKEN)  # finds 20 missing
+    rule.refund(4 * SECOND, receipt, 50 * TOKEN)
+    assert rule.level(4 * SECOND) == 20
+
+
 def test_refunds_in_any_order_and_in_any_parts_come_to_the_same() -> None:
     levels = set()
     for order in itertools.permutations(range(3)):
