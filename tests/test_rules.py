@@ -1033,6 +1033,310 @@ def test_a_fork_starts_equal_and_goes_its_own_way(
     assert answers(rule, now) == answers(alone, now)
 
 
+# ----------------------------------------------------------------------------------- as good as new
+
+
+LATER = st.lists(st.one_of(WAITS, TAKES, TAKES, REFUNDS, EMPTIES), max_size=8)
+
+
+def says(rule: Rule, now: int) -> list[float]:
+    """What a rule says at *now*, without a fraction asked for making its ticks finer."""
+    rule = rule.fork()
+    weights = [0, 1, whole_burst(rule) // 3, whole_burst(rule)]
+    return [rule.level(now), *(rule.ready_at(now, weight) for weight in weights)]
+
+
+def do(step: Step, rule: Rule, now: int, taken: list[tuple[Any, int]]) -> None:
+    """One step of a life, as `Life.step` does it, at an instant that is told."""
+    match step:
+        case Take(part, debt, whole):
+            weight = share(part, rule.burst)
+            weight -= weight % TOKEN if whole else 0
+            if debt or rule.ready_at(now, weight) <= now:
+                taken.append((rule.take(now, weight), weight))
+        case Refund(which, part) if taken:
+            receipt, rest = taken[which % len(taken)]
+            taken[which % len(taken)] = receipt, rest - share(part, rest)
+            rule.refund(now, receipt, share(part, rest))
+        case Configure(capacity, period, burst):
+            window = not isinstance(rule, TokenBucket)
+            rule.configure(now, capacity, period, None if window else burst)
+        case Empty():
+            rule.empty(now)
+        case _:
+            pass
+
+
+def after(step: Step, rule: Rule, now: int) -> int:
+    """The instant after *step*: only waiting takes time."""
+    match step:
+        case Wait(part, until_due=True, beside=beside):
+            return max(now, rule.fork().ready_at(now, share(part, rule.burst)) + beside)
+        case Wait(part):
+            return now + share(part, rule.period)
+        case _:
+            return now
+
+
+@given(
+    limit=limits(),
+    before=st.lists(st.one_of(WAITS, TAKES, TAKES, REFUNDS, EMPTIES), max_size=8),
+    idle=st.integers(0, 2),
+    later=LATER,
+)
+@settings(max_examples=300, deadline=None)
+@example(  # a bucket is full a third of a nanosecond before it can be seen to be
+    limit=Limit(TokenBucket, 3 * TOKEN, SECOND, 2 * TOKEN),
+    before=[Take(Fraction(1, 2), False)],
+    idle=0,
+    later=[Take(Fraction(1), False)],
+)
+def test_from_its_fresh_instant_on_a_rule_lives_like_one_from_which_nothing_was_ever_taken(
+    limit: Limit, before: list[Step], idle: int, later: list[Step]
+) -> None:
+    rule, untouched = limit.rule(), limit.rule()
+    now, taken = 0, list[tuple[Any, int]]()
+    for step in before:
+        now = after(step, rule, now)
+        do(step, rule, now, taken)
+    told = says(rule, now)
+    fresh_at = rule.fresh_at(now)
+    assert fresh_at >= now
+    assert says(rule, now) == told
+    assert rule.fresh_at(fresh_at + 5) == fresh_at + 5
+    now = fresh_at + idle
+    mine, theirs = list[tuple[Any, int]](), list[tuple[Any, int]]()
+    for step in later:
+        now = after(step, untouched, now)
+        do(step, rule, now, mine)
+        do(step, untouched, now, theirs)
+        assert says(rule, now) == says(untouched, now)
+        assert rule.fresh_at(now) == untouched.fresh_at(now)
+
+
+@given(limit=limits(BUCKETS), taken=SHARES.map(lambda part: 2 * part))
+@settings(max_examples=100, deadline=None)
+def test_a_bucket_is_fresh_when_it_is_full_and_its_credit_of_a_part_of_a_nanosecond_is_gone(
+    limit: Limit, taken: Fraction
+) -> None:
+    rule = limit.rule()
+    assert isinstance(rule, TokenBucket)
+    rule.take(7, share(taken, rule.burst))
+    full_at = 7 + Fraction(share(taken, rule.burst) * limit.period, limit.capacity)
+    assert rule.fresh_at(7) == math.ceil(full_at) + (full_at % 1 > 0)
+    assert exact_level(rule, math.ceil(full_at)) == rule.burst
+    assert exact_level(rule, math.ceil(full_at) - 1) < rule.burst or not taken
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "fresh_at"),
+    [
+        (TokenBucket, 905 * MS),
+        (GCRA, 905 * MS),
+        (SlidingWindow, 1105 * MS),
+        (FixedWindow, 1000 * MS),
+    ],
+)
+def test_a_rule_that_was_used_is_fresh_at(algorithm: type[Rule], fresh_at: int) -> None:
+    rule = algorithm(0, 10 * TOKEN, SECOND)
+    assert rule.fresh_at(5 * MS) == 5 * MS
+    rule.take(5 * MS, 8 * TOKEN)
+    last = rule.take(105 * MS, TOKEN)
+    assert rule.fresh_at(105 * MS) == rule.fresh_at(fresh_at - 1) == fresh_at
+    assert rule.fresh_at(fresh_at) == fresh_at
+    assert rule.fresh_at(3 * SECOND) == 3 * SECOND
+    rule.charge(105 * MS, 5 * TOKEN)  # a debt
+    later = 0 if algorithm in WINDOWS else 500 * MS
+    assert rule.fresh_at(105 * MS) == fresh_at + later
+    rule.refund(105 * MS, last, TOKEN)
+    assert rule.fresh_at(105 * MS) == fresh_at + (0 if algorithm in WINDOWS else 400 * MS)
+
+
+@pytest.mark.parametrize("algorithm", WINDOWS)
+def test_a_window_that_gave_everything_back_is_fresh_at_once(algorithm: type[Rule]) -> None:
+    rule = algorithm(0, 10 * TOKEN, SECOND)
+    receipt = rule.take(5 * MS, 4 * TOKEN)
+    rule.refund(6 * MS, receipt, 4 * TOKEN)
+    assert rule.fresh_at(6 * MS) == 6 * MS
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_without_a_rate_a_rule_is_always_fresh(algorithm: type[Rule]) -> None:
+    rule = algorithm(0, 10 * TOKEN, SECOND)
+    rule.take(0, TOKEN)
+    rule.configure(0, math.inf, SECOND, None)
+    rule.take(3, 10**30)
+    assert rule.fresh_at(3) == 3
+
+
+def test_slots_are_fresh_when_nobody_holds_one() -> None:
+    slots = Slots(2)
+    assert slots.fresh_at(7) == 7
+    slots.take(7, 1)
+    assert slots.fresh_at(7) == slots.fresh_at(10**30) == NEVER
+    slots.resize(1)
+    assert slots.fresh_at(7) == NEVER
+    slots.refund(8, None, 1)
+    assert slots.fresh_at(8) == 8
+
+
+# ----------------------------------------------------------------------------------- another clock
+
+
+@given(
+    limit=limits(),
+    steps=st.lists(
+        st.one_of(
+            WAITS,
+            TAKES,
+            TAKES,
+            REFUNDS,
+            EMPTIES,
+            CONFIGURES,
+            st.integers(-2 * DAY, 2 * DAY),  # to another clock
+        ),
+        max_size=20,
+    ),
+)
+@settings(max_examples=400, deadline=None)
+def test_a_rule_that_was_moved_to_another_clock_lives_on_as_before_at_the_moved_instants(
+    limit: Limit, steps: list[Step | int]
+) -> None:
+    stayed, moved = limit.rule(), limit.rule()
+    mine, theirs = list[tuple[Any, int]](), list[tuple[Any, int]]()
+    now = away = 0
+    for step in steps:
+        if isinstance(step, int):
+            moved.shift(step)
+            away += step
+        else:
+            now = after(step, stayed, now)
+            do(step, stayed, now, mine)
+            do(step, moved, now + away, theirs)  # with receipts from before it was moved, too
+        level, *instants = says(stayed, now)
+        assert says(moved, now + away) == [level, *(instant + away for instant in instants)]
+        assert moved.fresh_at(now + away) == stayed.fresh_at(now) + away
+
+
+def test_slots_know_no_clock() -> None:
+    slots = Slots(2)
+    slots.take(5, 1)
+    slots.shift(-(10**9))
+    assert (slots.free, slots.used) == (1, 1)
+
+
+# ------------------------------------------------------------------------------------ looking ahead
+
+
+SPLITS = st.lists(
+    st.tuples(st.one_of(SHARES, SHARES.map(lambda part: part / 1_000)), SHARES),
+    min_size=1,
+    max_size=5,
+)
+"""How far each part goes into what is left of the time, and how heavy it is of what is left."""
+
+
+def split(
+    rule: Rule, since: int, until: int, whole: int, parts: list[tuple[Fraction, Fraction]]
+) -> None:
+    """Take *whole* in parts between two instants, each when it may go; the last at *until*."""
+    rule = rule.fork()
+    now = since
+    for into, part in parts:
+        weight = share(part, whole)
+        now = rule.ready_at(now + share(into, until - now), weight)
+        assert now <= until
+        rule.take(now, weight)
+        whole -= weight
+    assert rule.ready_at(until, whole) == until
+
+
+@given(
+    limit=limits(),
+    history=HISTORIES,
+    whole=SHARES,
+    longer=SHARES,
+    parts=SPLITS,
+)
+@settings(max_examples=300, deadline=None)
+def test_what_can_go_at_once_at_an_instant_can_go_in_parts_until_then(
+    limit: Limit,
+    history: list[tuple[Fraction, Fraction]],
+    whole: Fraction,
+    longer: Fraction,
+    parts: list[tuple[Fraction, Fraction]],
+) -> None:
+    rule = limit.rule()
+    now = 0
+    for gap, part in history:
+        now += share(gap, limit.period)
+        rule.take(now, share(part, rule.burst))
+    weight = share(whole, rule.burst)
+    until = rule.ready_at(now, weight) + share(longer, limit.period)
+    assert rule.ready_at(until, weight) == until
+    split(rule, now, until, weight, parts)
+
+
+@given(
+    calls=st.integers(1_000, 2_000),
+    capacity=st.integers(2_000, 3_000),
+    spread=st.integers(500, 10_000),
+    whole=SHARES,
+    parts=SPLITS,
+)
+@settings(max_examples=30, deadline=None)
+@example(
+    calls=1_500,
+    capacity=2_000,
+    spread=10_000,
+    whole=Fraction(1),
+    parts=[(Fraction(1, 10**6), Fraction(1, 997))],
+)
+def test_so_it_can_in_a_window_that_gathers_what_is_inside(
+    calls: int, capacity: int, spread: int, whole: Fraction, parts: list[tuple[Fraction, Fraction]]
+) -> None:
+    # What is taken now must not make anything count later that was taken before.
+    rule = SlidingWindow(0, capacity * TOKEN, SECOND)
+    now = 0
+    for n in range(calls):
+        now = n * (SECOND // spread)
+        rule.take(now, TOKEN)
+    weight = share(whole, rule.burst)
+    split(rule, now, rule.ready_at(now, weight), weight, parts)
+
+
+@given(limit=st.integers(1, 20), held=st.integers(0, 20), weights=st.lists(st.integers(0, 20)))
+def test_so_it_can_with_slots(limit: int, held: int, weights: list[int]) -> None:
+    slots = Slots(limit)
+    slots.take(0, held)
+    assume(slots.ready_at(9, sum(weights)) == 9)
+    for now, weight in enumerate(weights):
+        assert slots.ready_at(now, weight) == now
+        slots.take(now, weight)
+
+
+@given(
+    limit=limits([cls for cls in ALL if cls.divisible]),
+    history=HISTORIES,
+    parts=st.lists(SHARES, min_size=1, max_size=8),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_queue_before_a_divisible_rule_ends_when_its_sum_may_go_even_beyond_the_burst(
+    limit: Limit, history: list[tuple[Fraction, Fraction]], parts: list[Fraction]
+) -> None:
+    rule = limit.rule()
+    now = 0
+    for gap, part in history:
+        now += share(gap, limit.period)
+        rule.take(now, share(part, rule.burst))
+    weights = [share(part, rule.burst) for part in parts]
+    end = rule.ready_at(now, sum(weights))
+    for weight in weights:
+        now = rule.ready_at(now, weight)
+        rule.take(now, weight)
+    assert now == end
+
+
 # ------------------------------------------------------------------------------------------- slots
 
 
@@ -1061,6 +1365,18 @@ def test_shrunk_slots_admit_nobody_before_enough_have_left() -> None:
     slots.resize(UNLIMITED)
     assert slots.used == 1
     assert slots.level(0) == math.inf
+
+
+def test_the_burst_of_slots_is_their_limit_in_slots() -> None:
+    slots = Slots(3)
+    assert (slots.burst, slots.capacity) == (3, math.inf)
+    slots.take(0, 2)
+    slots.resize(5)
+    assert slots.burst == slots.fork().burst == 5
+    slots.resize(1)
+    assert slots.burst == 1
+    slots.resize(UNLIMITED)
+    assert slots.burst == UNLIMITED
 
 
 def test_a_fork_of_slots_goes_its_own_way() -> None:
@@ -1190,6 +1506,20 @@ def test_a_rule_of_ones_own_can_be_paused_and_emptied_charged_and_changed() -> N
         assert throttle.level == 0
 
     testing.run(main())
+
+
+def test_a_rule_of_ones_own_is_never_taken_for_fresh_unless_it_says_so() -> None:
+    rule = Spaced(0, 4 * TOKEN, SECOND)
+    assert rule.fresh_at(0) == NEVER
+    assert rule.fresh_at(10**30) == NEVER
+
+
+def test_a_rule_of_ones_own_refuses_another_clock_unless_it_says_how() -> None:
+    rule = Spaced(0, 4 * TOKEN, SECOND)
+    rule.take(0, TOKEN)
+    with pytest.raises(NotImplementedError, match=r"Spaced .*define shift\(\)"):
+        rule.shift(5)
+    assert rule.ready_at(0, TOKEN) == SECOND // 4
 
 
 class Later(TokenBucket):

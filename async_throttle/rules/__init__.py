@@ -21,6 +21,8 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
+from async_throttle._units import NEVER
+
 __all__ = ["Rule"]
 
 
@@ -29,7 +31,8 @@ class Rule(ABC):
 
     To bring a rule of your own, subclass this and write the three abstract methods (and
     `configure`, if you keep anything that depends on the parameters), then pass the class
-    as ``Throttle(..., algorithm=YourRule)``.
+    as ``Throttle(..., algorithm=YourRule)``. `shift` lets it share a clock with others,
+    `fresh_at` lets it be forgotten when it is as good as new.
 
     The queue promises: *now* never goes back; `take` is called only for weights up to
     `burst` at an instant that `ready_at` named, or for a debt. The rule promises: once
@@ -101,6 +104,34 @@ class Rule(ABC):
     def guarantee(self, window: int) -> int | float:
         """The most nanotokens that can go within any half-open window of *window* ns."""
         return math.inf
+
+    def fresh_at(self, now: int) -> int:
+        """The first instant, not before *now*, from which on it is as if nothing was ever taken.
+
+        If nobody else comes. NEVER, if that is not known: what is not sure to be as good as
+        new is kept. Like `ready_at` it may be asked about later instants and changes nothing.
+        """
+        return NEVER
+
+    def forgets_at(self, now: int, weight: int) -> int:
+        """The first instant at which it makes no difference that *weight* was taken at *now*.
+
+        If nothing else was: who wants to know with more, asks about the sum. Until then those
+        who came before a caller have to be looked after; NEVER, if it is not known.
+        """
+        if self.divisible:
+            return self.ready_at(now, int(self.burst) + weight)  # full again
+        return NEVER
+
+    def shift(self, by: int) -> None:
+        """Move in time by *by* nanoseconds, back if negative: the clock was joined to another.
+
+        Asked about now + *by* it says from here on what it would have said about now, moved
+        alike. Receipts stay good.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how it moves to another clock: define shift()"
+        )
 
     def fork(self) -> Self:
         """An independent copy, to look ahead with; receipts need not work on it."""

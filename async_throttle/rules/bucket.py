@@ -51,8 +51,9 @@ MOST_LOWS: Final = 2_000
 class TokenBucket(Rule):
     """A burst at once, then a steady rate.
 
-    Admits at most ``burst + capacity / period * d`` in any span of length d. For servers
-    that refill a budget of their own, which is most of them.
+    Admits at most ``burst + capacity / period * d`` in any half-open span of length d; in a
+    closed one, which has a nanosecond more, at most that of d + 1 ns. For servers that refill
+    a budget of their own, which is most of them.
     """
 
     # scale     ticks per nanosecond
@@ -127,12 +128,13 @@ class TokenBucket(Rule):
         self.room = self._ticks(self.burst)
         # The level stays, and so do the minima, to the nanotoken, rounded down so that no change
         # mints any.
-        level = (old_room - missing) * TOKEN // old_token if old_token else self.burst
+        held = old_room - missing
+        level = held * TOKEN // old_token if old_token else self.burst
         if lows and not self.grain:
             self._refine()
         missing = self._ticks(max(0, self.burst - level))
         self.full_at = now * self.scale + missing
-        self.lows = [low * TOKEN // old_token * self.grain for low in lows]
+        self.lows = [((held + low) * TOKEN // old_token - level) * self.grain for low in lows]
         self.note(missing)
 
     def ready_at(self, now: int, weight: int) -> int:
@@ -207,6 +209,14 @@ class TokenBucket(Rule):
         if isinstance(self.capacity, float):
             return math.inf
         return self.burst + self.capacity * window // self.period
+
+    def fresh_at(self, now: int) -> int:
+        full, rest = divmod(self.full_at, self.scale)
+        # Full within a nanosecond, it has the rest of that to its credit until the next one.
+        return max(now, full + 2 if rest else full)
+
+    def shift(self, by: int) -> None:
+        self.full_at += by * self.scale
 
     def fork(self) -> Self:
         twin = object.__new__(type(self))

@@ -20,19 +20,20 @@ class Slots(Rule):
 
     The whole state is `free`, which is negative after the limit was cut below the number of
     holders: they finish, and nobody enters before it is positive again. A weight is a number
-    of slots. A caller without a slot has no instant: `ready_at` is NEVER until one is freed.
+    of slots, and so is `burst`, the limit: what exceeds it can never be had. A caller without
+    a slot has no instant: `ready_at` is NEVER until one is freed.
     """
 
     __slots__ = ("free", "limit")
 
     def __init__(self, limit: int) -> None:
-        self.limit = self.free = limit
-        self.capacity = self.burst = math.inf
+        self.limit = self.burst = self.free = limit
+        self.capacity = math.inf
 
     def resize(self, limit: int) -> None:
         """Have *limit* slots from now on."""
         self.free += limit - self.limit
-        self.limit = limit
+        self.limit = self.burst = limit
 
     @property
     def used(self) -> int:
@@ -52,6 +53,12 @@ class Slots(Rule):
     def level(self, now: int) -> float:
         """Slots left."""
         return math.inf if self.limit == UNLIMITED else self.free
+
+    def fresh_at(self, now: int) -> int:
+        return now if self.free == self.limit else NEVER
+
+    def shift(self, by: int) -> None:
+        """Slots know no time."""
 
     def fork(self) -> Self:
         twin = type(self)(self.limit)

@@ -16,7 +16,7 @@ from async_throttle.rules import Rule
 __all__ = ["FixedWindow", "SlidingWindow"]
 
 EXACT: Final = 1_000
-"""Entries that a sliding window keeps apart; beyond, those within period / EXACT may merge."""
+"""Entries that a sliding window keeps exact; beyond, each gathers what goes in period / EXACT."""
 
 
 class _Window(Rule):
@@ -58,12 +58,15 @@ class _Window(Rule):
 
 
 class _Entry:
-    """What went between two instants so close that they count as one, the later."""
+    """What counts as gone at one instant, which is not before any at which some of it went.
 
-    __slots__ = ("first", "last", "weight")
+    Invariant: the instant never moves, so that taking makes nothing wait but what was taken.
+    """
 
-    def __init__(self, now: int, weight: int) -> None:
-        self.first = self.last = now
+    __slots__ = ("counts_at", "weight")
+
+    def __init__(self, counts_at: int, weight: int) -> None:
+        self.counts_at = counts_at
         self.weight = weight
 
 
@@ -71,7 +74,7 @@ class SlidingWindow(_Window):
     """Never more than *capacity* in any window of *period*: the strict choice.
 
     Exact with up to 1,000 grants inside. Beyond that, grants within a thousandth of a period
-    may be kept as one that counts from the latest of them: memory stays bounded whatever the
+    are kept as one that counts from the end of it: memory stays bounded whatever the
     capacity, nobody is admitted early, and at most a thousandth of the rate is lost.
     """
 
@@ -95,7 +98,7 @@ class SlidingWindow(_Window):
         for entry in self._entries:
             excess -= entry.weight
             if excess <= 0:
-                return max(now, entry.last + self.period)
+                return max(now, entry.counts_at + self.period)
         raise AssertionError("a weight above the burst reached the rule")
 
     def take(self, now: int, weight: int) -> _Entry | None:
@@ -104,17 +107,17 @@ class SlidingWindow(_Window):
         self._forget(now)
         self.inside += weight
         entries = self._entries
-        if entries:
+        if entries and now <= entries[-1].counts_at:
             entry = entries[-1]
-            if entry.last == now or (
-                len(entries) >= EXACT and (now - entry.first) * EXACT <= self.period
-            ):
-                entry.last = now
-                entry.weight += weight
-                return entry
-        entry = _Entry(now, weight)
+            entry.weight += weight
+            return entry
+        entry = _Entry(now + self._grain(), weight)
         entries.append(entry)
         return entry
+
+    def _grain(self) -> int:
+        """Nanoseconds by which what goes now may count as gone later."""
+        return self.period // EXACT if len(self._entries) >= EXACT else 0
 
     def refund(self, now: int, receipt: _Entry | None, weight: int) -> None:
         self._forget(now)
@@ -136,20 +139,28 @@ class SlidingWindow(_Window):
     def guarantee(self, window: int) -> int | float:
         return self.capacity * -(-window // self.period)
 
+    def fresh_at(self, now: int) -> int:
+        if not self.inside or isinstance(self.capacity, float):
+            return now
+        return max(now, self._entries[-1].counts_at + self.period)
+
+    def forgets_at(self, now: int, weight: int) -> int:
+        return now + self.period + self._grain()
+
+    def shift(self, by: int) -> None:
+        for entry in self._entries:
+            entry.counts_at += by
+
     def fork(self) -> Self:
         twin = object.__new__(type(self))
         twin.capacity, twin.period, twin.burst = self.capacity, self.period, self.burst
         twin.inside = self.inside
-        twin._entries = deque()
-        for entry in self._entries:
-            copied = _Entry(entry.first, entry.weight)
-            copied.last = entry.last
-            twin._entries.append(copied)
+        twin._entries = deque(_Entry(entry.counts_at, entry.weight) for entry in self._entries)
         return twin
 
     def _forget(self, now: int) -> None:
         entries = self._entries
-        while entries and entries[0].last + self.period <= now:
+        while entries and entries[0].counts_at + self.period <= now:
             entry = entries.popleft()
             self.inside -= entry.weight
             entry.weight = 0  # no longer inside: nothing to refund
@@ -207,6 +218,18 @@ class FixedWindow(_Window):
 
     def guarantee(self, window: int) -> int | float:
         return self.capacity * (-(-window // self.period) + 1)
+
+    def fresh_at(self, now: int) -> int:
+        if not self.inside or isinstance(self.capacity, float):
+            return now
+        return max(now, self._until)
+
+    def forgets_at(self, now: int, weight: int) -> int:
+        return now - (now - self._birth) % self.period + self.period
+
+    def shift(self, by: int) -> None:
+        self._birth += by
+        self._until += by
 
     def fork(self) -> Self:
         twin = object.__new__(type(self))
