@@ -8,13 +8,15 @@ rules/                 the arithmetic of each algorithm; `Rule`, to bring your o
 exceptions.py          every error, drawn as a tree
 limits.py              names in the manner of concurry
 testing.py             an event loop whose clock jumps; pytest_plugin.py gives it to pytest
+_base.py               what all throttles have in common
+_desk.py               where callers wait: a queue, a clock, futures and timers
 _queue.py              who goes next
 _alarm.py, _units.py   a timer that does not spin; numbers as integers
 __main__.py, _demo/    ``python -m async_throttle``: what all this is for
 =====================  ==============================================================
 
 How it is built: rules compute (rules/), one pure queue decides who goes next (_queue.py),
-a thin shell waits (throttle.py). The first two know no clock and no event loop.
+a thin shell waits (_desk.py). The first two know no clock and no event loop.
 """
 
 from async_throttle.exceptions import (

@@ -25,17 +25,24 @@ class Alarm:
     Invariant: at most one handle is armed, for the instant asked for last.
     """
 
-    __slots__ = ("_early", "_handle", "_instant", "_ring", "armed")
+    # It keeps what it rings only while it is armed: whoever owns it is no reference cycle.
+    __slots__ = ("_early", "_handle", "_instant", "armed")
 
-    def __init__(self, ring: Callable[[], object]) -> None:
-        self._ring = ring
+    def __init__(self) -> None:
         self._handle: asyncio.TimerHandle | None = None
         self._instant = NEVER
         self._early = 0  # how often it rang too early for this instant
         self.armed: int | None = NEVER  # the instant; NEVER is no timer; None once it rang
 
-    def set(self, loop: asyncio.AbstractEventLoop, instant: int, now: int, reading: int) -> None:
-        """Ring at *instant*, when it is *now* and the clock shows *reading*."""
+    def set(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        instant: int,
+        now: int,
+        reading: int,
+        ring: Callable[[], object],
+    ) -> None:
+        """Call *ring* at *instant*, when it is *now* and the clock shows *reading*."""
         if instant != self._instant:
             self._early = 0
         if self._handle is not None:
@@ -61,7 +68,7 @@ class Alarm:
         if delay > 0.1 and abs(reading / SECOND - reads) > 1:
             delay = 0.1
             self._early -= 1
-        self._handle = loop.call_at(reads + max(0.0, delay), self._rang)
+        self._handle = loop.call_at(reads + max(0.0, delay), self._rang, ring)
 
     def cancel(self) -> None:
         if self._handle is not None:
@@ -69,8 +76,8 @@ class Alarm:
             self._handle = None
         self._instant = self.armed = NEVER
 
-    def _rang(self) -> None:
+    def _rang(self, ring: Callable[[], object]) -> None:
         self._handle = None
         self.armed = None
         self._early += 1
-        self._ring()
+        ring()

@@ -57,7 +57,7 @@ from fractions import Fraction
 from types import FrameType, ModuleType
 from typing import Any, Final, TypeVar, TypeVarTuple
 
-from async_throttle import throttle
+from async_throttle import _desk, throttle
 
 __all__ = ["DeadlockError", "VirtualTimeLoop", "run"]
 
@@ -70,7 +70,7 @@ SECOND: Final = 1_000_000_000
 MOST_SHOWN: Final = 10
 """Tasks that a `DeadlockError` lists one by one."""
 
-READ_THE_CLOCK: Final[tuple[ModuleType, ...]] = (throttle,)
+READ_THE_CLOCK: Final[tuple[ModuleType, ...]] = (throttle, _desk)
 """The modules that read the clock as their global `monotonic_ns`."""
 
 _one_at_a_time = threading.RLock()

@@ -41,14 +41,13 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any, Final, TypeVarTuple, cast
 from unittest import mock
 
-import async_throttle.throttle
 from async_throttle import (
     Lease,
     SlidingWindow,
@@ -59,7 +58,9 @@ from async_throttle import (
     TokenBucket,
     WeightTooLarge,
 )
+from async_throttle._queue import GRANTED
 from async_throttle.rules import Rule
+from async_throttle.testing import READ_THE_CLOCK
 
 Ts = TypeVarTuple("Ts")
 
@@ -561,7 +562,7 @@ class Stage:
             assert task.done(), f"{name} hangs: nothing will ever wake it"
             assert task.cancelled() == (task in self._cancelled), f"{name} swallows a cancellation"
         assert not loop.timers(), f"left armed: {loop.timers()}"
-        assert not throttle._drainers, "a drain() is still waited for"
+        assert not throttle._desk.drainers, "a drain() is still waited for"
         _agree(throttle.waiting, 0, "waiting")
         _agree(throttle.active, 0, "active")
         _agree(throttle.level, ledger.level(loop.now) / TOKEN, "level")
@@ -588,6 +589,7 @@ class Stage:
         has missed.
         """
         throttle, ledger, now = self.throttle, self.ledger, self.loop.now
+        desk = throttle._desk
         for task in self.tasks:
             error = task.exception() if task.done() and not task.cancelled() else None
             if isinstance(error, AssertionError):
@@ -596,16 +598,16 @@ class Stage:
             assert allowed, f"{task.get_name()} raises {error!r}"
         call, due = ledger.next(now)
         assert call is None or not due, f"{call.task} could go, and nobody wakes it"
-        assert not throttle._starting, "nothing is ready, and yet somebody is about to start"
-        _agree(throttle._queue.waiting, len(ledger.waiting), "waiting")
+        assert not desk.starting, "nothing is ready, and yet somebody is about to start"
+        _agree(desk.queue.waiting, len(ledger.waiting), "waiting")
         _agree(throttle._slots.used, ledger.inside, "active")
-        if not throttle._queue._gates:  # else whoever asks next empties the bucket
+        if not desk.queue._gates:  # else whoever asks next empties the bucket
             _agree(throttle._rule.level(now), ledger.level(now) / TOKEN, "level")
         armed = Counter(_owner(timer) for timer in self.loop.timers())
         grants = call is not None and ledger.paused_until < math.inf
-        _agree(armed[throttle._grants], int(grants), "timers for grants")
+        _agree(armed[desk._grants], int(grants), "timers for grants")
         timeouts = any(call.deadline < math.inf for call in ledger.waiting)
-        _agree(armed[throttle._timeouts], int(timeouts), "timers for timeouts")
+        _agree(armed[desk._timeouts], int(timeouts), "timers for timeouts")
 
     def _cancel(self, task: asyncio.Task[None]) -> None:
         if task.cancel():
@@ -777,11 +779,11 @@ def listening() -> Iterator[list[str]]:
     def hook(unraisable: Any) -> None:
         complaints.append(f"{unraisable.err_msg}: {unraisable.exc_value!r}")
 
-    with (
-        warnings.catch_warnings(),
-        mock.patch.object(sys, "unraisablehook", hook),
-        mock.patch.object(async_throttle.throttle, "monotonic_ns", monotonic_ns),
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(mock.patch.object(sys, "unraisablehook", hook))
+        for module in READ_THE_CLOCK:
+            stack.enter_context(mock.patch.object(module, "monotonic_ns", monotonic_ns))
         warnings.simplefilter("error")
         yield complaints
 
@@ -902,11 +904,49 @@ def timeout_at_the_instant_of_the_grant(stage: Stage) -> None:
 
 @scenario
 def timeout_at_the_instant_of_a_release(stage: Stage) -> None:
-    # Here the event loop decides.
+    # Here the event loop decides: who has not been told that it is too late can still go.
+    async def holder() -> None:
+        async with stage.within(stage.throttle):
+            await asyncio.sleep(1)
+            waiting = list(stage.throttle._desk.queue.waiters())
+        for waiter in waiting[:1]:
+            assert waiter.state is GRANTED, (
+                "one still waited when a slot was freed, and goes without"
+            )
+
+    stage.set(math.inf, 1)
+    stage.play(holder(), stage.visit(timeout=1), stage.visit(), may_raise=(ThrottleTimeout,))
+
+
+@scenario
+def a_newcomer_at_the_instant_of_a_deadline(stage: Stage) -> None:
+    # Whichever is first: B is told, and C goes when A has gone.
+    async def newcomer() -> None:
+        await asyncio.sleep(1)
+        await stage.visit(timeout=2)
+
     stage.set(math.inf, 1)
     stage.play(
-        stage.visit(hold=1), stage.visit(timeout=1), stage.visit(), may_raise=(ThrottleTimeout,)
+        stage.visit(hold=2), stage.visit(timeout=1), newcomer(), may_raise=(ThrottleTimeout,)
     )
+
+
+@scenario
+def a_newcomer_who_can_go_at_the_instant_of_a_deadline(stage: Stage) -> None:
+    # C needs no token: only B is in its way, who can not make it any more.
+    async def charger() -> None:
+        await stage.visit()
+        if stage.loop.now == 0:  # later, C may have been granted what would be taken from it
+            stage.tell("charges 1")
+            stage.ledger.charge(0, TOKEN)
+            stage.throttle.charge(1)
+
+    async def newcomer() -> None:
+        await asyncio.sleep(1)
+        await stage.visit(0)
+
+    stage.set(1)
+    stage.play(charger(), stage.visit(timeout=1), newcomer(), may_raise=(ThrottleTimeout,))
 
 
 @scenario
@@ -967,6 +1007,18 @@ def a_newcomer_behind_one_about_to_start(stage: Stage) -> None:
     # There is enough for all: only the order is at stake.
     stage.set(3)
     stage.play(stage.hold_up(math.inf, until=0), stage.visit(), stage.visit())
+
+
+@scenario
+def a_newcomer_where_a_slot_is_left(stage: Stage) -> None:
+    # The same, but the short way would be open as soon as nobody waits.
+    async def resizer() -> None:
+        async with stage.within(stage.throttle):
+            await asyncio.sleep(0)
+            stage.resize(3)
+
+    stage.set(math.inf, 1)
+    stage.play(resizer(), stage.visit(), stage.visit())
 
 
 @scenario
@@ -1085,6 +1137,12 @@ def drain(stage: Stage) -> None:
 def drain_by_two(stage: Stage) -> None:
     stage.set(1)
     stage.play(stage.visit(hold=1), stage.drain(), stage.drain())
+
+
+@scenario
+def drain_behind_one_who_holds_nothing(stage: Stage) -> None:
+    stage.set(1)
+    stage.play(stage.visit(), stage.consume(), stage.drain())
 
 
 @scenario

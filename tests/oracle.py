@@ -337,8 +337,11 @@ class Oracle:
     def is_full(self) -> bool:
         return self.max_waiting is not None and len(self.waiters) >= self.max_waiting
 
-    def delay(self, weight: int) -> int | float:
-        """Nanoseconds until *weight* could go: everyone ahead goes first, on a copy of the rule."""
+    def delay(self, weight: int, *, needs_slot: bool = True) -> int | float:
+        """Nanoseconds until *weight* could go: everyone ahead goes first, on a copy of the rule.
+
+        A missing slot counts nothing. Who needs none is not behind those who lack one.
+        """
         rule, at = copy.deepcopy(self.rule), self.now
         if self.paused_until is not None:
             if isinstance(self.paused_until, float):
@@ -347,8 +350,9 @@ class Oracle:
             if self.pause_empties:
                 rule.empty(at)
         for call in self.waiters:
-            at = rule.ready(at, call.weight)
-            rule.take(at, call.weight)
+            if needs_slot or self._slot_is_free() or not call.needs_slot:
+                at = rule.ready(at, call.weight)
+                rule.take(at, call.weight)
         return math.ceil(rule.ready(at, weight)) - self.clock
 
     def may_go_now(self, weight: int) -> bool:
@@ -492,8 +496,16 @@ class Oracle:
             self.ready.append(partial(self._learn, call, how))
 
     def _learn(self, call: Call, how: str) -> None:
-        retry_after = self.delay(call.weight) if how == "timeout" else None
+        retry_after = self._known_wait(call) if how == "timeout" else None
         self._tell(call, "cancelled" if call.cancelled else how, retry_after=retry_after)
+
+    def _wait(self, call: Call) -> int | float:
+        return self.delay(call.weight, needs_slot=call.needs_slot)
+
+    def _known_wait(self, call: Call) -> int | float | None:
+        """When to come back; None if that is for others to say: who holds a slot, or resumes."""
+        wait = self._wait(call)
+        return wait if 0 < wait < math.inf else None
 
     def _tell(self, call: Call, *how: str, retry_after: int | float | None = None) -> None:
         self.outcomes.append(Outcome(call.ident, self.clock, frozenset(how), retry_after))
@@ -513,12 +525,12 @@ class Oracle:
                 self._take(call)
                 self._tell(call, "granted")
             return
-        if timeout is not None and (timeout <= 0 or self.delay(call.weight) > timeout):
+        if timeout is not None and (timeout <= 0 or self._wait(call) > timeout):
             refusals.add("timeout")
         if self.is_full():
             refusals.add("full")
         if refusals:
-            self._tell(call, *refusals, retry_after=self.delay(call.weight))
+            self._tell(call, *refusals, retry_after=self._known_wait(call))
             return
         if isinstance(timeout, int):
             call.deadline = self.clock + timeout

@@ -145,9 +145,45 @@ async def test_a_full_queue_says_when_a_place_would_have_come() -> None:
 async def test_under_an_endless_pause_no_wait_is_known() -> None:
     throttle = Throttle(10, max_waiting=0)
     throttle.pause(math.inf)
-    with pytest.raises(ThrottleFull) as caught:
+    with pytest.raises(ThrottleFull) as full:
         await throttle.acquire()
-    assert caught.value.retry_after == math.inf
+    assert full.value.retry_after is None
+    with pytest.raises(ThrottleTimeout) as late:
+        await throttle.acquire(timeout=1e6)
+    assert late.value.retry_after is None
+
+
+async def test_where_a_slot_is_missing_no_wait_is_known() -> None:
+    throttle = Throttle(10, 1, max_waiting=0)
+    await throttle.acquire()
+    for timeout in (None, 0):
+        with pytest.raises((ThrottleFull, ThrottleTimeout)) as caught:
+            await throttle.acquire(timeout=timeout)
+        assert caught.value.retry_after is None
+        assert "it takes" not in str(caught.value)
+    # For tokens one has to wait as well, and at least that is known.
+    throttle.charge(11)
+    for timeout in (None, 0):
+        with pytest.raises((ThrottleFull, ThrottleTimeout)) as caught:
+            await throttle.acquire(timeout=timeout)
+        assert caught.value.retry_after == 0.3
+    assert "it takes 0.3 s or more" in str(caught.value)
+
+
+async def test_a_queue_in_which_nobody_may_wait_is_not_said_to_be_full() -> None:
+    throttle = Throttle(10, 1, max_waiting=0, name="api")
+    await throttle.acquire()
+    with pytest.raises(ThrottleFull, match="'api' would have to be waited for") as caught:
+        await throttle.acquire()
+    assert "max_waiting" not in str(caught.value)
+    throttle = Throttle(10, 1, max_waiting=1, name="api")
+    await throttle.acquire()
+    waiter = asyncio.create_task(throttle.acquire())
+    await asyncio.sleep(0)
+    with pytest.raises(ThrottleFull, match="max_waiting of throttle 'api' is 1") as caught:
+        await throttle.acquire()
+    throttle.release()
+    await waiter
 
 
 async def test_a_closed_throttle_knows_no_time_to_come_back() -> None:

@@ -261,11 +261,13 @@ async def test_the_short_way_is_taken_where_nobody_waits(
         lease.settle(2)
     async with throttle, throttle(1):
         pass
+    async with throttle() as usual:
+        usual.settle(0)
     await asyncio.sleep(1)
     kept = throttle(3)
     async with kept, AsyncExitStack() as stack:
         await stack.enter_async_context(throttle)
-    async with throttle(4), throttle, throttle:  # down to the last token
+    async with throttle(4), throttle, throttle(timeout=1):  # down to the last token
         pass
     assert long_ways == []
     assert (throttle.active, throttle.level) == (0, 0.0)
@@ -314,6 +316,18 @@ async def test_the_long_way_is_taken_by_what_the_short_one_does_not_know(
 ) -> None:
     await use(make())
     assert "Throttle._ask" in long_ways
+
+
+@pytest.mark.parametrize("algorithm", [Layered, SlidingWindow, FixedWindow])
+@pytest.mark.parametrize("actual", [0, 2, 5])
+async def test_the_long_way_is_taken_to_settle_what_the_short_one_does_not_know(
+    algorithm: type[Rule], actual: int, long_ways: list[str]
+) -> None:
+    throttle = Throttle(10, 2, algorithm=algorithm)
+    async with throttle(2) as lease:
+        lease.settle(actual)
+    assert "Lease._settle" in long_ways
+    assert throttle.level == 10.0 - actual
 
 
 @pytest.mark.parametrize("weight", [0, 0.5, 1.5, 2.0])

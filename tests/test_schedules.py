@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -29,6 +29,8 @@ from explorer import (
 )
 
 from async_throttle import Throttle
+from async_throttle._desk import Desk, Options, Taker, Waiting
+from async_throttle._queue import GRANTED
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
@@ -42,58 +44,116 @@ def test_every_schedule_keeps_every_promise(scenario: Scenario) -> None:
 # --- it finds what is broken ---
 
 
-class Sleepy(Throttle):
+class Sleepy(Desk):
     """Who leaves the queue does not look who is next."""
 
-    def _leave(self, waiter: Any) -> None:
-        self._starting.discard(waiter)
-        self._queue.leave(waiter)
+    def leave(self, waiter: Any) -> None:
+        self.starting.discard(waiter)
+        self.queue.leave(waiter)
 
 
-class Spendthrift(Throttle):
+class Spendthrift(Desk):
     """Who is cancelled after the grant gives the slot back, and not the tokens."""
 
-    def _leave(self, waiter: Any) -> None:
+    def leave(self, waiter: Waiting) -> None:
         waiter.receipts = []
-        super()._leave(waiter)
+        super().leave(waiter)
 
 
-class Clinging(Throttle):
+class Clinging(Desk):
     """Who is cancelled after the grant still counts as about to start."""
 
-    def _leave(self, waiter: Any) -> None:
-        about_to_start = waiter in self._starting
-        super()._leave(waiter)
+    def leave(self, waiter: Waiting) -> None:
+        about_to_start = waiter in self.starting
+        super().leave(waiter)
         if about_to_start:
-            self._starting.add(waiter)
+            self.starting.add(waiter)
 
 
-class Impolite(Throttle):
+class Impolite(Desk):
     """Who was granted is no longer in anybody's way."""
 
-    def _announce(self, changed: Any) -> None:
-        super()._announce(changed)
-        self._starting.clear()
+    def announce(self, changed: Iterable[Any]) -> None:
+        super().announce(changed)
+        self.starting.clear()
+        self.recalm()
 
 
-class Trusting(Throttle):
+class Placid(Desk):
+    """It opens the flattened entry where nobody waits, though somebody is about to start."""
+
+    def recalm(self) -> None:
+        self.calm = not self.queue.waiting
+
+
+class Trusting(Desk):
     """A timer that rings too early is believed."""
 
-    def _wake(self) -> None:
-        self._elapse()
+    def wake(self) -> None:
+        self.elapse()
+
+
+class Restless(Desk):
+    """When the last who waited has started, those who drain are not told."""
+
+    def start(self, options: Options, waiter: Waiting, taker: Taker | None) -> None:
+        assert waiter.state is GRANTED
+        assert taker is None
+        self.starting.discard(waiter)
+
+
+class Deaf(Desk):
+    """The flattened exit is open while somebody drains, who is told nothing by it."""
+
+    def recalm(self) -> None:
+        self.calm = not self.queue.waiting and not self.starting
+
+
+class Lenient(Desk):
+    """At the instant of a deadline it is never too late."""
+
+    def decide(self) -> None:
+        self.announce(self.queue.advance(self.queue.now, final=False))
+        if not self.queue.waiting:
+            self.rest()
+
+
+class Strict(Desk):
+    """At the instant of a deadline it is too late already for what comes then."""
+
+    def elapse(self) -> int:
+        now = super().elapse()
+        self.decide()
+        return now
+
+
+class Forgetful(Desk):
+    """Those whose time is over are not told."""
+
+    def announce(self, changed: Iterable[Any]) -> None:
+        super().announce([waiter for waiter in changed if waiter.state is GRANTED])
+
+
+def served_at(desk: type[Desk]) -> type[Throttle]:
+    """A throttle whose callers wait there."""
+    return type(desk.__name__, (Throttle,), {"_new_desk": desk})
 
 
 class Shielded(Throttle):
     """A call goes on when its caller is cancelled."""
 
-    async def acquire(self, weight: float = 1.0, *, timeout: float | None = None) -> bool:
+    async def acquire(
+        self, weight: float = 1.0, *, timeout: float | None = None, priority: int = 0
+    ) -> bool:
         return await asyncio.shield(super().acquire(weight, timeout=timeout))
 
 
 class Stubborn(Throttle):
     """A cancellation that comes when the slot is there already is swallowed."""
 
-    async def acquire(self, weight: float = 1.0, *, timeout: float | None = None) -> bool:
+    async def acquire(
+        self, weight: float = 1.0, *, timeout: float | None = None, priority: int = 0
+    ) -> bool:
         call = asyncio.ensure_future(super().acquire(weight, timeout=timeout))
         try:
             await asyncio.wait([call])
@@ -118,11 +178,17 @@ class Tidy(Throttle):
 @pytest.mark.parametrize(
     ("throttle_class", "scenario", "what"),
     [
-        (Sleepy, "slots_only", "could go, and nobody wakes it"),
-        (Spendthrift, "rate_only", "level is 0.0, ought to be 1.0"),
-        (Clinging, "slots_only", "yet somebody is about to start"),
-        (Impolite, "a_newcomer_behind_one_about_to_start", "a newcomer, overtook"),
-        (Trusting, "rate_only", "timers for grants is 0, ought to be 1"),
+        (served_at(Sleepy), "slots_only", "could go, and nobody wakes it"),
+        (served_at(Spendthrift), "rate_only", "level is 0.0, ought to be 1.0"),
+        (served_at(Clinging), "slots_only", "yet somebody is about to start"),
+        (served_at(Impolite), "a_newcomer_behind_one_about_to_start", "a newcomer, overtook"),
+        (served_at(Placid), "a_newcomer_where_a_slot_is_left", "a newcomer, overtook"),
+        (served_at(Trusting), "rate_only", "timers for grants is 0, ought to be 1"),
+        (served_at(Restless), "drain_behind_one_who_holds_nothing", "hangs"),
+        (served_at(Deaf), "drain", "hangs"),
+        (served_at(Lenient), "pause_longer_than_a_timeout", "is told too late"),
+        (served_at(Strict), "timeout_at_the_instant_of_a_release", "still waited when"),
+        (served_at(Forgetful), "pause_longer_than_a_timeout", "waiting is 0, ought to be"),
         (Shielded, "acquire_and_release_without_a_block", "active is 1, ought to be 0"),
         (Stubborn, "acquire_and_release_without_a_block", "swallows a cancellation"),
         (Tidy, "acquire_and_release_without_a_block", "never awaited"),
@@ -138,13 +204,15 @@ def test_a_throttle_with_a_fault_is_found_out(
 def test_what_fails_is_told_by_its_simplest_schedule_and_fails_again() -> None:
     """For `Sleepy` it takes one cancellation, and nothing else out of the ordinary."""
     with pytest.raises(Broken) as found:
-        explore(SCENARIOS["slots_only"], throttle_class=Sleepy)
+        explore(SCENARIOS["slots_only"], throttle_class=served_at(Sleepy))
     departures = [line for line in str(found.value).splitlines() if line.startswith("*")]
     assert departures == ["* cancel B, which is granted"]
     assert f"slots_only {found.value.schedule}" in str(found.value)
     again = Schedule([int(choice) for choice in found.value.schedule.split(",")])
     with listening() as complaints, pytest.raises(Broken) as repeated:
-        perform(SCENARIOS["slots_only"], again, complaints, cancels=1, throttle_class=Sleepy)
+        perform(
+            SCENARIOS["slots_only"], again, complaints, cancels=1, throttle_class=served_at(Sleepy)
+        )
     assert str(repeated.value) == str(found.value)
 
 

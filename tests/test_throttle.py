@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support import now, others_run, queued
+from support import at, now, others_run, queued
 
 import async_throttle
 from async_throttle import (
@@ -31,6 +31,7 @@ from async_throttle import (
     TokenBucket,
     WeightTooLarge,
 )
+from async_throttle.testing import VirtualTimeLoop
 
 pytestmark = pytest.mark.virtual_time
 
@@ -200,6 +201,7 @@ async def test_max_waiting_refuses_the_next_one_at_once() -> None:
     with pytest.raises(ThrottleFull, match=r"max_waiting .*2") as refusal:
         await throttle.acquire()
     assert refusal.value.retry_after == 3.0  # behind the two
+    assert "2 wait already" in str(refusal.value)
     assert seen(throttle) == before
     await asyncio.gather(*waiters)
     assert now() == 2.0
@@ -208,11 +210,46 @@ async def test_max_waiting_refuses_the_next_one_at_once() -> None:
 async def test_max_waiting_zero_never_waits() -> None:
     throttle = Throttle(1, max_waiting=0)
     await throttle.acquire()
-    with pytest.raises(ThrottleFull) as refusal:
+    with pytest.raises(ThrottleFull, match="would have to be waited for") as refusal:
         await throttle.acquire()
     assert refusal.value.retry_after == 1.0
+    assert "max_waiting" not in str(refusal.value)  # which a facade may have set to 0
     await asyncio.sleep(1.0)
     await throttle.acquire()
+
+
+async def test_where_a_slot_is_missing_a_refusal_knows_no_wait() -> None:
+    throttle = Throttle(10, 1, max_waiting=0)
+    await throttle.acquire()
+    with pytest.raises(ThrottleFull) as full:
+        await throttle.acquire()
+    assert full.value.retry_after is None
+    with pytest.raises(ThrottleTimeout) as never:
+        await throttle.acquire(timeout=0)
+    assert never.value.retry_after is None
+    throttle.charge(14)  # level -5: 6 tokens are to come, and the slot
+    with pytest.raises(ThrottleTimeout) as late:
+        await throttle.acquire(timeout=0)
+    assert late.value.retry_after == 0.6
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_who_needs_no_slot_is_told_no_wait_behind_those_who_lack_one(
+    algorithm: type[Rule],
+) -> None:
+    throttle = Throttle(1, 1, max_waiting=1, algorithm=algorithm)
+    await throttle.acquire()
+    waiter = await queued(throttle.acquire())
+    with pytest.raises(ThrottleFull) as refusal:
+        await throttle.consume()
+    assert refusal.value.retry_after == 1.0
+    waiter.cancel()
+    throttle = Throttle(1, 1, algorithm=algorithm)
+    await throttle.acquire()
+    waiter = await queued(throttle.acquire())
+    await throttle.consume()
+    assert now() == 1.0  # and that is when it goes
+    waiter.cancel()
 
 
 async def test_max_waiting_counts_those_who_consume_too() -> None:
@@ -1482,7 +1519,84 @@ async def test_a_deadline_passes_exactly_though_its_grant_is_much_later() -> Non
         with pytest.raises(ThrottleTimeout) as refusal:
             await throttle.acquire(timeout=seconds)
         assert now() - began == pytest.approx(seconds, abs=2e-9)
-        assert refusal.value.retry_after == 0.0  # but for the slot
+        assert refusal.value.retry_after is None  # nobody knows when a slot is freed
+
+
+async def test_a_slot_released_at_the_deadline_s_instant_is_in_time() -> None:
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    waiter = await queued(throttle.acquire(timeout=2))
+    at(2.0, throttle.release)
+    assert await waiter
+    assert (now(), throttle.active, throttle.waiting) == (2.0, 1, 0)
+
+
+async def test_a_slot_more_at_the_deadline_s_instant_is_in_time() -> None:
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    waiter = await queued(throttle.acquire(timeout=2))
+    at(2.0, lambda: setattr(throttle, "concurrency", 2))
+    assert await waiter
+    assert (now(), throttle.active, throttle.waiting) == (2.0, 2, 0)
+
+
+async def test_a_resume_at_the_deadline_s_instant_is_in_time() -> None:
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    waiter = await queued(throttle.acquire(timeout=2))
+    throttle.pause(math.inf)
+    throttle.release()
+    at(2.0, throttle.resume)
+    assert await waiter
+    assert (now(), throttle.active, throttle.waiting) == (2.0, 1, 0)
+
+
+async def test_a_refund_at_the_deadline_s_instant_is_in_time() -> None:
+    throttle = Throttle(1, burst=10)
+    lease = await throttle.lease(10)
+    waiter = await queued(throttle.acquire(5, timeout=5))
+    throttle.charge(10)
+    at(5.0, lambda: lease.settle(0))
+    assert await waiter
+    assert (now(), throttle.level, throttle.waiting) == (5.0, 0.0, 0)
+
+
+async def test_who_was_told_that_it_is_too_late_has_no_claim_at_that_instant_any_more() -> None:
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    waiter = await queued(throttle.acquire(timeout=2))
+    at(1.9999999, lambda: at(2.0, throttle.release))  # so that the timer of the deadline is first
+    with pytest.raises(ThrottleTimeout):
+        await waiter
+    await others_run()
+    assert (now(), throttle.active, throttle.waiting) == (2.0, 0, 0)
+
+
+async def test_a_nanosecond_after_the_deadline_it_is_too_late_though_the_timer_is_later() -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    waiter = await queued(throttle.acquire(timeout=2))
+    await asyncio.sleep(1)
+    loop._now += 1_000_000_001  # as if the loop had been blocked
+    throttle.release()
+    with pytest.raises(ThrottleTimeout):
+        await waiter
+    assert (throttle.active, throttle.waiting) == (0, 0)
+
+
+async def test_a_newcomer_at_the_deadline_s_instant_does_not_keep_it_from_being_told() -> None:
+    throttle = Throttle(10, 1)
+    await throttle.acquire()
+    waiter = await queued(throttle.acquire(timeout=2))
+    newcomer = throttle.acquire(timeout=5)
+    at(2.0, lambda: newcomer.send(None))  # in this very step, before the timer of the deadline
+    with pytest.raises(ThrottleTimeout):
+        await waiter
+    assert (now(), throttle.waiting) == (2.0, 1)
+    newcomer.close()
+    assert throttle.waiting == 0
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -math.inf])
@@ -1522,7 +1636,7 @@ async def test_a_finite_timeout_never_outlasts_an_endless_pause() -> None:
     with pytest.raises(ThrottleTimeout) as refusal:
         await throttle.acquire(timeout=1e6)
     assert now() == 0.0
-    assert refusal.value.retry_after == math.inf
+    assert refusal.value.retry_after is None  # who knows when it is resumed
 
 
 # --- as exact as integers ---

@@ -49,12 +49,12 @@ def ask(rule: Rule, now: int, weight: int) -> bool:
     return True
 
 
-class Desk:
+class OneLine:
     """A queue that is told the time, with one line for all of *rules*."""
 
     def __init__(self, *rules: Rule, now: int = 0) -> None:
         self.queue = Queue(now, 0)
-        self.line: Line = self.queue.line(rules, [Gate(rule) for rule in rules])
+        self.line: Line = self.queue.line(rules, tuple(Gate(rule) for rule in rules))
 
     def weights(self, weight: int) -> tuple[int, ...]:
         return (weight * TOKEN,) * len(self.line.rules)
@@ -69,7 +69,7 @@ class Desk:
         return self.queue.try_take(self.line, self.weights(weight)) is not None
 
     def quote(self, weight: int) -> int:
-        return self.queue.quote(self.line, self.weights(weight))
+        return self.queue.quote(self.line, self.weights(weight))[0]
 
     def leave(self, caller: Caller) -> None:
         self.queue.leave(caller)
@@ -163,9 +163,9 @@ def test_of_fifteen_at_once_exactly_a_burst_of_five_goes() -> None:
     rule = bucket(10, burst=5)
     assert [ask(rule, 0, 1) for _ in range(15)] == [True] * 5 + [False] * 10
 
-    desk = Desk(bucket(10, burst=5))
-    callers = [desk.join(1, deadline=0) for _ in range(15)]
-    desk.run(SECOND)
+    queue = OneLine(bucket(10, burst=5))
+    callers = [queue.join(1, deadline=0) for _ in range(15)]
+    queue.run(SECOND)
     assert [caller.state for caller in callers] == [GRANTED] * 5 + [EXPIRED] * 10
 
 
@@ -206,14 +206,14 @@ def test_waits_are_those_of_bucket4j(
     limits: list[tuple[int, int, int, int]], weight: int, wait: int
 ) -> None:
     rules = [bucket(c, period, burst=b, level=level) for c, period, b, level in limits]
-    desk = Desk(*rules)
-    assert desk.quote(weight) == wait
+    queue = OneLine(*rules)
+    assert queue.quote(weight) == wait
     if wait:
-        assert not desk.ask(weight)  # and none of the limits is charged:
+        assert not queue.ask(weight)  # and none of the limits is charged:
         assert [rule.level(0) for rule in rules] == [level for *_, level in limits]
-        assert desk.quote(weight) == wait
-    caller = desk.join(weight)
-    desk.run(HOUR)
+        assert queue.quote(weight) == wait
+    caller = queue.join(weight)
+    queue.run(HOUR)
     assert caller.granted_at == wait
 
 
@@ -225,14 +225,14 @@ def test_the_time_already_waited_counts(weight: int, wait: int) -> None:
 
 
 def test_after_twelve_idle_hours_the_tightest_of_three_limits_decides() -> None:
-    desk = Desk(
+    queue = OneLine(
         bucket(300, burst=300, level=0),
         bucket(14_500, MINUTE, burst=14_500, level=0),
         bucket(700_000, HOUR, burst=700_000, level=0),
     )
-    assert not desk.ask(1)
-    desk.run(12 * HOUR)
-    assert sum(desk.ask(1) for _ in range(1_000)) == 300
+    assert not queue.ask(1)
+    queue.run(12 * HOUR)
+    assert sum(queue.ask(1) for _ in range(1_000)) == 300
 
 
 # ------------------------------------------------------------- cancelling hands the place on
@@ -240,15 +240,15 @@ def test_after_twelve_idle_hours_the_tightest_of_three_limits_decides() -> None:
 
 def test_who_stands_behind_a_cancelled_caller_moves_up() -> None:
     # The limiter of Go tells each caller its instant once and for all: there C still goes at 2 s.
-    desk = Desk(bucket(1, burst=1))
-    a = desk.join(1)
-    told_b, b = desk.quote(1), desk.join(1)
-    told_c, c = desk.quote(1), desk.join(1)
+    queue = OneLine(bucket(1, burst=1))
+    a = queue.join(1)
+    told_b, b = queue.quote(1), queue.join(1)
+    told_c, c = queue.quote(1), queue.join(1)
     assert (told_b, told_c) == (1 * SECOND, 2 * SECOND)
-    desk.run(500 * MS)
-    desk.leave(b)
-    told_d, d = desk.quote(1), desk.join(1)
-    desk.run(MINUTE)
+    queue.run(500 * MS)
+    queue.leave(b)
+    told_d, d = queue.quote(1), queue.join(1)
+    queue.run(MINUTE)
     assert [caller.state for caller in (a, b, c, d)] == [GRANTED, GONE, GRANTED, GRANTED]
     assert (a.granted_at, c.granted_at, d.granted_at) == (0, 1 * SECOND, 2 * SECOND)
     assert told_d == 2 * SECOND
@@ -258,12 +258,12 @@ def test_who_stands_behind_a_cancelled_caller_moves_up() -> None:
 def test_with_every_second_of_2000_cancelled_the_last_goes_in_half_the_time(
     first_to_leave: int,
 ) -> None:
-    desk = Desk(bucket(100, burst=1, level=0))
-    callers = [desk.join(1) for _ in range(2_000)]
-    assert desk.quote(1) == 2_001 * 10 * MS
+    queue = OneLine(bucket(100, burst=1, level=0))
+    callers = [queue.join(1) for _ in range(2_000)]
+    assert queue.quote(1) == 2_001 * 10 * MS
     for caller in callers[first_to_leave::2]:
-        desk.leave(caller)
-    desk.run(MINUTE)
+        queue.leave(caller)
+    queue.run(MINUTE)
     stayed = callers[1 - first_to_leave :: 2]
     assert [caller.granted_at for caller in stayed] == [n * 10 * MS for n in range(1, 1_001)]
     assert stayed[-1].granted_at == 10 * SECOND
@@ -271,13 +271,13 @@ def test_with_every_second_of_2000_cancelled_the_last_goes_in_half_the_time(
 
 def test_ten_light_callers_go_at_once_when_the_heavy_head_leaves() -> None:
     rule = bucket(200, burst=10_000, level=0)
-    desk = Desk(rule)
-    head = desk.join(10_000)
-    behind = [desk.join(10) for _ in range(10)]
-    desk.run(SECOND)
+    queue = OneLine(rule)
+    head = queue.join(10_000)
+    behind = [queue.join(10) for _ in range(10)]
+    queue.run(SECOND)
     assert rule.level(SECOND) == 200
     assert not any(caller.state is GRANTED for caller in behind)
-    desk.leave(head)
+    queue.leave(head)
     assert [caller.granted_at for caller in behind] == [SECOND] * 10
     assert rule.level(SECOND) == 100
 
@@ -301,10 +301,10 @@ def test_ten_light_callers_go_at_once_when_the_heavy_head_leaves() -> None:
 def test_seven_in_any_parts_end_at_the_same_instant(
     new: Callable[[], Rule], end: int, parts: list[int]
 ) -> None:
-    desk = Desk(new())
-    assert desk.ask(6)  # four are left, in the leaky bucket one
-    callers = [desk.join(part) for part in parts]
-    desk.run(MINUTE)
+    queue = OneLine(new())
+    assert queue.ask(6)  # four are left, in the leaky bucket one
+    callers = [queue.join(part) for part in parts]
+    queue.run(MINUTE)
     assert callers[-1].granted_at == end
 
 
