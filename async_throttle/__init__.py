@@ -3,6 +3,7 @@
 =====================  ==============================================================
 throttle.py            `Throttle`, a semaphore and a token bucket behind one fair queue;
                        `Lease`, what a granted call holds
+threads.py             `threads.Throttle`, for threads and event loops together
 resources.py           `RateLimiter` and `ConcurrencyLimiter`: one of the limits alone
 rules/                 the arithmetic of each algorithm; `Rule`, to bring your own
 exceptions.py          every error, drawn as a tree
@@ -16,7 +17,7 @@ __main__.py, _demo/    ``python -m async_throttle``: what all this is for
 =====================  ==============================================================
 
 How it is built: rules compute (rules/), one pure queue decides who goes next (_queue.py),
-a thin shell waits (_desk.py). The first two know no clock and no event loop.
+a thin shell waits (_desk.py, threads.py). The first two know no clock and no event loop.
 """
 
 from async_throttle.exceptions import (

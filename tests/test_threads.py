@@ -1,0 +1,1109 @@
+"""The throttle for threads: its calls, small scenarios in every schedule, large ones at random.
+
+Most of this runs on the stage of `thread_explorer`: real threads, one at a time, in virtual time,
+so that instants may be compared by ``==``. What is about true concurrency comes last: it runs in
+real time, switching threads every microsecond, and asserts order and counts, never how long
+something took. What hangs there is told by a watchdog.
+
+Nothing here needs a global interpreter lock: what threads share is guarded by locks of its own.
+(It has not run on a free-threaded interpreter yet: there was none at hand.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import functools
+import gc
+import inspect
+import math
+import random
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from unittest import mock
+
+import pytest
+from explorer import Broken
+from thread_explorer import SCENES, Loop, Stage, began, explore, play, sample
+
+from async_throttle import (
+    LimitPool,
+    LimitSet,
+    RateLimit,
+    ThrottleClosed,
+    ThrottleFull,
+    Throttles,
+    ThrottleTimeout,
+    WeightTooLarge,
+)
+from async_throttle import Throttle as AsyncThrottle
+from async_throttle._base import BaseThrottle
+from async_throttle._queue import GRANTED, Queue, Waiter
+from async_throttle.threads import Hand, Lease, ThreadDesk, ThreadWaiting, Throttle
+
+
+def staged(test: Callable[[Stage], object]) -> Callable[[], None]:
+    """*test* runs in a thread of a stage. Threads that it adds run whenever it waits."""
+
+    def in_virtual_time() -> None:
+        play(lambda stage: stage.thread("test", test, stage), [])
+
+    in_virtual_time.__name__ = test.__name__
+    return in_virtual_time
+
+
+# --- calls
+
+
+@staged
+def test_with_takes_a_token_and_a_slot_and_gives_back_the_slot(stage: Stage) -> None:
+    throttle = stage.throttle(10, 2)
+    with throttle as nothing:
+        assert nothing is None
+        assert (throttle.active, throttle.level) == (1, 9)
+    assert (throttle.active, throttle.level) == (0, 9)
+
+
+@staged
+def test_a_body_that_fails_gives_back_the_slot_and_keeps_the_token(stage: Stage) -> None:
+    throttle = stage.throttle(10, 1)
+    with pytest.raises(KeyError), throttle:
+        raise KeyError
+    with pytest.raises(KeyError), throttle(2):
+        raise KeyError
+    assert (throttle.active, throttle.level) == (0, 7)
+
+
+@staged
+def test_a_lease_tells_what_was_taken_and_is_settled(stage: Stage) -> None:
+    throttle = stage.throttle(10, 1, burst=10)
+    with throttle(4) as lease:
+        assert isinstance(lease, Lease)
+        assert (lease.weight, lease.waited, throttle.level) == (4, 0, 6)
+        lease.settle(1)
+        assert throttle.level == 9
+    lease.settle(6)
+    assert throttle.level == 4
+
+
+@staged
+def test_a_lease_without_a_block_is_released_once(stage: Stage) -> None:
+    throttle = stage.throttle(10, 1)
+    lease = throttle.lease(3)
+    assert (throttle.active, throttle.level) == (1, 7)
+    lease.release()
+    lease.release()
+    assert throttle.active == 0
+    with throttle.lease() as lease:
+        assert throttle.active == 1
+    assert throttle.active == 0
+
+
+@staged
+def test_acquire_and_release(stage: Stage) -> None:
+    throttle = stage.throttle(10, 1)
+    assert throttle.acquire(2) is True
+    throttle.release()
+    with pytest.raises(ValueError, match="nobody holds a slot"):
+        throttle.release()
+
+
+@staged
+def test_consume_holds_nothing_and_waits_for_tokens_only(stage: Stage) -> None:
+    throttle = stage.throttle(1, 1, burst=2)
+    with throttle:
+        stage.thread("A", stage.visit, throttle)
+        stage.sleep(0.5)
+        throttle.consume()  # A lacks a slot, and holds up nobody who needs none
+        assert stage.now == 500_000_000
+        throttle.consume()
+        assert stage.now == 1_000_000_000
+    stage.sleep(10)
+    assert stage.began == [(2, "A")]
+
+
+@staged
+def test_try_acquire_neither_waits_nor_overtakes(stage: Stage) -> None:
+    throttle = stage.throttle(1, burst=3)
+    assert throttle.try_acquire(2)
+    throttle.release()
+    stage.thread("A", stage.visit, throttle, 3)
+    stage.sleep(0.5)
+    assert throttle.level == 1.5
+    assert throttle.locked()
+    assert not throttle.try_acquire()
+    stage.sleep(10)
+    assert stage.began == [(2, "A")]
+
+
+@staged
+def test_delay_is_kept(stage: Stage) -> None:
+    throttle = stage.throttle(1, burst=2)
+    throttle.charge(2)
+    stage.thread("A", stage.visit, throttle, 2)
+    stage.sleep(0.25)
+    assert throttle.delay(1) == 2.75
+    with throttle(1) as lease:
+        assert stage.now == 3_000_000_000
+        assert lease.waited == 2.75
+    assert stage.began == [(2, "A")]
+
+
+@staged
+def test_a_wait_that_is_known_to_be_too_long_is_refused_at_once(stage: Stage) -> None:
+    throttle = stage.throttle(1, burst=1, name="api")
+    throttle.acquire()
+    with pytest.raises(ThrottleTimeout, match="throttle 'api'") as refusal:
+        throttle.acquire(timeout=0.5)
+    assert (stage.now, refusal.value.retry_after, refusal.value.limit) == (0, 1, "api")
+    with throttle(timeout=1):
+        assert stage.now == 1_000_000_000
+    throttle.release()
+
+
+@staged
+def test_a_refusal_changes_nothing(stage: Stage) -> None:
+    throttle = stage.throttle(1, 2, burst=2, max_waiting=0)
+    throttle.consume(2)
+    for refusal, call in (
+        (ThrottleTimeout, lambda: throttle.acquire(timeout=0.5)),
+        (ThrottleFull, throttle.acquire),
+        (ThrottleFull, lambda: throttle.consume(2)),
+        (WeightTooLarge, lambda: throttle.lease(3)),
+    ):
+        with pytest.raises(refusal):
+            call()
+        assert (throttle.level, throttle.active, throttle.waiting) == (0, 0, 0)
+    throttle.close()
+    with pytest.raises(ThrottleClosed), throttle:
+        pass
+    stage.sleep(2)
+    assert throttle.level == 2
+
+
+@staged
+def test_a_timeout_leaves_no_trace_and_wakes_who_comes_next(stage: Stage) -> None:
+    def give_up() -> None:
+        with pytest.raises(ThrottleTimeout):
+            throttle.acquire(3, timeout=2)
+
+    throttle = stage.throttle(1, 1, burst=3)
+    throttle.acquire(1)
+    stage.thread("A", give_up)
+    stage.later(1, throttle.release)
+    stage.later(1, throttle.pause, 10)
+    stage.sleep(0.5)
+    throttle.consume(1)
+    stage.sleep(12)
+    assert throttle.level == 3
+
+
+@staged
+def test_it_decorates_a_def(stage: Stage) -> None:
+    throttle = stage.throttle(math.inf, 1)
+
+    @throttle(1)
+    def double(number: int) -> int:
+        """Twice as much."""
+        with stage.inside(throttle):
+            stage.sleep(1)
+        return 2 * number
+
+    assert (double.__name__, double.__doc__) == ("double", "Twice as much.")
+    stage.thread("A", double, 1)
+    stage.thread("B", double, 2)
+    assert double(3) == 6
+    stage.sleep(10)
+    assert stage.instants == [0, 1, 2]
+
+
+@staged
+def test_it_decorates_an_async_def(stage: Stage) -> None:
+    throttle = stage.throttle(math.inf, 1)
+
+    @throttle(1)
+    async def double(number: int) -> int:
+        """Twice as much."""
+        with stage.inside(throttle):
+            await asyncio.sleep(1)
+        return 2 * number
+
+    async def main() -> None:
+        assert list(await asyncio.gather(double(1), double(2), double(3))) == [2, 4, 6]
+
+    assert inspect.iscoroutinefunction(double)
+    assert (double.__name__, double.__doc__) == ("double", "Twice as much.")
+    stage.loop("L", main)
+    stage.sleep(10)
+    assert stage.instants == [0, 1, 2]
+
+
+@staged
+def test_in_an_event_loop_there_is_everything_too(stage: Stage) -> None:
+    async def main() -> None:
+        async with throttle as nothing:
+            assert nothing is None
+            assert (throttle.active, throttle.level) == (1, 9)
+        async with throttle(4) as lease:
+            lease.settle(1)
+            assert throttle.level == 8
+        assert await throttle.acquire_async(2) is True
+        throttle.release()
+        lease = await throttle.lease_async(3)
+        lease.release()
+        await throttle.consume_async(3)
+        assert (throttle.active, throttle.level) == (0, 0)
+        await throttle.pause(1)
+        with pytest.raises(ThrottleTimeout):
+            await throttle.acquire_async(1, timeout=0.5)
+        async with throttle(10, timeout=3) as lease:
+            assert (stage.now, lease.waited) == (2_000_000_000, 2)
+        await throttle.drain_async()
+
+    throttle = stage.throttle(5, 1, burst=10)
+    stage.loop("L", main)
+    stage.sleep(10)
+
+
+# --- where an event loop runs, nothing that blocks
+
+
+@staged
+def test_plain_calls_in_an_event_loop_take_what_is_there(stage: Stage) -> None:
+    async def main() -> None:
+        with throttle, throttle(1):
+            assert throttle.active == 2
+        throttle.acquire()
+        throttle.release()
+        throttle.lease().release()
+        throttle.consume()
+        throttle.drain()
+        with LimitSet(throttle, other)() as acquisition:
+            assert acquisition.successful
+        assert throttle.level == 4
+
+    throttle, other = stage.throttle(10, 5), stage.throttle(10)
+    stage.loop("L", main)
+
+
+@staged
+def test_plain_calls_in_an_event_loop_say_what_to_use_instead_of_waiting(stage: Stage) -> None:
+    async def main() -> None:
+        for call in (
+            throttle.__enter__,
+            throttle(1).__enter__,
+            throttle.acquire,
+            throttle.lease,
+            throttle.consume,
+            both().__enter__,
+        ):
+            with pytest.raises(RuntimeError, match="async with"):
+                call()
+            assert (throttle.level, throttle.waiting, throttle.active) == (0, 0, 0)
+            assert other.level == 10
+        with other, pytest.raises(RuntimeError, match="drain"):
+            other.drain()
+
+    throttle, other = stage.throttle(1, burst=1), stage.throttle(10, 1)
+    both = LimitSet(throttle, other)
+    throttle.charge(1)
+    stage.loop("L", main)
+
+
+# --- small scenarios in every schedule
+
+
+@pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES.keys())
+def test_every_schedule_keeps_every_promise(scene: Any) -> None:
+    print(f"{scene.explore():,} schedules", end=" ")
+
+
+@pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES.keys())
+def test_a_switch_at_any_line_breaks_nothing(scene: Any) -> None:
+    sample(scene.scenario, range(10), lines=0.03, late=scene.late)
+    sample(scene.scenario, range(10, 15), lines=0.3, late=scene.late)
+
+
+def eight_of_all_kinds(stage: Stage) -> Any:
+    """More than can be explored: six threads and two loops, with all that may happen."""
+
+    def visit(weight: float) -> None:
+        with suppress(KeyboardInterrupt, ThrottleTimeout):
+            stage.visit(throttle, weight, weight / 10, timeout=6)
+        with suppress(KeyboardInterrupt):
+            throttle.consume()
+
+    async def stop_by() -> None:
+        task = asyncio.create_task(stage.stop_by(throttle, 1, 0.1))
+        another = asyncio.create_task(stage.stop_by(throttle, 2, 0.2, priority=1))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(task, 1.5)
+        await another
+
+    def boss() -> None:
+        throttle.pause(0.5, empty=True)
+        throttle.concurrency = 1
+        stage.sleep(1)
+        throttle.capacity = 4
+        throttle.resume()
+        stage.sleep(1)
+        throttle.concurrency = 2
+        throttle.charge(1)
+
+    throttle = stage.throttle(2, 2, burst=3)
+    for name, weight in ("A", 1), ("B", 3), ("C", 2), ("D", 1):
+        stage.thread(name, visit, weight)
+    stage.loop("L", stop_by)
+    stage.loop("M", stop_by)
+    stage.thread("boss", boss)
+    stage.later(0.3, stage.interrupt, "A")
+    stage.later(1.2, stage.interrupt, "B")
+    return None
+
+
+def test_many_random_schedules_of_many_threads() -> None:
+    sample(eight_of_all_kinds, range(60), late=2)
+    sample(eight_of_all_kinds, range(60, 100), lines=0.01)
+
+
+# --- the explorer finds what is broken
+
+
+def nobody_takes_over(desk: Any, waiter: Any) -> None:
+    """Who keeps the time and goes, names nobody else."""
+    desk._threads.pop(waiter, None)
+    if desk._keeper is waiter:
+        desk._keeper = None
+
+
+def forgetful(desk: Any) -> None:
+    """Whoever keeps the time is not told that something is due earlier."""
+    for hand in list(desk._hands.values()):
+        hand.watch(desk.queue.due_at)
+    if desk._threads and desk._keeper is None:
+        next(iter(desk._threads)).ring()
+
+
+def silent(waiter: Any) -> None:
+    """Nobody is woken."""
+
+
+def clinging(queue: Queue, waiter: Waiter) -> None:
+    """Who leaves after a grant keeps what it has taken."""
+    if waiter.state is not GRANTED:
+        Queue_leave(queue, waiter)
+
+
+def impolite(queue: Queue, waiter: Any, line: Any, *more: Any) -> None:
+    """The last to come goes first."""
+    Queue_join(queue, waiter, line, *more)
+    line.waiters.rotate()
+
+
+def generous(lease: Lease) -> bool:
+    """Each entry of a kept lease is taken for its first."""
+    return True
+
+
+def forsaking(desk: Any, other: Any, party: Any) -> None:
+    """Who waited at a desk that was absorbed is not told."""
+
+
+Queue_leave, Queue_join = Queue.leave, Queue.join
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken", "scenes"),
+    [
+        (ThreadDesk, "quit", nobody_takes_over, ["tokens"]),
+        (ThreadDesk, "arm", forgetful, ["a_faster_rate"]),
+        (ThreadWaiting, "ring", silent, ["slots", "a_drain"]),
+        (Hand, "watch", lambda hand, due: None, ["two_loops_and_a_thread"]),
+        (Queue, "leave", clinging, ["an_interrupt_at_the_instant_of_the_grant"]),
+        (Queue, "join", impolite, ["slots"]),
+        (Lease, "_claim", generous, ["a_kept_lease_that_threads_and_tasks_enter"]),
+        (ThreadDesk, "_adopt", forsaking, ["throttles_brought_together_while_others_wait"]),
+    ],
+)
+def test_what_is_broken_is_found_by_some_schedule(
+    owner: Any, name: str, broken: Any, scenes: list[str]
+) -> None:
+    for scene in scenes:
+        with mock.patch.object(owner, name, broken), pytest.raises(Broken):
+            explore(SCENES[scene].scenario, switches=2, most=2_000)
+
+
+@pytest.mark.parametrize("name", ["release", "charge"])
+def test_what_is_not_guarded_is_found_at_some_line(name: str) -> None:
+    def scenario(stage: Stage) -> Any:
+        def work() -> None:
+            for _ in range(2):
+                with throttle, stage.inside(throttle):
+                    throttle.charge(0)
+
+        throttle = stage.throttle(2, 1, burst=2)
+        for name in "ABC":
+            stage.thread(name, work)
+        return began(stage, 0, 0, 0.5, 1, 1.5, 2)
+
+    sample(scenario, range(5), lines=0.1)
+    unguarded = inspect.getattr_static(BaseThrottle, name)
+    with mock.patch.object(Throttle, name, unguarded), pytest.raises(Broken):
+        sample(scenario, range(1_000), lines=0.1)
+
+
+def test_a_schedule_that_was_told_can_be_played_again() -> None:
+    with mock.patch.object(ThreadDesk, "quit", nobody_takes_over):
+        with pytest.raises(Broken) as found:
+            explore(SCENES["tokens"].scenario)
+        schedule = [int(choice) for choice in found.value.schedule.strip("[]").split(",")]
+        with pytest.raises(Broken, match="nobody") as again:
+            play(SCENES["tokens"].scenario, schedule)
+    assert again.value.schedule == found.value.schedule
+    play(SCENES["tokens"].scenario, schedule)
+
+
+# --- who waits, sleeps
+
+
+@staged
+def test_a_hundred_threads_lie_down_twice_each(stage: Stage) -> None:
+    throttle = stage.throttle(1, burst=1, initial=0)
+    for n in range(100):
+        stage.thread(str(n), stage.visit, throttle, 1, 1_000)
+    stage.sleep(100)
+    assert stage.instants == list(range(1, 101))
+    # Until it is told to keep the time, and until the time has come.
+    assert naps(stage) <= 2 * 100
+
+
+@staged
+def test_a_hundred_threads_that_wait_for_a_slot_lie_down_twice_at_most(stage: Stage) -> None:
+    throttle = stage.throttle(math.inf, 1)
+    throttle.acquire()
+    for n in range(100):
+        stage.thread(str(n), stage.visit, throttle, 1, 1)
+    stage.later(1, throttle.release)
+    stage.sleep(1_000)
+    assert stage.instants == list(range(1, 101))
+    assert naps(stage) <= 2 * 100
+
+
+def naps(stage: Stage) -> int:
+    """How often a thread or an event loop lay down to wait for others."""
+    return sum(what == "wants to be woken" for _, _, what, _ in stage.plot)
+
+
+@staged
+def test_nobody_looks_while_there_is_nothing_to_see(stage: Stage) -> None:
+    async def stop_by() -> None:
+        await stage.stop_by(throttle)
+
+    throttle = stage.throttle(math.inf, 1)
+    throttle.pause(math.inf)
+    for name in "ABC":
+        stage.thread(name, stage.visit, throttle)
+    stage.loop("L", stop_by)
+    stage.sleep(1)
+    told = len(stage.plot)
+    stage.sleep(1_000_000)
+    assert len(stage.plot) == told + 1  # the nap of this very thread
+    throttle.resume()
+    stage.sleep(1)
+    assert len(stage.began) == 4
+
+
+@staged
+def test_a_clock_of_the_users_own_is_looked_at_now_and_then(stage: Stage) -> None:
+    shown = 0.0
+    throttle = stage.throttle(1, burst=1, initial=0, timer=lambda: shown)
+    stage.thread("A", stage.visit, throttle)
+    stage.thread("B", stage.visit, throttle)
+    stage.sleep(5.05)
+    assert not stage.began
+    shown = 1.0
+    stage.sleep(5)
+    assert stage.began == [(5.1, "A")]
+    shown = 2.0
+    stage.sleep(1)
+    assert len(stage.began) == 2
+
+
+@staged
+def test_a_last_class_has_its_turn(stage: Stage) -> None:
+    throttle = stage.throttle(math.inf, 1)
+    throttle.acquire()
+    stage.thread("last", lambda: stage.visit(throttle, priority=9))
+    stage.sleep(1)
+    for n in range(40):
+        stage.thread(str(n), stage.visit, throttle)
+    stage.sleep(1)
+    throttle.release()
+    stage.sleep(1)
+    names = [name for _, name in stage.began]
+    assert names.index("last") == 32
+    names.remove("last")
+    assert names == [str(n) for n in range(40)]
+
+
+@staged
+def test_a_held_up_loop_is_no_reason_to_refuse_a_thread(stage: Stage) -> None:
+    async def hold_up() -> None:
+        task = asyncio.create_task(stage.stop_by(throttle))
+        await asyncio.sleep(0.5)
+        stage.sleep(10)
+        await task
+
+    throttle = stage.throttle(1, burst=5, initial=0)
+    only = LimitSet(throttle)
+    stage.loop("L", hold_up)
+    stage.sleep(5)  # by now the task has been granted, and cannot run
+    assert throttle.level == 4
+    assert not throttle.locked()
+    assert throttle.try_acquire()
+    throttle.release()
+    assert not only.locked()
+    with only.try_acquire() as acquisition:
+        assert acquisition.successful
+    assert throttle.level == 2
+    stage.sleep(10)
+    assert stage.instants == [10.5]
+
+
+@staged
+def test_a_loop_that_was_busy_when_it_was_told_wakes_in_time(stage: Stage) -> None:
+    async def be_busy() -> None:
+        task = asyncio.create_task(stage.stop_by(throttle))
+        await asyncio.sleep(0.05)
+        stage.sleep(0.55)
+        await task
+
+    throttle = stage.throttle(1, burst=1, initial=0)
+    stage.loop("L", be_busy)
+    stage.later(0.1, throttle.charge, 1)
+    stage.sleep(5)
+    assert stage.began == [(2, "L")]
+
+
+@staged
+def test_an_interrupted_drain_is_forgotten(stage: Stage) -> None:
+    def drain() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            throttle.drain()
+        ended.append(stage.now)
+
+    ended: list[int] = []
+    throttle = stage.throttle(math.inf, 1)
+    throttle.acquire()
+    stage.thread("D", drain)
+    stage.later(1, stage.interrupt, "D")
+    stage.sleep(2)
+    assert ended == [1_000_000_000]
+    throttle.release()  # the stage looks whether anything is left
+
+
+# --- event loops that end
+
+
+@staged
+def test_a_task_goes_while_its_own_grant_and_the_death_of_a_loop_are_noticed(
+    stage: Stage,
+) -> None:
+    def die() -> None:
+        loop = Loop(stage)
+        task: Any = loop.create_task(throttle.acquire_async())
+        loop.run_until_complete(asyncio.sleep(0.5))
+        loop.close()
+        task._log_destroy_pending = False
+        left.append(task)
+
+    async def give_up() -> None:
+        await asyncio.sleep(0.1)
+        task = asyncio.create_task(throttle.acquire_async(timeout=100))
+        await asyncio.sleep(0.1)
+        stage.sleep(3)  # both are due now, and the one before is dead
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    left: list[Any] = []
+    throttle = stage.throttle(1, burst=4, initial=0)
+    stage.thread("D", die)
+    stage.loop("L", give_up)
+    stage.sleep(4)
+    assert throttle.level == 4
+    left.pop().get_coro().close()
+    assert throttle.level == 4
+
+
+@staged
+def test_nothing_is_left_of_a_refusal_in_a_loop(stage: Stage) -> None:
+    async def be_refused() -> None:
+        with pytest.raises(ThrottleTimeout):
+            await throttle.acquire_async(timeout=0.5)
+        with pytest.raises(WeightTooLarge):
+            await throttle.acquire_async(2)
+
+    throttle = stage.throttle(1, burst=1, initial=0)
+    stage.loop("L", be_refused)  # the stage looks whether anything is left
+
+
+# --- real threads
+
+
+@pytest.fixture
+def _switching() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def in_threads(*functions: Callable[[], object], seconds: float = 30) -> None:
+    """Run all of them at once; whoever has not ended after so long has hung."""
+
+    def run(function: Callable[[], object]) -> None:
+        barrier.wait()
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    errors: deque[BaseException] = deque()
+    barrier = threading.Barrier(len(functions))
+    crew = [threading.Thread(target=run, args=[each], daemon=True) for each in functions]
+    for thread in crew:
+        thread.start()
+    end = time.monotonic() + seconds
+    for thread in crew:
+        thread.join(max(0.0, end - time.monotonic()))
+    if any(thread.is_alive() for thread in crew):
+        faulthandler.dump_traceback(sys.stderr)
+        pytest.fail("threads hang: where, is told above")
+    if errors:
+        raise errors[0]
+
+
+class Log:
+    """What really happened, written down by those to whom it happened.
+
+    Attributes:
+        entries: of each call: the first and the last instant at which it may have been granted,
+            in nanoseconds, and its weight.
+        most: of each throttle: how many were inside at once.
+    """
+
+    def __init__(self) -> None:
+        self.entries: deque[tuple[int, int, float]] = deque()
+        self.most: Counter[Throttle] = Counter()
+        self._inside: Counter[Throttle] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def inside(self, *throttles: Throttle) -> Iterator[None]:
+        with self._lock:
+            self._inside.update(throttles)
+            for throttle in throttles:
+                self.most[throttle] = max(self.most[throttle], self._inside[throttle])
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside.subtract(throttles)
+
+    def enter(self, asked: int, waited: float, weight: float) -> None:
+        self.entries.append((asked + round(waited * 1e9), time.monotonic_ns(), weight))
+
+    def check_envelope(self, rate: float, burst: float) -> None:
+        """In no interval was more granted than may be, for all that can be told from outside."""
+        entries = sorted(self.entries, key=lambda entry: entry[1])
+        for start in {entry[0] for entry in entries}:
+            granted = 0.0
+            for first, last, weight in entries:
+                if first >= start:
+                    granted += weight
+                    # Up to 5 ms of lateness are paid back.
+                    allowed = burst + rate * ((last - start) / 1e9 + 0.005)
+                    assert granted <= allowed + 1e-6
+
+
+@contextmanager
+def order_of_grants() -> Iterator[None]:
+    """Check that within each line callers are granted in the order in which they came."""
+
+    def noted(queue: Queue, now: int, *, final: bool = True) -> list[Waiter]:
+        changed = advance(queue, now, final=final)
+        for waiter in changed:
+            if waiter.state is GRANTED:
+                grants[waiter.line].append(waiter.order)  # its queue is locked
+        return changed
+
+    grants: defaultdict[Any, list[int]] = defaultdict(list)
+    advance = Queue.advance
+    with mock.patch.object(Queue, "advance", noted):
+        yield
+    assert grants, "nobody had to wait"
+    for orders in grants.values():
+        assert orders == sorted(orders)
+
+
+def at_rest(throttle: Throttle) -> None:
+    """Nobody holds or waits, and in time all tokens are there."""
+    assert (throttle.active, throttle.waiting) == (0, 0)
+    missing = throttle.burst - throttle.level
+    time.sleep(max(0.0, missing * throttle.period / throttle.capacity))
+    assert throttle.level == throttle.burst
+
+
+@pytest.mark.usefixtures("_switching")
+@pytest.mark.parametrize("seed", range(2))
+def test_a_storm_of_threads_and_loops(seed: int) -> None:
+    rate, burst, slots = 5_000, 50, 5
+    throttle = Throttle(rate, slots, burst=burst)
+    kept = throttle(2)
+    log = Log()
+    busy = threading.Semaphore(0)
+
+    def work(dice: random.Random) -> None:
+        for _ in range(60):
+            weight = dice.choice((1, 1, 2, 5))
+            asked = time.monotonic_ns()
+            match dice.randrange(6):
+                case 0:
+                    with throttle(weight, priority=dice.choice((0, 0, 1))) as lease:
+                        log.enter(asked, lease.waited, weight)
+                        with log.inside(throttle):
+                            time.sleep(0)
+                case 1:
+                    with suppress(ThrottleTimeout):
+                        throttle.acquire(weight, timeout=dice.random() * 0.01)
+                        with log.inside(throttle):
+                            pass
+                        throttle.release()
+                case 2:
+                    throttle.consume(weight)
+                case 3:
+                    if throttle.try_acquire(weight):
+                        log.enter(asked, 0, weight)
+                        with log.inside(throttle):
+                            time.sleep(0)
+                        throttle.release()
+                case 4:
+                    lease = throttle.lease(weight)
+                    with log.inside(throttle):
+                        actual = dice.randrange(weight + 2)
+                        lease.settle(actual)
+                        log.enter(asked, lease.waited, min(actual, weight))
+                    lease.release()
+                case 5:
+                    with kept as lease, log.inside(throttle):
+                        log.enter(asked, lease.waited, 2)
+
+    async def call(dice: random.Random) -> None:
+        for _ in range(12):
+            asked = time.monotonic_ns()
+            if dice.random() < 0.2:
+                async with kept as lease:
+                    with log.inside(throttle):
+                        log.enter(asked, lease.waited, 2)
+                        await asyncio.sleep(0)
+            else:
+                weight = dice.choice((1, 2, 5))
+                with suppress(ThrottleTimeout):
+                    async with throttle(weight, timeout=dice.choice((None, 0.005))) as lease:
+                        log.enter(asked, lease.waited, weight)
+                        with log.inside(throttle):
+                            await asyncio.sleep(0)
+
+    async def hold(weight: int) -> None:
+        async with throttle(weight):
+            with log.inside(throttle):
+                await asyncio.sleep(0)
+
+    async def cancelled(dice: random.Random) -> None:
+        for _ in range(12):
+            task = asyncio.ensure_future(hold(dice.choice((1, 5))))
+            await asyncio.sleep(dice.random() * 0.01)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def main(dice: random.Random) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(call(random.Random(dice.random())))
+                group.create_task(cancelled(random.Random(dice.random())))
+
+    def loop(dice: random.Random) -> None:
+        asyncio.run(main(dice))
+
+    def boss(dice: random.Random) -> None:
+        while not busy.acquire(timeout=0.001):
+            match dice.randrange(8):
+                case 0:
+                    throttle.pause(0.002)
+                case 1:
+                    throttle.resume()
+                case 2:
+                    throttle.concurrency = dice.randint(1, slots)
+                case 3:
+                    throttle.capacity = dice.choice((rate / 2, rate))
+                case 4:
+                    throttle.charge(3)
+                case 5:
+                    assert throttle.delay(2) >= 0
+                case 6:
+                    assert throttle.locked() in (True, False)
+                    assert throttle.level <= burst
+                case 7:
+                    assert throttle.active <= slots
+                    assert "async_throttle.Throttle" in repr(throttle)
+        throttle.resume()
+        throttle.capacity, throttle.concurrency = rate, slots
+
+    def crew() -> Iterator[Callable[[], object]]:
+        for n in range(8):
+            yield functools.partial(work, random.Random(f"{seed} {n}"))
+        for n in range(3):
+            yield functools.partial(loop, random.Random(f"{seed} loop {n}"))
+
+    lead = threading.Thread(target=boss, args=[random.Random(seed)])
+    lead.start()
+    try:
+        with order_of_grants():
+            in_threads(*crew())
+    finally:
+        busy.release()
+        lead.join()
+    assert log.most[throttle] <= slots
+    log.check_envelope(rate, burst)
+    at_rest(throttle)
+    desk = throttle._at()
+    assert isinstance(desk, ThreadDesk)
+    assert not desk._threads
+    assert not desk.starting
+
+
+@pytest.mark.usefixtures("_switching")
+def test_the_rate_holds_for_threads_and_loops_together() -> None:
+    def work() -> None:
+        for _ in range(50):
+            asked = time.monotonic_ns()
+            with throttle(2) as lease:
+                log.enter(asked, lease.waited, 2)
+
+    async def call() -> None:
+        for _ in range(10):
+            asked = time.monotonic_ns()
+            async with throttle(1) as lease:
+                log.enter(asked, lease.waited, 1)
+
+    async def main() -> None:
+        await asyncio.gather(*(call() for _ in range(5)))
+
+    rate, burst = 3_000, 10
+    throttle = Throttle(rate, burst=burst)
+    log = Log()
+    with order_of_grants():
+        in_threads(*(work for _ in range(5)), *(lambda: asyncio.run(main()) for _ in range(2)))
+    log.check_envelope(rate, burst)
+    at_rest(throttle)
+
+
+@pytest.mark.usefixtures("_switching")
+def test_sets_are_made_by_many_threads_at_once_while_others_wait() -> None:
+    for _ in range(10):
+        make_sets_at_once()
+
+
+def make_sets_at_once() -> None:
+    def send(first: int) -> None:
+        for key in range(first, first + 4):
+            chat = chats[key % 4]
+            with LimitSet(everybody, chat)(), log.inside(everybody, chat):
+                time.sleep(0)
+            with chat, log.inside(chat):
+                pass
+            with everybody, log.inside(everybody):
+                pass
+
+    async def send_too(key: int) -> None:
+        chat = chats[key]
+        async with LimitSet(chat, everybody)():
+            with log.inside(everybody, chat):
+                await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(*(send_too(key) for key in range(4)))
+
+    everybody = Throttle(5_000, 3, burst=10)
+    chats: Throttles[int, Throttle] = Throttles(lambda chat: Throttle(math.inf, 1))
+    log = Log()
+    with order_of_grants():
+        in_threads(
+            *(functools.partial(send, n) for n in range(6)),
+            *(lambda: asyncio.run(main()) for _ in range(2)),
+        )
+    assert log.most[everybody] <= 3
+    at_rest(everybody)
+    for key in range(4):
+        assert log.most[chats[key]] <= 1
+        assert (chats[key].active, chats[key].waiting) == (0, 0)
+
+
+@pytest.mark.usefixtures("_switching")
+def test_a_pool_serves_threads_and_loops_at_once() -> None:
+    def work() -> None:
+        for _ in range(30):
+            with pool() as acquisition, log.inside(members[acquisition.limit_set]):
+                time.sleep(0)
+
+    async def call() -> None:
+        for _ in range(10):
+            async with pool() as acquisition:
+                with log.inside(members[acquisition.limit_set]):
+                    await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(*(call() for _ in range(4)))
+
+    throttles = [Throttle(math.inf, 1), Throttle(5_000, 2, burst=5)]
+    members: dict[Any, Throttle] = {LimitSet(throttle): throttle for throttle in throttles}
+    pool = LimitPool(members)
+    log = Log()
+    in_threads(*(work for _ in range(5)), *(lambda: asyncio.run(main()) for _ in range(2)))
+    assert log.most[throttles[0]] == 1
+    assert 1 <= log.most[throttles[1]] <= 2
+    assert pool.get_stats()["balancer_stats"]["total_dispatched"] == 5 * 30 + 2 * 40
+    assert [(throttle.active, throttle.waiting) for throttle in throttles] == [(0, 0)] * 2
+    at_rest(throttles[1])
+
+
+@pytest.mark.usefixtures("_switching")
+def test_threads_that_ask_for_keys_get_the_same_throttle() -> None:
+    made: Counter[int] = Counter()
+    inside: Counter[int] = Counter()
+    lock = threading.Lock()
+
+    def factory(key: int) -> Throttle:
+        with lock:
+            made[key] += 1
+        return Throttle(math.inf, 1)
+
+    def work(n: int) -> None:
+        dice = random.Random(n)
+        for _ in range(200):
+            key = dice.randrange(8)
+            with throttles[key]:
+                with lock:
+                    inside[key] += 1
+                    assert inside[key] == 1
+                with lock:
+                    inside[key] -= 1
+
+    throttles = Throttles(factory)
+    in_threads(*(lambda n=n: work(n) for n in range(6)))
+    assert set(made) == set(range(8))
+    assert len(throttles) <= 8
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals between threads")
+def test_control_c_ends_a_wait_and_leaves_no_trace() -> None:
+    def interrupt() -> None:
+        while not throttle.waiting:
+            time.sleep(0.001)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    throttle = Throttle(math.inf, 1)
+    throttle.acquire()
+    helper = threading.Thread(target=interrupt)
+    helper.start()
+    with pytest.raises(KeyboardInterrupt):
+        throttle.acquire()
+    helper.join()
+    assert (throttle.active, throttle.waiting) == (1, 0)
+    throttle.release()
+    with throttle:
+        pass
+
+
+def test_a_loop_that_is_closed_over_its_callers_holds_up_nobody() -> None:
+    throttle = Throttle(math.inf, 1)
+    throttle.acquire()
+    loop = asyncio.new_event_loop()
+    task: Any = loop.create_task(throttle.acquire_async())
+    loop.run_until_complete(asyncio.sleep(0.001))
+    assert throttle.waiting == 1
+    loop.close()
+    assert throttle.waiting == 0
+    throttle.release()
+    in_threads(lambda: throttle.acquire(timeout=10))
+    assert throttle.active == 1
+    throttle.release()
+    task._log_destroy_pending = False
+    del task
+    gc.collect()
+    assert (throttle.active, throttle.waiting) == (0, 0)
+
+
+def test_idle_it_keeps_neither_threads_nor_timers() -> None:
+    def work() -> None:
+        with throttle(10):
+            pass
+
+    async def main() -> None:
+        await asyncio.gather(*(throttle.consume_async(10) for _ in range(3)))
+        await asyncio.to_thread(work)
+        async with throttle:
+            pass
+        await asyncio.sleep(0)
+        loop: Any = asyncio.get_running_loop()
+        assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
+
+    throttle = Throttle(5_000, 2, burst=10)
+    before = threading.active_count()
+    asyncio.run(main())
+    in_threads(work, work)
+    assert threading.active_count() == before
+
+
+def test_an_idle_throttle_is_freed_at_once() -> None:
+    def work(throttle: Throttle) -> None:
+        for _ in range(3):
+            with throttle(10) as lease:
+                lease.settle(9)
+
+    async def main(throttle: Throttle) -> None:
+        await asyncio.gather(*(throttle.consume_async(10) for _ in range(3)))
+        with suppress(ThrottleTimeout):
+            await throttle.acquire_async(10, timeout=1e-6)
+
+    gc.collect()
+    gc.disable()
+    try:
+        throttle = Throttle(5_000, 2, burst=10)
+        in_threads(*[functools.partial(work, throttle)] * 2)
+        asyncio.run(main(throttle))
+        remains = weakref.ref(throttle), weakref.ref(throttle._at())
+        del throttle
+        assert [remain() for remain in remains] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_throttles_for_threads_and_others_are_not_taken_together() -> None:
+    with pytest.raises(TypeError, match="one kind"):
+        LimitSet(Throttle(1), AsyncThrottle(1))
+    limits = LimitSet([RateLimit("tokens", 1, capacity=5)])
+    with limits() as acquisition:
+        assert acquisition.successful
