@@ -3,11 +3,13 @@
 =====================  ==============================================================
 throttle.py            `Throttle`, a semaphore and a token bucket behind one fair queue;
                        `Lease`, what a granted call holds
+limits/                `LimitSet`, several throttles that are taken together; `LimitPool`;
+                       names in the manner of concurry
+keyed.py               `Throttles`, one for each key
 threads.py             `threads.Throttle`, for threads and event loops together
 resources.py           `RateLimiter` and `ConcurrencyLimiter`: one of the limits alone
 rules/                 the arithmetic of each algorithm; `Rule`, to bring your own
 exceptions.py          every error, drawn as a tree
-limits.py              names in the manner of concurry
 testing.py             an event loop whose clock jumps; pytest_plugin.py gives it to pytest
 _base.py               what all throttles have in common
 _desk.py               where callers wait: a queue, a clock, futures and timers
@@ -28,6 +30,16 @@ from async_throttle.exceptions import (
     ThrottleTimeout,
     WeightTooLarge,
 )
+from async_throttle.keyed import Throttles
+from async_throttle.limits import (
+    CallLimit,
+    LimitPool,
+    LimitSet,
+    LimitSetAcquisition,
+    LoadBalancingAlgorithm,
+    RateLimit,
+    ResourceLimit,
+)
 from async_throttle.resources import ConcurrencyLimiter, RateLimiter
 from async_throttle.rules import Rule
 from async_throttle.rules.algorithm import RateLimitAlgorithm
@@ -37,13 +49,20 @@ from async_throttle.throttle import Lease, Throttle
 
 __all__ = [
     "GCRA",
+    "CallLimit",
     "ConcurrencyLimiter",
     "FixedWindow",
     "LeakyBucket",
     "Lease",
+    "LimitPool",
+    "LimitSet",
+    "LimitSetAcquisition",
+    "LoadBalancingAlgorithm",
+    "RateLimit",
     "RateLimitAlgorithm",
     "RateLimiter",
     "ResourceError",
+    "ResourceLimit",
     "ResourceLimitError",
     "Rule",
     "SlidingWindow",
@@ -51,6 +70,7 @@ __all__ = [
     "ThrottleClosed",
     "ThrottleFull",
     "ThrottleTimeout",
+    "Throttles",
     "TokenBucket",
     "WeightTooLarge",
 ]

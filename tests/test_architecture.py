@@ -1,6 +1,6 @@
 """How the package is built, checked on its own source: what may import what, and what is public.
 
-Rules compute, one queue decides, shells wait; the arrows only point down.
+Rules compute, one queue decides, at desks one waits; the arrows only point down.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import textwrap
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import pytest
 
 import async_throttle
+from async_throttle import exceptions, keyed, limits, testing, threads
 
 PACKAGE = Path(async_throttle.__file__).parent
 ROOT = PACKAGE.parent
@@ -27,8 +30,11 @@ TIERS: list[set[str]] = [
     {"exceptions", "_units"},
     {"rules"},
     {"_queue", "_alarm", "stores"},
-    {"throttle", "threads"},
-    {"resources", "buckets", "limits", "testing"},
+    {"_desk"},
+    {"_base"},
+    {"throttle"},
+    {"threads"},
+    {"resources", "buckets", "limits", "keyed", "testing"},
     {"__init__", "pytest_plugin"},
     {"_demo"},
     {"__main__"},
@@ -50,6 +56,26 @@ CLOCKS_AND_LOOPS = {
     "_thread",
     "time",
 }
+
+WITHIN = {"limits": ["_single", "_acquisition", "_set", "_pool", "__init__"]}
+"""Modules of a subpackage from the bottom up; what only type checkers read may point up."""
+
+WAITS = {
+    "sleep": set[str](),
+    "call_later": set[str](),
+    "call_at": {"_alarm"},
+    "call_soon": {"_desk"},
+    "call_soon_threadsafe": {"threads"},
+    "create_task": set[str](),
+    "ensure_future": set[str](),
+    "run_in_executor": set[str](),
+}
+"""What takes time, or turns it into something else, and who calls it."""
+
+BESIDE = {"testing", "pytest_plugin", "_demo", "__main__"}
+"""What is no limiter."""
+
+PUBLIC = [async_throttle, limits, keyed, threads, exceptions, testing]
 
 EXTRAS = {"pytest_plugin": {"pytest"}}
 """What a module that is there for another library may import of it."""
@@ -87,6 +113,22 @@ def parts_imported(path: Path) -> set[str]:
     return found
 
 
+def at_run_time(tree: ast.Module) -> ast.Module:
+    """The same, without what only type checkers read."""
+
+    class Without(ast.NodeTransformer):
+        def visit_If(self, node: ast.If) -> ast.AST:
+            return ast.Pass() if ast.unparse(node.test) == "TYPE_CHECKING" else node
+
+    return cast(ast.Module, Without().visit(tree))
+
+
+def called(tree: ast.AST) -> set[str]:
+    """The last name of everything that is called anywhere in *tree*."""
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return {ast.unparse(call).rpartition(".")[2] for call in calls}
+
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 PARTS = {part_of(path) for path in FILES}
 TIER = {part: height for height, tier in enumerate(TIERS) for part in tier}
@@ -118,8 +160,26 @@ def test_a_relative_import_is_refused() -> None:
         list(imports(ast.parse("from . import throttle")))
 
 
+def test_what_only_type_checkers_read_is_left_out() -> None:
+    source = """
+        from typing import TYPE_CHECKING
+        if TYPE_CHECKING:
+            import time
+        if limits:
+            import ast
+    """
+    found = set(imports(at_run_time(ast.parse(textwrap.dedent(source)))))
+    assert found == {"typing.TYPE_CHECKING", "ast"}
+
+
+def test_calls_are_seen_by_their_last_name() -> None:
+    tree = ast.parse("x.y.sleep(1)\nfor _ in a: call_at()\nsoon = loop.call_soon\ng()(f(2))")
+    assert called(tree) == {"sleep", "call_at", "f", "g", "g()"}
+
+
 def test_the_files_are_found() -> None:
-    assert {"rules", "_queue", "_units", "throttle", "exceptions", "__init__"} <= PARTS
+    assert {"_queue", "_desk", "_base", "_units", "throttle", "threads", "keyed"} <= PARTS
+    assert {"rules", "limits", "exceptions", "__init__"} <= PARTS
     assert {"bucket", "window", "slots"} <= {path.stem for path in PACKAGE.glob("rules/*.py")}
     assert parts_imported(PACKAGE / "_queue.py") == {"_units", "rules"}
     assert "__init__" in parts_imported(PACKAGE / "_demo" / "run.py")
@@ -136,12 +196,49 @@ def test_what_computes_and_what_decides_knows_no_clock_no_loop_and_no_thread(pat
     assert {name for name in found if name.startswith("datetime")} <= {"datetime.timedelta"}
 
 
+def test_there_is_one_engine() -> None:
+    """Sets, pools and throttles for threads have no queue of their own."""
+    engine = "async_throttle._queue.Queue"
+    makers = {path for path in FILES if engine in imports(ast.parse(path.read_text("utf-8")))}
+    assert {part_of(path) for path in makers} == {"_desk"}
+
+
+@pytest.mark.parametrize("call", WAITS)
+def test_nothing_polls_and_a_timer_is_set_in_one_place(call: str) -> None:
+    callers = {
+        part_of(path) for path in FILES if call in called(ast.parse(path.read_text("utf-8")))
+    }
+    assert callers - BESIDE == WAITS[call]
+
+
+def test_whatever_reads_the_clock_follows_the_virtual_one() -> None:
+    readers = {
+        dotted(path)
+        for path in FILES
+        if "time.monotonic_ns" in imports(ast.parse(path.read_text("utf-8")))
+    }
+    assert readers == {module.__name__ for module in testing.READ_THE_CLOCK}
+
+
 @each_file
 def test_the_arrows_only_point_down(path: Path) -> None:
     part = part_of(path)
     assert part in TIER, f"{part} has no place in TIERS yet"
     for imported in parts_imported(path) - {part}:
         assert TIER[imported] < TIER[part], f"{part} imports {imported}"
+
+
+@pytest.mark.parametrize("package", WITHIN)
+def test_the_arrows_only_point_down_within_a_subpackage(package: str) -> None:
+    height = {name: n for n, name in enumerate(WITHIN[package])}
+    files = {path.stem: path for path in FILES if path.parent.name == package}
+    assert set(files) == set(height)
+    prefix = f"{PACKAGE.name}.{package}."
+    for name, path in files.items():
+        for found in imports(at_run_time(ast.parse(path.read_text("utf-8")))):
+            if found.startswith(prefix):
+                imported = found.removeprefix(prefix).split(".")[0]
+                assert height[imported] < height[name], f"{name} imports {imported}"
 
 
 def test_the_protocol_of_a_rule_does_not_know_the_rules() -> None:
@@ -176,23 +273,62 @@ def test_the_package_imports_where_nothing_is_installed() -> None:
 # ----------------------------------------------------------------------------------- what is public
 
 
+each_public_name = pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        pytest.param(module, name, id=f"{module.__name__}.{name}")
+        for module in PUBLIC
+        for name in module.__all__
+    ],
+)
+
+
 @pytest.mark.parametrize("name", async_throttle.__all__)
-def test_a_public_name_says_what_it_is_for_and_where_it_is_imported_from(name: str) -> None:
-    public = getattr(async_throttle, name)
+def test_what_is_exported_at_the_top_says_so(name: str) -> None:
+    assert getattr(async_throttle, name).__module__ == "async_throttle"
+
+
+@each_public_name
+def test_a_public_name_says_what_it_is_for_and_where_it_is_imported_from(
+    module: ModuleType, name: str
+) -> None:
+    public = getattr(module, name)
     assert public.__doc__
     assert public.__doc__.strip()
-    assert public.__module__ == "async_throttle"
     assert public.__qualname__ == name
+    assert public.__module__ in {"async_throttle", module.__name__}
+    assert getattr(importlib.import_module(public.__module__), name) is public
 
 
-@pytest.mark.parametrize("name", async_throttle.__all__)
-def test_every_public_member_of_a_public_name_says_what_it_is_for(name: str) -> None:
-    public = getattr(async_throttle, name)
+@each_public_name
+def test_every_public_member_of_a_public_name_says_what_it_is_for(
+    module: ModuleType, name: str
+) -> None:
+    public = getattr(module, name)
+    if not inspect.isclass(public):
+        return
     for attribute, member in inspect.getmembers(public):
         ours = attribute in {key for cls in public.__mro__ for key in vars(cls) if is_ours(cls)}
         described = inspect.isroutine(member) or isinstance(member, property)
         if ours and described and not attribute.startswith("_"):
             assert inspect.getdoc(member), f"{name}.{attribute} has no docstring"
+
+
+def test_the_map_of_the_package_shows_all_of_it() -> None:
+    listed = async_throttle.__doc__ or ""
+    missing = {
+        part
+        for part in PARTS - {"__init__"}
+        if f"{part}.py" not in listed and f"{part}/" not in listed
+    }
+    assert missing == set()
+
+
+def test_the_map_of_a_subpackage_shows_all_of_it() -> None:
+    for package in ("limits", "rules"):
+        listed = importlib.import_module(f"async_throttle.{package}").__doc__ or ""
+        for name in WITHIN.get(package, []):
+            assert name == "__init__" or f"{name}.py" in listed
 
 
 def is_ours(cls: type) -> bool:
@@ -242,5 +378,5 @@ def test_the_examples_in_docstrings_do_what_they_say(path: Path) -> None:
 
 def test_examples_are_found_where_doctest_alone_does_not_look() -> None:
     names = {example.name for example in examples(PACKAGE / "throttle.py")}
-    assert {"async_throttle.throttle.Throttle", "async_throttle.throttle.guarantee"} <= names
+    assert "async_throttle.throttle.Throttle" in names
     assert sum(len(examples(path)) for path in FILES) >= 10

@@ -1,12 +1,14 @@
 """One contract for everything that limits: exclusion, order, cancellation, time running out.
 
-Each test runs over every limiter and every form in which it is used. A *case* is a limiter that
+Each test runs over every limiter and every form in which it is used: throttles for one event loop
+and for threads, facades, keyed ones, sets of limits and pools of sets. A *case* is a limiter that
 is full, so that whoever comes now must wait, and a way to make room for one more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +18,15 @@ from support import now, others_run
 
 from async_throttle import (
     ConcurrencyLimiter,
+    LimitPool,
+    LimitSet,
     RateLimiter,
     ResourceLimitError,
     Throttle,
+    Throttles,
+    threads,
 )
+from async_throttle.limits import CallLimit, Limit, RateLimit, RateLimitAlgorithm, ResourceLimit
 
 pytestmark = pytest.mark.virtual_time
 
@@ -36,13 +43,13 @@ class Case:
 
     Attributes:
         make: a fresh limiter, of one at once, or of one per second in bursts of one.
-        throttle: what is beneath it.
+        beneath: the throttles of which it is made.
         use: runs a body under the limiter.
         holds: who got in holds it until the body ends; else until a second has passed.
     """
 
     make: Callable[[], Any]
-    throttle: Callable[[Any], Throttle]
+    beneath: Callable[[Any], list[Any]]
     use: Callable[[Any, Body], Coroutine[Any, Any, None]]
     holds: bool
 
@@ -104,12 +111,63 @@ async def by_limit(limiter: Any, body: Body) -> None:
     await call()
 
 
-def itself(limiter: Throttle) -> Throttle:
-    return limiter
+async def by_acquire_async(limiter: Any, body: Body) -> None:
+    await limiter.acquire_async()
+    try:
+        await body()
+    finally:
+        limiter.release()
 
 
-def beneath(limiter: RateLimiter | ConcurrencyLimiter) -> Throttle:
-    return limiter.throttle
+async def by_lease_async(limiter: Any, body: Body) -> None:
+    lease = await limiter.lease_async(1)
+    try:
+        await body()
+    finally:
+        lease.release()
+
+
+async def by_consume_async(limiter: Any, body: Body) -> None:
+    await limiter.consume_async()
+    await body()
+
+
+async def by_call_of_a_set(limiter: Any, body: Body) -> None:
+    async with limiter():
+        await body()
+
+
+async def by_awaiting(limiter: Any, body: Body) -> None:
+    lease = await limiter.acquire()
+    try:
+        await body()
+    finally:
+        lease.release()
+
+
+async def by_decorator_of_a_set(limiter: Any, body: Body) -> None:
+    @limiter()  # type: ignore[untyped-decorator]
+    async def call() -> None:
+        await body()
+
+    await call()
+
+
+def itself(limiter: Any) -> list[Any]:
+    return [limiter]
+
+
+def of_a_facade(limiter: RateLimiter | ConcurrencyLimiter) -> list[Any]:
+    return [limiter.throttle]
+
+
+def of_a_set(limits: LimitSet) -> list[Any]:
+    members = [limits[key] for key in limits]
+    return [member.throttle if isinstance(member, Limit) else member for member in members]
+
+
+def of_a_pool(pool: LimitPool) -> list[Any]:
+    return [throttle for limits in pool for throttle in of_a_set(limits)]
 
 
 def slots() -> Throttle:
@@ -118,6 +176,63 @@ def slots() -> Throttle:
 
 def rate() -> Throttle:
     return Throttle(1)
+
+
+def thread_slots() -> threads.Throttle:
+    return threads.Throttle(1e6, 1)
+
+
+def thread_rate() -> threads.Throttle:
+    return threads.Throttle(1)
+
+
+def keyed(make: Callable[[], Any]) -> Callable[[], Any]:
+    def one_of_several() -> Any:
+        hosts: Throttles[str, Any] = Throttles(lambda host: make())
+        hosts["another"].pause(math.inf)
+        return hosts["host"]
+
+    return one_of_several
+
+
+def set_of_slots() -> LimitSet:
+    return LimitSet(slots=slots())
+
+
+def set_of_rate() -> LimitSet:
+    return LimitSet(rate=rate())
+
+
+def set_with_slots() -> LimitSet:
+    return LimitSet(requests=Throttle(1e6), tokens=Throttle(1e6, 5), concurrency=1)
+
+
+def set_with_rate() -> LimitSet:
+    return LimitSet(requests=rate(), tokens=Throttle(1e6, 50), concurrency=50)
+
+
+def documented_slots() -> LimitSet:
+    return LimitSet([ResourceLimit("files", 1), CallLimit(1e-3, None, 1_000)])
+
+
+def documented_rate() -> LimitSet:
+    bucket = RateLimit("tokens", 1, RateLimitAlgorithm.TokenBucket, 1)
+    return LimitSet([ResourceLimit("files", 50), bucket], shared=True, mode="asyncio")
+
+
+def impatient_set(kind: Any) -> LimitSet:
+    return LimitSet(requests=kind(1e6), tokens=kind(1, max_waiting=0), concurrency=5)
+
+
+def pool_of(make: Callable[[], LimitSet]) -> Callable[[], LimitPool]:
+    """A pool that lets in what one of its sets does: the other one is paused for ever."""
+
+    def pool() -> LimitPool:
+        busy, idle = make(), make()
+        idle.pause(math.inf)
+        return LimitPool([idle, busy], "RoundRobin")
+
+    return pool
 
 
 CASES = {
@@ -132,18 +247,126 @@ CASES = {
     "Throttle rate, lease": Case(rate, itself, by_lease, False),
     "Throttle rate, consume": Case(rate, itself, by_consume, False),
     "Throttle rate, decorator": Case(rate, itself, by_decorator, False),
-    "ConcurrencyLimiter, async with": Case(lambda: ConcurrencyLimiter(1), beneath, by_with, True),
-    "ConcurrencyLimiter, acquire": Case(lambda: ConcurrencyLimiter(1), beneath, by_acquire, True),
+    "ConcurrencyLimiter, async with": Case(
+        lambda: ConcurrencyLimiter(1), of_a_facade, by_with, True
+    ),
+    "ConcurrencyLimiter, acquire": Case(
+        lambda: ConcurrencyLimiter(1), of_a_facade, by_acquire, True
+    ),
     "ConcurrencyLimiter, async with acquire": Case(
-        lambda: ConcurrencyLimiter(1), beneath, by_with_acquire, True
+        lambda: ConcurrencyLimiter(1), of_a_facade, by_with_acquire, True
     ),
-    "ConcurrencyLimiter, limit": Case(lambda: ConcurrencyLimiter(1), beneath, by_limit, True),
-    "RateLimiter, async with": Case(lambda: RateLimiter(1), beneath, by_with, False),
-    "RateLimiter, acquire": Case(lambda: RateLimiter(1), beneath, by_acquire_alone, False),
+    "ConcurrencyLimiter, limit": Case(lambda: ConcurrencyLimiter(1), of_a_facade, by_limit, True),
+    "RateLimiter, async with": Case(lambda: RateLimiter(1), of_a_facade, by_with, False),
+    "RateLimiter, acquire": Case(lambda: RateLimiter(1), of_a_facade, by_acquire_alone, False),
     "RateLimiter, async with acquire": Case(
-        lambda: RateLimiter(1), beneath, by_with_acquire, False
+        lambda: RateLimiter(1), of_a_facade, by_with_acquire, False
     ),
-    "RateLimiter, limit": Case(lambda: RateLimiter(1), beneath, by_limit, False),
+    "RateLimiter, limit": Case(lambda: RateLimiter(1), of_a_facade, by_limit, False),
+    "threads.Throttle slots, async with": Case(thread_slots, itself, by_with, True),
+    "threads.Throttle slots, async with call": Case(thread_slots, itself, by_call, True),
+    "threads.Throttle slots, acquire": Case(thread_slots, itself, by_acquire_async, True),
+    "threads.Throttle slots, lease": Case(thread_slots, itself, by_lease_async, True),
+    "threads.Throttle slots, decorator": Case(thread_slots, itself, by_decorator, True),
+    "threads.Throttle rate, async with": Case(thread_rate, itself, by_with, False),
+    "threads.Throttle rate, async with call": Case(thread_rate, itself, by_call, False),
+    "threads.Throttle rate, acquire": Case(thread_rate, itself, by_acquire_async, False),
+    "threads.Throttle rate, lease": Case(thread_rate, itself, by_lease_async, False),
+    "threads.Throttle rate, decorator": Case(thread_rate, itself, by_decorator, False),
+    "threads.Throttle rate, consume": Case(thread_rate, itself, by_consume_async, False),
+    "Throttles slots, async with": Case(keyed(slots), itself, by_with, True),
+    "Throttles rate, async with": Case(keyed(rate), itself, by_with, False),
+    "Throttles threads.Throttle, async with": Case(keyed(thread_slots), itself, by_with, True),
+    "LimitSet of one, slots, async with": Case(set_of_slots, of_a_set, by_with, True),
+    "LimitSet of one, slots, async with call": Case(set_of_slots, of_a_set, by_call_of_a_set, True),
+    "LimitSet of one, slots, async with acquire": Case(
+        set_of_slots, of_a_set, by_with_acquire, True
+    ),
+    "LimitSet of one, slots, await acquire": Case(set_of_slots, of_a_set, by_awaiting, True),
+    "LimitSet of one, slots, decorator": Case(set_of_slots, of_a_set, by_decorator_of_a_set, True),
+    "LimitSet of one, rate, async with": Case(set_of_rate, of_a_set, by_with, False),
+    "LimitSet of one, rate, async with call": Case(set_of_rate, of_a_set, by_call_of_a_set, False),
+    "LimitSet of one, rate, async with acquire": Case(
+        set_of_rate, of_a_set, by_with_acquire, False
+    ),
+    "LimitSet of one, rate, await acquire": Case(set_of_rate, of_a_set, by_awaiting, False),
+    "LimitSet of one, rate, decorator": Case(set_of_rate, of_a_set, by_decorator_of_a_set, False),
+    "LimitSet, slots, async with": Case(set_with_slots, of_a_set, by_with, True),
+    "LimitSet, slots, async with call": Case(set_with_slots, of_a_set, by_call_of_a_set, True),
+    "LimitSet, slots, async with acquire": Case(set_with_slots, of_a_set, by_with_acquire, True),
+    "LimitSet, slots, await acquire": Case(set_with_slots, of_a_set, by_awaiting, True),
+    "LimitSet, slots, decorator": Case(set_with_slots, of_a_set, by_decorator_of_a_set, True),
+    "LimitSet, rate, async with": Case(set_with_rate, of_a_set, by_with, False),
+    "LimitSet, rate, async with call": Case(set_with_rate, of_a_set, by_call_of_a_set, False),
+    "LimitSet, rate, async with acquire": Case(set_with_rate, of_a_set, by_with_acquire, False),
+    "LimitSet, rate, await acquire": Case(set_with_rate, of_a_set, by_awaiting, False),
+    "LimitSet, rate, decorator": Case(set_with_rate, of_a_set, by_decorator_of_a_set, False),
+    "LimitSet of Limits, slots, async with": Case(documented_slots, of_a_set, by_with, True),
+    "LimitSet of Limits, slots, async with call": Case(
+        documented_slots, of_a_set, by_call_of_a_set, True
+    ),
+    "LimitSet of Limits, slots, async with acquire": Case(
+        documented_slots, of_a_set, by_with_acquire, True
+    ),
+    "LimitSet of Limits, slots, await acquire": Case(documented_slots, of_a_set, by_awaiting, True),
+    "LimitSet of Limits, slots, decorator": Case(
+        documented_slots, of_a_set, by_decorator_of_a_set, True
+    ),
+    "LimitSet of Limits, rate, async with": Case(documented_rate, of_a_set, by_with, False),
+    "LimitSet of Limits, rate, async with call": Case(
+        documented_rate, of_a_set, by_call_of_a_set, False
+    ),
+    "LimitSet of Limits, rate, async with acquire": Case(
+        documented_rate, of_a_set, by_with_acquire, False
+    ),
+    "LimitSet of Limits, rate, await acquire": Case(documented_rate, of_a_set, by_awaiting, False),
+    "LimitSet of Limits, rate, decorator": Case(
+        documented_rate, of_a_set, by_decorator_of_a_set, False
+    ),
+    "LimitPool slots, async with call": Case(
+        pool_of(set_with_slots), of_a_pool, by_call_of_a_set, True
+    ),
+    "LimitPool slots, async with acquire": Case(
+        pool_of(set_with_slots), of_a_pool, by_with_acquire, True
+    ),
+    "LimitPool slots, await acquire": Case(pool_of(set_with_slots), of_a_pool, by_awaiting, True),
+    "LimitPool slots, decorator": Case(
+        pool_of(set_with_slots), of_a_pool, by_decorator_of_a_set, True
+    ),
+    "LimitPool rate, async with call": Case(
+        pool_of(set_with_rate), of_a_pool, by_call_of_a_set, False
+    ),
+    "LimitPool rate, async with acquire": Case(
+        pool_of(set_with_rate), of_a_pool, by_with_acquire, False
+    ),
+    "LimitPool rate, await acquire": Case(pool_of(set_with_rate), of_a_pool, by_awaiting, False),
+    "LimitPool rate, decorator": Case(
+        pool_of(set_with_rate), of_a_pool, by_decorator_of_a_set, False
+    ),
+    "LimitPool of Limits, slots, async with call": Case(
+        pool_of(documented_slots), of_a_pool, by_call_of_a_set, True
+    ),
+    "LimitPool of Limits, slots, async with acquire": Case(
+        pool_of(documented_slots), of_a_pool, by_with_acquire, True
+    ),
+    "LimitPool of Limits, slots, await acquire": Case(
+        pool_of(documented_slots), of_a_pool, by_awaiting, True
+    ),
+    "LimitPool of Limits, slots, decorator": Case(
+        pool_of(documented_slots), of_a_pool, by_decorator_of_a_set, True
+    ),
+    "LimitPool of Limits, rate, async with call": Case(
+        pool_of(documented_rate), of_a_pool, by_call_of_a_set, False
+    ),
+    "LimitPool of Limits, rate, async with acquire": Case(
+        pool_of(documented_rate), of_a_pool, by_with_acquire, False
+    ),
+    "LimitPool of Limits, rate, await acquire": Case(
+        pool_of(documented_rate), of_a_pool, by_awaiting, False
+    ),
+    "LimitPool of Limits, rate, decorator": Case(
+        pool_of(documented_rate), of_a_pool, by_decorator_of_a_set, False
+    ),
 }
 
 
@@ -158,7 +381,7 @@ class Full:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.limiter = case.make()
-        self.throttle = case.throttle(self.limiter)
+        self.throttles = case.beneath(self.limiter)
         self.order: list[object] = []
         self.came: dict[object, float] = {}
         self._leave = asyncio.Event()
@@ -168,7 +391,23 @@ class Full:
     async def fill(self) -> None:
         self._holder = asyncio.create_task(self.case.use(self.limiter, self._leave.wait))
         await others_run()
-        assert self.throttle.locked()
+        assert self.locked
+
+    @property
+    def locked(self) -> bool:
+        """Nobody would be let in now."""
+        if isinstance(self.limiter, LimitPool):
+            return all(limits.locked() for limits in self.limiter)
+        if isinstance(self.limiter, LimitSet):
+            return self.limiter.locked()
+        return bool(self.throttles[0].locked())
+
+    @property
+    def waiting(self) -> int:
+        """Callers that are queued: in a set or a pool they wait for all of it."""
+        counts = {throttle.waiting for throttle in self.throttles}
+        assert len(counts) == 1
+        return int(counts.pop())
 
     async def make_room(self) -> None:
         """Let one more in: the holder leaves, or a second passes."""
@@ -195,9 +434,10 @@ class Full:
         if self._holder is not None:
             await self._holder
         await asyncio.sleep(2.0)
-        throttle = self.throttle
-        assert (throttle.active, throttle.waiting, throttle.locked()) == (0, 0, False)
-        assert throttle.level == throttle.burst
+        assert (self.locked, self.waiting) == (False, 0)
+        for throttle in self.throttles:
+            assert (throttle.active, throttle.locked()) == (0, False)
+            assert throttle.level == throttle.burst
 
 
 @pytest.fixture
@@ -216,7 +456,7 @@ async def test_one_goes_in_at_once_and_the_next_waits(case: Case) -> None:
     assert full.order == ["first"]
     second = await full.enter("second")
     assert full.order == ["first"]
-    assert full.throttle.waiting == 1
+    assert full.waiting == 1
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
     await others_run()
@@ -227,7 +467,7 @@ async def test_nobody_goes_in_while_it_is_full(full: Full) -> None:
     waiters = [await full.enter(n) for n in range(3)]
     await asyncio.sleep(0.999)
     assert full.order == []
-    assert full.throttle.waiting == 3
+    assert full.waiting == 3
     await full.make_room()
     assert full.order[0] == 0
     await asyncio.gather(*waiters)
@@ -314,10 +554,10 @@ async def test_a_cancelled_waiter_leaves_no_trace(full: Full) -> None:
     waiter.cancel()
     await others_run()
     assert waiter.cancelled()
-    assert full.throttle.waiting == 0
+    assert full.waiting == 0
     await full.make_room()
     assert full.order == []
-    assert not full.throttle.locked()
+    assert not full.locked
     await full.empty()
 
 
@@ -357,7 +597,7 @@ async def test_asyncio_timeout_while_waiting(full: Full) -> None:
         async with asyncio.timeout(0.25):
             await full.case.use(full.limiter, nothing)
     assert now() == 0.25
-    assert full.throttle.waiting == 0
+    assert full.waiting == 0
     await full.make_room()
     await full.empty()
 
@@ -366,7 +606,7 @@ async def test_wait_for_while_waiting(full: Full) -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(full.case.use(full.limiter, nothing), 0.25)
     assert now() == 0.25
-    assert full.throttle.waiting == 0
+    assert full.waiting == 0
     await full.make_room()
     await full.empty()
 
@@ -411,7 +651,7 @@ async def test_a_task_group_that_fails_cancels_those_who_wait_and_those_inside(
             group.create_task(fail())
     assert caught.group_contains(KeyError, match="of a sibling")
     assert now() == 0.5
-    assert full.throttle.waiting == 0
+    assert full.waiting == 0
     following = await full.enter("next")
     await following
     assert now() == (0.5 if case.holds else 1.0)
@@ -435,34 +675,51 @@ async def test_many_cancelled_in_any_order_while_others_go_on(full: Full) -> Non
 
 
 @pytest.mark.parametrize(
-    ("make", "use"),
+    ("make", "beneath", "use"),
     [
-        (lambda: RateLimiter(1, wait=False), by_with),
-        (lambda: RateLimiter(1, wait=False), by_acquire_alone),
-        (lambda: RateLimiter(1, wait=False), by_with_acquire),
-        (lambda: RateLimiter(1, wait=False), by_limit),
-        (lambda: ConcurrencyLimiter(1, wait=False), by_with),
-        (lambda: ConcurrencyLimiter(1, wait=False), by_acquire),
-        (lambda: ConcurrencyLimiter(1, wait=False), by_with_acquire),
-        (lambda: ConcurrencyLimiter(1, wait=False), by_limit),
-        (lambda: Throttle(1, max_waiting=0), by_with),
-        (lambda: Throttle(1e6, 1, max_waiting=0), by_call),
-        (lambda: Throttle(1e6, 1, max_waiting=0), by_decorator),
+        (lambda: RateLimiter(1, wait=False), of_a_facade, by_with),
+        (lambda: RateLimiter(1, wait=False), of_a_facade, by_acquire_alone),
+        (lambda: RateLimiter(1, wait=False), of_a_facade, by_with_acquire),
+        (lambda: RateLimiter(1, wait=False), of_a_facade, by_limit),
+        (lambda: ConcurrencyLimiter(1, wait=False), of_a_facade, by_with),
+        (lambda: ConcurrencyLimiter(1, wait=False), of_a_facade, by_acquire),
+        (lambda: ConcurrencyLimiter(1, wait=False), of_a_facade, by_with_acquire),
+        (lambda: ConcurrencyLimiter(1, wait=False), of_a_facade, by_limit),
+        (lambda: Throttle(1, max_waiting=0), itself, by_with),
+        (lambda: Throttle(1e6, 1, max_waiting=0), itself, by_call),
+        (lambda: Throttle(1e6, 1, max_waiting=0), itself, by_decorator),
+        (lambda: threads.Throttle(1, max_waiting=0), itself, by_with),
+        (lambda: threads.Throttle(1e6, 1, max_waiting=0), itself, by_call),
+        (lambda: threads.Throttle(1e6, 1, max_waiting=0), itself, by_lease_async),
+        (keyed(lambda: Throttle(1e6, 1, max_waiting=0)), itself, by_with),
+        (lambda: impatient_set(Throttle), of_a_set, by_with),
+        (lambda: impatient_set(Throttle), of_a_set, by_call_of_a_set),
+        (lambda: impatient_set(Throttle), of_a_set, by_decorator_of_a_set),
+        (lambda: impatient_set(threads.Throttle), of_a_set, by_awaiting),
+        (pool_of(lambda: impatient_set(Throttle)), of_a_pool, by_call_of_a_set),
+        (pool_of(lambda: impatient_set(threads.Throttle)), of_a_pool, by_with_acquire),
     ],
 )
 async def test_who_does_not_want_to_wait_is_refused_and_changes_nothing(
-    make: Callable[[], Any], use: Callable[[Any, Body], Coroutine[Any, Any, None]]
+    make: Callable[[], Any],
+    beneath: Callable[[Any], list[Any]],
+    use: Callable[[Any, Body], Coroutine[Any, Any, None]],
 ) -> None:
     limiter = make()
     leave = asyncio.Event()
     holder = asyncio.create_task(use(limiter, leave.wait))
     await others_run()
-    throttle = limiter if isinstance(limiter, Throttle) else limiter.throttle
-    before = throttle.level, throttle.active, throttle.waiting
+
+    def state() -> list[tuple[float, int, int]]:
+        return [
+            (throttle.level, throttle.active, throttle.waiting) for throttle in beneath(limiter)
+        ]
+
+    before = state()
     for _ in range(3):
         with pytest.raises(ResourceLimitError):
             await use(limiter, nothing)
-    assert (throttle.level, throttle.active, throttle.waiting) == before
+    assert state() == before
     leave.set()
     await holder
     await asyncio.sleep(1.0)

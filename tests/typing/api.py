@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+)
 from datetime import timedelta
 from typing import Any, assert_type
 
 from async_throttle import (
     GCRA,
+    CallLimit,
     ConcurrencyLimiter,
     FixedWindow,
     LeakyBucket,
     Lease,
+    LimitPool,
+    LimitSet,
+    LimitSetAcquisition,
+    LoadBalancingAlgorithm,
+    RateLimit,
     RateLimitAlgorithm,
     RateLimiter,
     ResourceError,
+    ResourceLimit,
     ResourceLimitError,
     Rule,
     SlidingWindow,
     Throttle,
     ThrottleClosed,
     ThrottleFull,
+    Throttles,
     ThrottleTimeout,
     TokenBucket,
     WeightTooLarge,
     exceptions,
+    threads,
 )
+from async_throttle.limits import Delay, ExecutionMode, Limit
 
 
 def construction() -> None:
@@ -94,6 +109,15 @@ async def calls(throttle: Throttle) -> None:
     assert_type(throttle.close(drop_waiting=False), None)
     task: asyncio.Task[bool] = asyncio.create_task(throttle.acquire())
     await task
+    assert_type(await throttle.acquire(2, priority=-1), bool)
+    assert_type(await throttle.lease(2, priority=1), Lease)
+    assert_type(await throttle.consume(2, priority=1), None)
+    assert_type(throttle.try_acquire(2, priority=1), bool)
+    assert_type(throttle.delay(2, priority=1), float)
+    async with throttle(2, timeout=5, priority=1) as lease:
+        assert_type(lease, Lease)
+    throttle(2, priority=0.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    throttle(2, 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await throttle.acquire("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await throttle.acquire(1, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     throttle.pause("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -239,3 +263,281 @@ def a_rule_of_ones_own() -> None:
             return 0.0
 
     Throttle(10, algorithm=Never)
+
+
+def sets_of_limits(everybody: Throttle, chat: Throttle, many: threads.Throttle) -> None:
+    LimitSet()
+    LimitSet(everybody, chat)
+    LimitSet(requests=Throttle(500, period=60), tokens=everybody, concurrency=20)
+    LimitSet(everybody, tokens=chat, config={"region": "eu"}, concurrency=2)
+    LimitSet([RateLimit("tokens", 60, RateLimitAlgorithm.GCRA, 100), CallLimit(60, None, 5)])
+    LimitSet([many, ResourceLimit("files", 5)], True, "thread", {"region": "eu"})
+    LimitSet(limits=[many], shared=True, mode=ExecutionMode.Asyncio, config=None)
+
+    LimitSet(tokens=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    LimitSet(tokens=chat, concurrency="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    LimitSet(tokens=chat, mode=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    LimitSet(tokens=chat, config="eu")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    LimitSet(limits=chat)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def calling_a_set(api: LimitSet) -> None:
+    async with api as lease:
+        assert_type(lease, LimitSetAcquisition)
+    async with api(tokens=1_200, timeout=2, priority=1) as lease, api() as other:
+        assert_type(lease, LimitSetAcquisition)
+        assert_type(other, LimitSetAcquisition)
+    with api as lease, api(tokens=0.5) as other:
+        assert_type(lease, LimitSetAcquisition)
+        assert_type(other, LimitSetAcquisition)
+    async with api.acquire(requested={"tokens": 100, 0: 2}, timeout=None) as lease:
+        assert_type(lease, LimitSetAcquisition)
+    with api.acquire({"tokens": 100}, 5, priority=1) as lease:
+        assert_type(lease, LimitSetAcquisition)
+    with api.try_acquire(tokens=5) as lease:
+        assert_type(lease.successful, bool)
+    assert_type(await api.acquire(), LimitSetAcquisition)
+    assert_type(await api(tokens=5), LimitSetAcquisition)
+    assert_type(api.try_acquire({"tokens": 5}, priority=1), LimitSetAcquisition)
+    async with AsyncExitStack() as stack:
+        assert_type(await stack.enter_async_context(api), LimitSetAcquisition)
+        assert_type(await stack.enter_async_context(api(tokens=5)), LimitSetAcquisition)
+    with ExitStack() as plain:
+        assert_type(plain.enter_context(api(tokens=5)), LimitSetAcquisition)
+    manager: AbstractAsyncContextManager[LimitSetAcquisition] = api(tokens=5)
+    blocking: AbstractContextManager[LimitSetAcquisition] = api
+    async with manager:
+        pass
+    with blocking:
+        pass
+    task: asyncio.Task[LimitSetAcquisition] = asyncio.create_task(api(tokens=5).__aenter__())
+    await task
+
+    api(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    api(tokens="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    api(timeout="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    api.acquire(tokens=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    api.acquire({"tokens": "5"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
+
+
+async def a_set_itself(api: LimitSet) -> None:
+    assert_type(await api.pause(30), None)
+    api.pause(timedelta(seconds=3), empty=True)
+    assert_type(api.resume(), None)
+    assert_type(api.paused_for, float)
+    api["tokens"].capacity = 400_000
+    api[0].pause(5)
+    assert_type(api.keys(), list[Hashable])
+    assert_type(list(api), list[Hashable])
+    assert_type("tokens" in api, bool)
+    assert_type(len(api), int)
+    assert_type(api.limits, list[Any])
+    assert_type(api.shared, bool)
+    assert_type(api.mode, ExecutionMode)
+    assert_type(api.config, Mapping[str, Any])
+    delay = api.delay(tokens=5_000)
+    assert_type(delay, Delay)
+    assert_type(delay.limit, Hashable)
+    in_seconds: float = delay
+    await asyncio.sleep(in_seconds)
+    assert_type(api.locked(), bool)
+    assert_type(api.waiting, int)
+    assert_type(api.max_waiting, int | None)
+    assert_type(api.get_stats(), dict[Hashable, dict[str, Any]])
+    assert_type(await api.drain(), None)
+
+    api.waiting = 5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    api.pause("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def what_a_set_granted(lease: LimitSetAcquisition) -> None:
+    assert_type(lease.successful, bool)
+    assert_type(lease.config, Mapping[str, Any])
+    assert_type(lease.limit_set, LimitSet | None)
+    assert_type(lease.weights, dict[Hashable, float])
+    assert_type(lease.waited, float)
+    assert_type(lease.waited_for, dict[Hashable, float])
+    assert_type(lease.settle(tokens=900, requests=1.5), None)
+    assert_type(lease.update(usage={"tokens": 80, 0: 1}), None)
+    assert_type(lease.update({"tokens": 80}), None)
+    assert_type(lease.release(), None)
+    lease.settle(900)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    lease.settle(tokens="900")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def decorating_with_sets(api: LimitSet, pool: LimitPool) -> None:
+    @api(tokens=5)
+    async def fetch(url: str, *, retries: int = 3) -> bytes:
+        return url.encode() * retries
+
+    @pool(tokens=5, timeout=2)
+    def read(name: str) -> int:
+        return len(name)
+
+    assert_type(await fetch("x", retries=2), bytes)
+    call: Coroutine[Any, Any, bytes] = fetch("x")
+    await asyncio.create_task(call)
+    assert_type(read("x"), int)
+    await fetch(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    read(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def documented_limits(tokens: RateLimit, calls: CallLimit, files: ResourceLimit) -> None:
+    RateLimit(
+        key="tokens",
+        window_seconds=60,
+        algorithm=RateLimitAlgorithm.SlidingWindow,
+        capacity=1_000,
+    )
+    RateLimit("tokens", 0.5, SlidingWindow, 10.5)
+    CallLimit(window_seconds=60, algorithm=RateLimitAlgorithm.TokenBucket, capacity=100)
+    ResourceLimit(key="files", capacity=20)
+    for limit in (tokens, calls, files):
+        as_limit: Limit = limit
+        assert_type(as_limit.key, str)
+        assert_type(as_limit.throttle, threads.Throttle)
+        assert_type(as_limit.can_acquire(5), bool)
+        assert_type(as_limit.validate_usage(5, 4), None)
+        assert_type(as_limit.get_stats(), dict[str, Any])
+        capacity: float = as_limit.capacity
+        print(capacity)
+    assert_type(tokens.window_seconds, float)
+    assert_type(files.capacity, int)
+    tokens.capacity = 500
+    files.capacity = 5
+
+    Limit()  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]
+    RateLimit(5, 60, None, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ResourceLimit("files", 1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ResourceLimit("files")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def pooling(us: LimitSet, eu: LimitSet) -> None:
+    LimitPool(limit_sets=[us, eu])
+    LimitPool((us, eu), "RoundRobin", 1)
+    pool = LimitPool([us, eu], load_balancing=LoadBalancingAlgorithm.Random, worker_index=2)
+    by_name: str = LoadBalancingAlgorithm.RoundRobin.value
+    LimitPool([us], by_name)
+    async with pool(tokens=900, timeout=2, priority=1) as lease:
+        assert_type(lease, LimitSetAcquisition)
+        assert_type(lease.config["region"], Any)
+    async with pool.acquire(requested={"tokens": 5}, timeout=5) as lease:
+        assert_type(lease, LimitSetAcquisition)
+    with pool.try_acquire({"tokens": 5}) as lease, pool(tokens=5) as other:
+        assert_type(other, LimitSetAcquisition)
+    assert_type(pool.try_acquire(tokens=5).successful, bool)
+    assert_type(await pool.acquire(), LimitSetAcquisition)
+    assert_type(pool.delay(tokens=5), Delay)
+    assert_type(pool[0], LimitSet)
+    assert_type(list(pool), list[LimitSet])
+    assert_type(len(pool), int)
+    assert_type(pool.get_stats(), dict[str, Any])
+    assert_type(pool.load_balancing, LoadBalancingAlgorithm)
+    assert_type(pool.worker_index, int)
+
+    LimitPool(us, eu)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    LimitPool([Throttle(5)])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    LimitPool([us], 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    pool(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def keyed(everybody: Throttle) -> None:
+    def make(host: str) -> Throttle:
+        return Throttle(2, concurrency=4, name=host)
+
+    hosts = Throttles(make)
+    assert_type(hosts, Throttles[str, Throttle])
+    assert_type(hosts["example.com"], Throttle)
+    async with hosts["example.com"], hosts["example.org"](5) as lease:
+        assert_type(lease, Lease)
+    async with LimitSet(everybody, hosts["example.com"]):
+        pass
+    assert_type("example.com" in hosts, bool)
+    assert_type(list(hosts), list[str])
+    assert_type(len(hosts), int)
+
+    chats: Throttles[int, threads.Throttle] = Throttles(lambda chat: threads.Throttle(1))
+    with chats[5]:
+        pass
+    pairs: Throttles[tuple[str, int], Throttle] = Throttles(lambda pair: Throttle(pair[1]))
+    assert_type(pairs["eu", 5], Throttle)
+
+    hosts[5]  # type: ignore[index]  # pyright: ignore[reportArgumentType]
+    chats["5"]  # type: ignore[index]  # pyright: ignore[reportArgumentType]
+    Throttles(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Throttles(lambda host: 5)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+
+
+def in_threads(throttle: threads.Throttle) -> None:
+    threads.Throttle(10, 2, 0.5, burst=20, algorithm=GCRA, max_waiting=5, name="api")
+    with throttle as nothing:
+        assert_type(nothing, None)
+    with throttle(5, timeout=2, priority=1) as lease, throttle() as other:
+        assert_type(lease, threads.Lease)
+        assert_type(other, threads.Lease)
+        lease.settle(2.5)
+    assert_type(throttle.acquire(5, timeout=2, priority=1), bool)
+    assert_type(throttle.release(), None)
+    assert_type(throttle.lease(5, timeout=2), threads.Lease)
+    assert_type(throttle.consume(5, priority=1), None)
+    assert_type(throttle.try_acquire(5), bool)
+    assert_type(throttle.charge(5), None)
+    assert_type(throttle.delay(5), float)
+    assert_type(throttle.locked(), bool)
+    assert_type(throttle.drain(), None)
+    assert_type(throttle.close(drop_waiting=False), None)
+    throttle.pause(timedelta(seconds=3), empty=True)
+    throttle.resume()
+    assert_type(throttle.level, float)
+    assert_type(throttle.active, int)
+    assert_type(throttle.waiting, int)
+    assert_type(throttle.capacity, float)
+    throttle.capacity = 5
+    throttle.concurrency = 2
+    throttle.period = 0.5
+    throttle.burst = None
+    manager: AbstractContextManager[None] = throttle
+    leased: AbstractContextManager[threads.Lease] = throttle(5)
+    with manager, leased:
+        pass
+
+    @throttle(5)
+    def read(name: str, *, size: int = 3) -> bytes:
+        return name.encode() * size
+
+    assert_type(read("x", size=2), bytes)
+    read(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    throttle.acquire("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    throttle.acquire(5, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    throttle.level = 5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def in_several_event_loops(throttle: threads.Throttle) -> None:
+    async with throttle as nothing:
+        assert_type(nothing, None)
+    async with throttle(5) as lease:
+        assert_type(lease, threads.Lease)
+    assert_type(await throttle.acquire_async(5, timeout=2, priority=1), bool)
+    assert_type(await throttle.lease_async(5, timeout=2, priority=1), threads.Lease)
+    assert_type(await throttle.consume_async(5, priority=1), None)
+    assert_type(await throttle.drain_async(), None)
+    manager: AbstractAsyncContextManager[None] = throttle
+    leased: AbstractAsyncContextManager[threads.Lease] = throttle(5)
+    async with manager, leased:
+        pass
+
+    @throttle(5)
+    async def fetch(url: str) -> bytes:
+        return url.encode()
+
+    assert_type(await fetch("x"), bytes)
+    await fetch(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await throttle.acquire()  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+
+
+def refusals_of_a_set(api: LimitSet) -> None:
+    try:
+        api.try_acquire(tokens=5)
+    except ResourceLimitError as error:
+        assert_type(error.limit, str | None)
+        assert_type(error.retry_after, float | None)

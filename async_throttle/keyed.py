@@ -1,0 +1,138 @@
+"""Keyed throttles: one for each host, user or chat, kept for as long as it matters.
+
+What may be forgotten? A throttle that nobody could tell from a new one: nobody waits at it or
+holds a slot, all its tokens are there, it is not paused, closed or changed, and nobody else
+has a reference to it. The last is what `weakref` tells: the throttle is taken out of the
+table, and if it is still alive then, it goes back. (A throttle is in no reference cycle, so
+it does not wait for the garbage collector.)
+
+When? Whenever a key comes that is not in the table, the two that were looked at least
+recently are looked at. So the table holds at most about twice as many as must be kept, a new
+key costs the same however many there are, and there is no background task.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Final, Generic, TypeVar
+
+from async_throttle._base import BaseThrottle
+
+__all__ = ["Throttles"]
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T", bound=BaseThrottle)
+
+LOOKED_AT: Final = 2
+"""Old keys looked at for each new one. With one, a table that has grown would stay as it is."""
+
+
+class Throttles(Generic[K, T]):
+    """One throttle per key, made when the key is first asked for.
+
+    ::
+
+        hosts = Throttles(lambda host: Throttle(2, concurrency=4))
+
+        async with hosts[url.host]:     # two a second and four at once, for each host
+            ...
+        hosts["example.com"].pause(30)  # that one has banned us
+
+    A key is forgotten once that makes no difference: nobody waits, holds or references its
+    throttle, and a new one would do the same. So a key that is limited stays limited, a
+    throttle that you keep is the one that all others get for its key, and memory follows the
+    number of keys in use, not of those ever seen. One that was closed, or one of whose
+    settings was changed, is never forgotten; a paused one not before the pause ends.
+
+    (A new `FixedWindow` has its edges where it was made. `guarantee()` holds all the same.)
+
+    From any number of threads, if the throttles are `async_throttle.threads.Throttle`. Two
+    threads that ask for a new key at once may both call *factory*; one result is used.
+
+    Args:
+        factory: called with a key that is new, for its throttle. It may ask for other keys.
+
+    Raises:
+        TypeError: *factory* cannot be called.
+
+    >>> from async_throttle import Throttle
+    >>> chats = Throttles(lambda chat: Throttle(1, burst=3, name=f"chat {chat}"))
+    >>> chats[5] is chats[5]
+    True
+    >>> chats[5].try_acquire()
+    True
+    >>> chats[7].name, 5 in chats, 9 in chats
+    ('chat 7', True, False)
+    """
+
+    # _throttles  by key, the one looked at least recently first
+    # _lock       held while an entry changes. Reentrant: a finalizer may run at any time, and
+    #             may ask for a key
+    __slots__ = ("__weakref__", "_factory", "_lock", "_throttles")
+
+    def __init__(self, factory: Callable[[K], T]) -> None:
+        if not callable(factory):
+            raise TypeError(f"factory must be callable, got {factory!r}")
+        self._factory = factory
+        self._throttles: OrderedDict[K, T] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def __getitem__(self, key: K) -> T:
+        """The throttle of *key*, made if there is none.
+
+        Raises:
+            TypeError: *key* is not hashable, or *factory* returned something else.
+        """
+        # Without the lock. If it is missing only while it is looked at, `_make` finds it.
+        throttle = self._throttles.get(key)
+        return self._make(key) if throttle is None else throttle
+
+    def __contains__(self, key: object) -> bool:
+        """Whether *key* has a throttle now; makes none."""
+        with self._lock:
+            return key in self._throttles
+
+    def __iter__(self) -> Iterator[K]:
+        """The keys that have a throttle now; while you iterate they may change."""
+        with self._lock:
+            return iter(list(self._throttles))
+
+    def __len__(self) -> int:
+        """How many keys have a throttle now."""
+        with self._lock:
+            return len(self._throttles)
+
+    def __repr__(self) -> str:
+        return f"<async_throttle.Throttles object at {id(self):#x} [keys:{len(self)}]>"
+
+    def _make(self, key: K) -> T:
+        made = self._factory(key)
+        if not isinstance(made, BaseThrottle):
+            raise TypeError(f"factory must return a Throttle, got {made!r} for {key!r}")
+        with self._lock:
+            for _ in range(LOOKED_AT):
+                self._look_at_the_oldest()
+            return self._throttles.setdefault(key, made)
+
+    def _look_at_the_oldest(self) -> None:
+        """Forget it if nobody would notice; else it is the youngest now."""
+        throttles = self._throttles
+        if not throttles:
+            return
+        key = next(iter(throttles))
+        throttles.move_to_end(key)
+        throttle = throttles[key]
+        # Under its lock: another thread that has it could use it and let go of it meanwhile.
+        desk = throttle._locked()
+        try:
+            if throttle._idle():
+                alive = weakref.ref(throttle)
+                del throttles[key], throttle
+                found = alive()
+                if found is not None:
+                    throttles[key] = found
+        finally:
+            desk.lock.release()

@@ -1,0 +1,33 @@
+"""Many limits, one decision: sets of throttles that are taken together, and pools of sets.
+
+================  ===========================================================================
+_single.py        `RateLimit`, `CallLimit`, `ResourceLimit`: throttles in the manner of concurry
+_set.py           `LimitSet`: several limits that are taken together, all of them or nothing
+_acquisition.py   `LimitSetAcquisition`: what a granted call to a set holds
+_pool.py          `LimitPool`: several sets, of which a call takes the one that admits it soonest
+================  ===========================================================================
+"""
+
+from async_throttle.limits._acquisition import LimitSetAcquisition
+from async_throttle.limits._pool import LimitPool, LoadBalancingAlgorithm
+from async_throttle.limits._set import Delay, ExecutionMode, LimitSet
+from async_throttle.limits._single import CallLimit, Limit, RateLimit, ResourceLimit
+from async_throttle.rules.algorithm import RateLimitAlgorithm
+
+__all__ = [
+    "CallLimit",
+    "Delay",
+    "ExecutionMode",
+    "Limit",
+    "LimitPool",
+    "LimitSet",
+    "LimitSetAcquisition",
+    "LoadBalancingAlgorithm",
+    "RateLimit",
+    "RateLimitAlgorithm",
+    "ResourceLimit",
+]
+
+for _name in __all__:  # users see the name they import, not the module it happens to live in
+    if _name != "RateLimitAlgorithm":
+        globals()[_name].__module__ = __name__

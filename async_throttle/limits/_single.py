@@ -1,0 +1,259 @@
+"""One limit each, in the manner of concurry: a throttle, and what it is called in its set."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Final
+
+from async_throttle._units import NEVER, nanoseconds, positive, tokens, whole
+from async_throttle.rules import Rule
+from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
+from async_throttle.rules.bucket import TokenBucket
+from async_throttle.threads import Throttle
+
+__all__ = ["RESERVED", "CallLimit", "Limit", "RateLimit", "ResourceLimit"]
+
+RESERVED: Final = (
+    "limits",
+    "shared",
+    "mode",
+    "config",
+    "concurrency",
+    "requested",
+    "timeout",
+    "priority",
+)
+"""Names that no limit may have: they mean something where sets are made or called."""
+
+
+class Limit(ABC):
+    """One limit, to be put into a `LimitSet`.
+
+    Attributes:
+        throttle: what it is made of; a throttle for threads, which event loops may use too.
+    """
+
+    _key: str
+    throttle: Throttle
+
+    @property
+    def key(self) -> str:
+        """What it is called in its set; fixed."""
+        return self._key
+
+    @property
+    @abstractmethod
+    def capacity(self) -> float:
+        """The most that there can be at once."""
+
+    @abstractmethod
+    def can_acquire(self, requested: float) -> bool:
+        """Whether *requested* could be had at once. Takes nothing."""
+
+    @abstractmethod
+    def validate_usage(self, requested: float, used: float) -> None:
+        """Raise ValueError if a call that asked for *requested* cannot have used *used*."""
+
+    @abstractmethod
+    def get_stats(self) -> dict[str, Any]:
+        """What there is, and how much of it is used."""
+
+    def __repr__(self) -> str:
+        return f"<async_throttle.{type(self).__name__} {self.key!r} of {self.throttle!r}>"
+
+
+class RateLimit(Limit):
+    """So much per window of time.
+
+    Args:
+        key: what it is called in its set.
+        window_seconds: seconds in which *capacity* comes back.
+        algorithm: a `RateLimitAlgorithm`, its name, or a rule class; unset, a sliding window.
+        capacity: most per window. For the buckets, the leaky one too, it is also the burst:
+            `Throttle` says what that lets through in the first window.
+
+    Raises:
+        ValueError: a parameter is out of range; names it and the value.
+
+    >>> limit = RateLimit("tokens", 60, RateLimitAlgorithm.TokenBucket, 1_000)
+    >>> limit.can_acquire(1_000), limit.get_stats()["available_tokens"]
+    (True, 1000.0)
+    """
+
+    def __init__(
+        self,
+        key: str,
+        window_seconds: float,
+        algorithm: RateLimitAlgorithm | type[Rule] | str | None = None,
+        capacity: float | None = None,
+    ) -> None:
+        self._key = _key(key)
+        if capacity is None:
+            raise TypeError("capacity must be given: the most per window")
+        if nanoseconds("window_seconds", window_seconds) in (0, NEVER):
+            raise ValueError(f"window_seconds must be positive and finite, got {window_seconds!r}")
+        positive("capacity", capacity, infinite=True)
+        self.algorithm = _algorithm(algorithm)
+        self._bursts = issubclass(rule_class(self.algorithm), TokenBucket)
+        self.throttle = Throttle(
+            capacity,
+            period=window_seconds,
+            burst=max(1, capacity) if self._bursts else None,
+            algorithm=self.algorithm,
+            name=key,
+        )
+
+    @property
+    def window_seconds(self) -> float:
+        """Seconds in which the capacity comes back."""
+        return self.throttle.period
+
+    @property
+    def capacity(self) -> float:
+        """Most per window. Setting it re-plans everybody at once."""
+        return self.throttle.capacity
+
+    @capacity.setter
+    def capacity(self, value: float) -> None:
+        throttle = self.throttle
+        if value > throttle.capacity:
+            throttle.capacity = value
+        if self._bursts:
+            positive("capacity", value, infinite=True)
+            throttle.burst = max(1, value)
+        throttle.capacity = value
+
+    def can_acquire(self, requested: float) -> bool:
+        """Whether *requested* could be had at once. Takes nothing."""
+        return self.throttle._could(tokens("requested", requested))
+
+    def validate_usage(self, requested: float, used: float) -> None:
+        """Raise ValueError if *used* exceeds *requested*.
+
+        `LimitSetAcquisition.update` does not insist: what was used above becomes debt.
+        """
+        if tokens("used", used) > tokens("requested", requested):
+            raise ValueError(f"used must be at most {requested!r}, as requested, got {used!r}")
+
+    def get_stats(self) -> dict[str, Any]:
+        """What there is, and how much of it is used.
+
+        Keys: ``key``, ``window_seconds``, ``algorithm``, ``capacity``, ``available_tokens``
+        (negative in debt), ``current_usage`` and ``utilization``, the share in use.
+        """
+        capacity, available = self.capacity, self.throttle.level
+        usage = 0.0 if available == math.inf else capacity - available
+        algorithm = self.algorithm
+        return {
+            "key": self.key,
+            "window_seconds": self.window_seconds,
+            "algorithm": algorithm.value
+            if isinstance(algorithm, RateLimitAlgorithm)
+            else algorithm.__name__,
+            "capacity": capacity,
+            "available_tokens": available,
+            "current_usage": usage,
+            "utilization": usage / capacity,
+        }
+
+
+class CallLimit(RateLimit):
+    """So many calls per window of time. Its key is ``"call_count"``.
+
+    A call counts as one whether it is named or not, and nothing else can be its usage.
+
+    Args:
+        window_seconds, algorithm, capacity: see `RateLimit`.
+    """
+
+    def __init__(
+        self,
+        window_seconds: float,
+        algorithm: RateLimitAlgorithm | type[Rule] | str | None = None,
+        capacity: float | None = None,
+    ) -> None:
+        super().__init__("call_count", window_seconds, algorithm, capacity)
+
+    def validate_usage(self, requested: float, used: float) -> None:
+        """Raise ValueError if *used* is not 1."""
+        if used != 1:
+            raise ValueError(f"usage of {self.key!r} must be 1, got {used!r}")
+
+
+class ResourceLimit(Limit):
+    """So many at once: connections, files, devices. They come back when the block ends.
+
+    Args:
+        key: what it is called in its set.
+        capacity: how many there are.
+
+    Raises:
+        ValueError: *capacity* is not a whole number of at least 1.
+
+    >>> ResourceLimit("connections", 5).get_stats()["available"]
+    5
+    """
+
+    def __init__(self, key: str, capacity: int) -> None:
+        self._key = _key(key)
+        self.throttle = Throttle(math.inf, _count(capacity), name=key)
+
+    @property
+    def capacity(self) -> int:
+        """How many there are. Setting it re-plans everybody; holders finish."""
+        return self.throttle.concurrency
+
+    @capacity.setter
+    def capacity(self, value: int) -> None:
+        self.throttle.concurrency = _count(value)
+
+    def can_acquire(self, requested: float) -> bool:
+        """Whether *requested* could be had at once. Takes nothing."""
+        return whole("requested", requested) <= self.capacity - self.throttle.active
+
+    def validate_usage(self, requested: float, used: float) -> None:
+        """Everything goes: what is held is given back, whatever was made of it."""
+
+    def get_stats(self) -> dict[str, Any]:
+        """What there is, and how much of it is used.
+
+        Keys: ``key``, ``capacity``, ``current_usage``, ``available`` and ``utilization``, the
+        share in use.
+        """
+        capacity, usage = self.capacity, self.throttle.active
+        return {
+            "key": self.key,
+            "capacity": capacity,
+            "current_usage": usage,
+            "available": capacity - usage,
+            "utilization": usage / capacity,
+        }
+
+
+def _key(key: str) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"key must be a string, got {key!r}")
+    if key in RESERVED or not key:
+        raise ValueError(f"key must not be empty nor one of {', '.join(RESERVED)}, got {key!r}")
+    return key
+
+
+def _algorithm(algorithm: Any) -> RateLimitAlgorithm | type[Rule]:
+    if algorithm is None:
+        return RateLimitAlgorithm.SlidingWindow
+    if isinstance(algorithm, str):
+        names = [member.value for member in RateLimitAlgorithm]
+        if algorithm not in names:
+            raise ValueError(f"algorithm must be one of {', '.join(names)}, got {algorithm!r}")
+        return RateLimitAlgorithm(algorithm)
+    if not isinstance(algorithm, RateLimitAlgorithm):
+        return rule_class(algorithm)
+    return algorithm
+
+
+def _count(capacity: int) -> int:
+    count = whole("capacity", capacity)
+    if count == 0:
+        raise ValueError(f"capacity must be a whole number of at least 1, got {capacity!r}")
+    return count

@@ -1,0 +1,874 @@
+"""Many limits, one decision, by somebody in no hurry: the yardstick of ``test_set_machine.py``.
+
+Written from the documented rules, sharing no code and no idea with the package. How much is left
+of a limit is read by replaying all that was ever taken (`oracle`). Who may go is found out by
+asking everybody again, in the order of their ranks, at every instant at which anything could have
+become different (`Hall`). Time is told in nanoseconds, amounts in 1e-9 tokens.
+
+`Hall` decides who may go, `SetOracle` is the whole: what is asked, taken, given back and told.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+from typing import Final, Literal, NamedTuple
+
+from oracle import TOKEN, Algorithm, Bucket, Change, Emptied, Entry, Fixed, Instant, Oracle
+from oracle import Rule as AnyRule
+from oracle import Sliding, Unlimited, Window
+
+Kind = Literal["slot", "tokens", "set"]
+Time = int | float
+"""An instant in nanoseconds, or `math.inf`."""
+
+
+class Tank(Bucket):
+    """A `Bucket` that need not live through everything again each time it is looked at."""
+
+    lived = 0
+    now: Instant
+    left: Fraction
+    numbers: Change
+
+    def level(self, at: Instant) -> Fraction:
+        for event in self.history[self.lived :]:
+            if isinstance(event, Change) and self.lived == 0:
+                self.now, self.left, self.numbers = event.at, Fraction(self.initial), event
+            self.left, self.now = self._at(event.at), event.at
+            match event:
+                case Entry(_, weight):
+                    self.left -= weight
+                case Change(_, _, _, burst):
+                    self.left = min(Fraction(math.floor(self.left)), Fraction(burst))
+                    self.numbers = event
+                case Emptied(_):
+                    self.left = min(self.left, Fraction(0))
+            self.lived += 1
+        return self._at(at)
+
+    def _at(self, at: Instant) -> Fraction:
+        numbers = self.numbers
+        come = Fraction(numbers.capacity, numbers.period) * (at - self.now)
+        return min(Fraction(numbers.burst), self.left + come)
+
+    def refund(self, entry: Entry, at: Instant, weight: int) -> None:
+        super().refund(entry, at, weight)
+        self.lived = 0
+
+
+def fork(rule: AnyRule, at: Instant) -> AnyRule:
+    """The same from *at* on, to look ahead with."""
+    twin = copy.copy(rule)
+    if isinstance(rule, Bucket) and isinstance(twin, Bucket):
+        rule.level(at)
+        twin.history = list(rule.history)
+    elif isinstance(rule, Window) and isinstance(twin, Window):
+        twin.history = [entry for entry in rule.history if rule.together(entry.at, at)]
+    return twin
+
+
+def ready(rule: AnyRule, at: int, weight: int) -> int:
+    """The first nanosecond from *at* on that finds *weight* there, if nothing else happens.
+
+    In a bucket that may be more than it holds: then it is taken as it comes.
+    """
+    return math.ceil((fork(rule, at) if isinstance(rule, Window) else rule).ready(at, weight))
+
+
+# ------------------------------------------------------------------------------ what is asked
+
+
+class Limit:
+    """One throttle: its numbers. What is left of it, `Hall` keeps."""
+
+    def __init__(
+        self,
+        name: str,
+        algorithm: Algorithm = "TokenBucket",
+        capacity: int | None = TOKEN,
+        *,
+        concurrency: int = 0,
+        period: int = 10**9,
+        burst: int | None = None,
+        max_waiting: int | None = None,
+        born: int = 0,
+    ) -> None:
+        self.name = name
+        self.numbers = Oracle(
+            algorithm, capacity, concurrency=concurrency, period=period, burst=burst, born=born
+        )
+        self.max_waiting = max_waiting
+        self.closed = False
+        self.held = 0
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def burst(self) -> int | None:
+        """The heaviest weight that can ever be granted; None without a rate."""
+        return self.numbers.burst
+
+    @property
+    def slots(self) -> int:
+        """How many at once; 0 is no limit."""
+        return self.numbers.concurrency
+
+    @property
+    def counts_slots(self) -> bool:
+        """Whether a call that names it says how many slots it takes."""
+        return self.numbers.capacity is None and self.slots > 0
+
+    def new_rule(self) -> AnyRule:
+        rule = self.numbers.rule
+        if isinstance(rule, Bucket):
+            assert isinstance(rule.history[0], Change)
+            first = rule.history[0]
+            return Tank(first.at, first.capacity, first.period, first.burst, rule.initial)
+        return rule
+
+
+class Line(NamedTuple):
+    """The limits that are asked for together; those who ask for the same stand in one line."""
+
+    kind: Kind
+    limits: frozenset[Limit]
+
+
+@dataclass(eq=False)
+class Option:
+    """What a call asks for. A limit that is not in *tokens* is done without."""
+
+    line: Line
+    tokens: dict[Limit, int]
+    slots: dict[Limit, int]
+
+
+@dataclass(eq=False)
+class Call:
+    """One caller, from its question to the end of its lease.
+
+    *parts* is what it took of each limit: the grant, then one part for each later overrun.
+    """
+
+    ident: int
+    asks: Callable[[], tuple[Option, ...]]
+    priority: int = 0
+    starts: Callable[[Option], object] = lambda option: None
+    deadline: int | None = None
+    arrived: int = 0
+    granted: int | None = None
+    option: Option | None = None
+    parts: dict[Limit, list[Entry]] = field(default_factory=dict)
+    cancelled: bool = False
+    reasons: set[str] = field(default_factory=set)
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(eq=False)
+class Person:
+    """A caller in one of the lines in which it stands."""
+
+    call: Call
+    option: Option
+    number: float
+
+    @property
+    def place(self) -> tuple[Line, int]:
+        """Nobody passes anybody there."""
+        return self.option.line, self.call.priority
+
+
+def deadline_of(person: Person) -> Time:
+    return math.inf if person.call.deadline is None else person.call.deadline
+
+
+# ---------------------------------------------------------------------------- who may go
+
+Rank = tuple[float, float]
+Gate = Limit | Line
+"""What can be paused: a throttle, or what asks for several together."""
+
+
+class Hall:
+    """Everybody who waits, and what there is for them.
+
+    Attributes:
+        rules: what is left of each rate.
+        free: what is left of the slots; infinity without a limit.
+        people: in order of arrival.
+        passed: how often in a row better priorities went before those in one place.
+        pauses: when the pause of something ends.
+        empties: the pauses that will leave nothing when they end.
+        patience: how often in a row one is passed over at most.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.rules: dict[Limit, AnyRule] = {}
+        self.free: dict[Limit, float] = {}
+        self.people: list[Person] = []
+        self.passed: Counter[tuple[Line, int]] = Counter()
+        self.pauses: dict[Gate, Time] = {}
+        self.empties: set[Gate] = set()
+        self.patience = patience
+
+    def without_slots(self, at: int, place: tuple[Line, int]) -> Hall:
+        """The same if nobody lacked a slot; who does, outside of *place*, has no instant at all."""
+        twin = Hall(self.patience)
+        twin.rules = {limit: fork(rule, at) for limit, rule in self.rules.items()}
+        twin.free = dict.fromkeys(self.free, math.inf)
+        for _, line in self.lines():
+            if line[0].place == place or not self.lacks(line[0].option):
+                twin.people += line
+        twin.passed = self.passed.copy()
+        twin.pauses = dict(self.pauses)
+        twin.empties = set(self.empties)
+        return twin
+
+    # Who ranks before whom.
+
+    def lines(self) -> list[tuple[Rank, list[Person]]]:
+        """Those in one place, in the order of the ranks of the first of them."""
+        places: dict[tuple[Line, int], list[Person]] = {}
+        for person in self.people:
+            places.setdefault(person.place, []).append(person)
+        ranked = []
+        for place, line in places.items():
+            turn = self.passed[place] >= self.patience
+            ranked.append(((-math.inf if turn else place[1], line[0].number), line))
+        return sorted(ranked, key=lambda ranked: ranked[0])
+
+    def count(self, limit: Limit) -> int:
+        """How many callers wait for *limit*."""
+        return len({person.call for person in self.people if limit in person.option.tokens})
+
+    # What somebody wants, and when it might have it.
+
+    def opens_at(self, option: Option) -> Time:
+        gates: list[Gate] = [option.line, *option.tokens]
+        return max(self.pauses.get(gate, 0) for gate in gates)
+
+    def lacks(self, option: Option, kept: Counter[Limit] | None = None) -> list[Limit]:
+        """The limits of which it does not get the slots, when so many are *kept* for others."""
+        return [
+            limit
+            for limit, slots in option.slots.items()
+            if self.free[limit] - (kept[limit] if kept else 0) < slots
+        ]
+
+    def is_there(self, option: Option, at: int) -> bool:
+        """Whether all the tokens are there, and no pause."""
+        return self.opens_at(option) <= at and all(
+            self.rules[limit].level(at) >= weight for limit, weight in option.tokens.items()
+        )
+
+    def may_go(self, at: int) -> Person | None:
+        """The first who lacks nothing, and takes nothing that an earlier one will need."""
+        lines = self.lines()
+        for n, (rank, (person, *_)) in enumerate(lines):
+            before = [line for _, line in lines[:n] if line[0].call is not person.call]
+            kept, ahead = self.kept_for(before)
+            if (
+                not self.lacks(person.option, kept)
+                and self.is_there(person.option, at)
+                and not self.hinders(person, rank, ahead, at)
+            ):
+                return person
+        return None
+
+    def kept_for(
+        self, lines: Iterable[list[Person]]
+    ) -> tuple[Counter[Limit], list[list[Person]]]:
+        """The slots that are kept for the heads of *lines*, and those lines that have an instant."""
+        kept: Counter[Limit] = Counter()
+        stuck = False
+        ahead = []
+        for line in lines:
+            option = line[0].option
+            lacking = self.lacks(option, kept)
+            if not lacking and self.opens_at(option) == math.inf:
+                continue  # paused for good: it keeps nothing from anybody
+            for limit, slots in option.slots.items():
+                if not lacking or not stuck or limit in lacking:
+                    kept[limit] += slots
+            if lacking:
+                stuck = True
+            else:
+                ahead.append(line)
+        return kept, ahead
+
+    def hinders(self, newcomer: Person, rank: Rank, ahead: list[list[Person]], at: int) -> bool:
+        """Whether anything that *newcomer* takes now will be missing when those ahead need it."""
+        for limit, weight in newcomer.option.tokens.items():
+            if isinstance(self.rules[limit], Unlimited):
+                continue
+            rest = fork(self.rules[limit], at)
+            rest.take(at, weight)
+            for instant, claim in self.claims(limit, newcomer, rank, ahead, at):
+                if forgotten(rest, at, instant):
+                    break
+                rest.take(instant, claim)
+                if rest.level(instant) < 0:
+                    return True
+        return False
+
+    def claims(
+        self, limit: Limit, newcomer: Person, rank: Rank, ahead: list[list[Person]], at: int
+    ) -> list[tuple[int, int]]:
+        """What each of those ahead will want of *limit*, and when at the earliest, in that order.
+
+        That is when its pauses are over and it could have, together with those before it in its
+        line, what it wants of the limits that *newcomer* has nothing to do with.
+        """
+        claims = []
+        for line in ahead:
+            sums: Counter[Limit] = Counter()
+            instant: Time = at
+            for person in line:
+                if person is not line[0] and (person.call.priority, person.number) > rank:
+                    break
+                if self.lacks(person.option):
+                    break  # no instant, nor have those behind it
+                if person.call is newcomer.call:
+                    continue
+                instant = max(instant, self.opens_at(person.option))
+                for other, weight in person.option.tokens.items():
+                    if other not in newcomer.option.tokens:
+                        sums[other] += weight
+                        instant = max(instant, self.serves_at(other, at, sums[other]))
+                if limit in person.option.tokens and instant < math.inf:
+                    claims.append((int(instant), person.option.tokens[limit]))
+        return sorted(claims)
+
+    def serves_at(self, limit: Limit, at: int, weight: int) -> int:
+        """When *limit* can have given *weight*; of a window no more than all of it."""
+        rule = self.rules[limit]
+        return ready(rule, at, min(weight, rule.capacity) if isinstance(rule, Window) else weight)
+
+    # What happens.
+
+    def next_grant(self, now: int) -> int | None:
+        """The next instant at which somebody may go if nothing happens before."""
+        horizon = min((self.pauses[gate] for gate in self.empties), default=math.inf)
+        for instant in sorted(self.turning_points(now)):
+            if now < instant < horizon and self.may_go(instant) is not None:
+                return instant
+        return None
+
+    def turning_points(self, now: int) -> set[int]:
+        """All instants at which the answer could become another one."""
+        instants = {int(until) for until in self.pauses.values() if until < math.inf}
+        lines = self.lines()
+        for n, (rank, line) in enumerate(lines):
+            for limit, weight in line[0].option.tokens.items():
+                ahead = [line for _, line in lines[:n]]
+                instants.add(self.serves_at(limit, now, weight))
+                for instant, claim in self.claims(limit, line[0], rank, ahead, now):
+                    weight += claim
+                    instants.add(instant)
+                    instants.add(self.serves_at(limit, now, weight))
+        return instants
+
+    def end_pauses(self, now: int) -> None:
+        for gate in [gate for gate in self.empties if self.pauses[gate] <= now]:
+            for limit in gate.limits if isinstance(gate, Line) else (gate,):
+                self.rules[limit].empty(now)
+            self.empties.remove(gate)
+
+    def take(self, person: Person, at: int) -> dict[Limit, list[Entry]]:
+        """*person* goes: what it takes, and whom it passes over."""
+        self.passed[person.place] = 0
+        for _, (other, *_) in self.lines():
+            if (
+                other.call.priority > person.call.priority
+                and other.number < person.number
+                and not other.option.line.limits.isdisjoint(person.option.line.limits)
+            ):
+                self.passed[other.place] += 1
+        self.go(person.call)
+        for limit, slots in person.option.slots.items():
+            self.free[limit] -= slots
+        return {
+            limit: [self.rules[limit].take(at, weight)]
+            for limit, weight in person.option.tokens.items()
+        }
+
+    def go(self, call: Call, *options: Option) -> None:
+        """*call* waits no longer; or no longer for these *options*."""
+        self.people = [
+            person
+            for person in self.people
+            if person.call is not call or (options and person.option not in options)
+        ]
+        waiting = {person.place for person in self.people}
+        for place in [place for place in self.passed if place not in waiting]:
+            del self.passed[place]
+
+
+def forgotten(rule: AnyRule, taken: int, at: int) -> bool:
+    """Whether it makes no difference any more at *at* what was taken at *taken*."""
+    if isinstance(rule, Tank):
+        return rule.level(at) >= rule.numbers.burst
+    return isinstance(rule, Window) and not rule.together(taken, at)
+
+
+# ------------------------------------------------------------------------------- the whole
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a caller was told, and when; *how*, *retry_after* and *limits* say what is allowed."""
+
+    ident: int
+    at: int
+    how: frozenset[str]
+    retry_after: frozenset[Time | None] = frozenset({None})
+    limits: frozenset[Limit | None] | None = None
+
+
+class SetOracle:
+    """All throttles together. The caller moves the time with `advance`, then asks.
+
+    What a task does in its own step of the event loop is in `ready`, in the order in which the loop
+    will run it; `run` runs all of it, at the present instant. `outcomes` is what the callers saw.
+    """
+
+    def __init__(self, patience: int, born: int = 0) -> None:
+        self.clock = born
+        self.hall = Hall(patience)
+        self.limits: list[Limit] = []
+        self.together: list[set[Limit]] = []
+        self.unstarted: list[Call] = []
+        self.ready: deque[Callable[[], None]] = deque()
+        self.outcomes: list[Outcome] = []
+        self.arrivals = 0
+
+    def add(self, limit: Limit) -> Limit:
+        self.limits.append(limit)
+        self.together.append({limit})
+        self.hall.rules[limit] = limit.new_rule()
+        self.hall.free[limit] = limit.slots or math.inf
+        return limit
+
+    def join(self, limits: Iterable[Limit]) -> None:
+        """*limits* are asked for together: from now on they have one queue."""
+        joined = set(limits)
+        for group in [group for group in self.together if group & joined]:
+            self.together.remove(group)
+            joined |= group
+        self.together.append(joined)
+
+    def part(self, limit: Limit) -> None:
+        """*limit* was forgotten, and a fresh one is in its place, with a queue of its own."""
+        for group in self.together:
+            group.discard(limit)
+        self.together.append({limit})
+
+    # -- what is seen
+
+    def level(self, limit: Limit) -> Fraction | float:
+        return self.hall.rules[limit].level(self.clock)
+
+    def paused_for(self, gate: Gate) -> Time:
+        return max(0, self.hall.pauses.get(gate, 0) - self.clock)
+
+    def waits_in(self, line: Line) -> int:
+        return sum(person.option.line == line for person in self.hall.people)
+
+    def never(self, option: Option) -> dict[str, set[Limit | None]]:
+        """Why it cannot be granted however long one waits, and because of which limits."""
+        why: dict[str, set[Limit | None]] = {
+            "heavy": {limit for limit in option.tokens if not self.fits(limit, option)},
+            "closed": {limit for limit in option.tokens if limit.closed},
+        }
+        return {how: limits for how, limits in why.items() if limits}
+
+    def fits(self, limit: Limit, option: Option) -> bool:
+        slots = option.slots.get(limit, 0)
+        enough = limit.burst is None or option.tokens[limit] <= limit.burst
+        return enough and (not limit.slots or slots <= limit.slots)
+
+    def crowded(self, option: Option) -> set[Limit | None]:
+        return {
+            limit
+            for limit in option.tokens
+            if limit.max_waiting is not None and self.hall.count(limit) >= limit.max_waiting
+        }
+
+    def delay(self, option: Option, priority: int = 0) -> Time:
+        """Nanoseconds until it could be granted, counting everyone ahead, if slots were no matter."""
+        person = Person(Call(-1, tuple, priority), option, math.inf)
+        hall = self.hall.without_slots(self.clock, person.place)
+        hall.people.append(person)
+        at: int | None = self.clock
+        while at is not None:
+            hall.end_pauses(at)
+            while (somebody := hall.may_go(at)) is not None:
+                if somebody is person:
+                    return at - self.clock
+                hall.take(somebody, at)
+            grant = hall.next_grant(at)
+            ends = [int(hall.pauses[gate]) for gate in hall.empties if hall.pauses[gate] < math.inf]
+            at = min(ends if grant is None else [grant, *ends], default=None)
+        return math.inf
+
+    def to_blame(self, option: Option) -> set[Limit | None] | None:
+        """Which limits it may be said to wait for, the longest; None: any that it asks for.
+
+        A slot is said to be missing where nothing else is to be waited for. A set that is paused
+        as a whole is told as None.
+        """
+        hall = self.hall
+        if hall.empties or any(
+            not person.option.line.limits.isdisjoint(option.line.limits) for person in hall.people
+        ):
+            return None
+        ends: dict[Limit | None, Time] = {None: hall.pauses.get(option.line, 0)}
+        for limit, weight in option.tokens.items():
+            opens = hall.pauses.get(limit, 0)
+            ends[limit] = max(opens, hall.serves_at(limit, self.clock, weight))
+        last = max(ends.values())
+        lacking = hall.lacks(option)
+        if last <= self.clock and lacking:
+            return set(lacking)
+        return {limit for limit, end in ends.items() if end == last}
+
+    def may_go_now(self, option: Option, priority: int = 0) -> Person | None:
+        """Whether a newcomer need not wait: it stands last, and everyone is asked."""
+        person = Person(Call(-1, tuple, priority), option, math.inf)
+        self.hall.people.append(person)
+        try:
+            return person if self.hall.may_go(self.clock) is person else None
+        finally:
+            self.hall.people.remove(person)
+
+    def somebody_is_about_to_start(self, options: Iterable[Option]) -> bool:
+        """In the queue of these: until they do newcomers stand behind them."""
+        asked = {limit for option in options for limit in option.line.limits}
+        groups = [group for group in self.together if group & asked]
+        return any(
+            call.option.line.limits & group
+            for call in self.unstarted
+            if call.option is not None
+            for group in groups
+        )
+
+    def next_instant(self) -> int | None:
+        """When something happens by itself."""
+        hall = self.hall
+        instants = [deadline_of(person) for person in hall.people]
+        instants += [hall.pauses[gate] for gate in hall.empties]
+        if (grant := hall.next_grant(self.clock)) is not None:
+            instants.append(grant)
+        first = min(instants, default=math.inf)
+        return None if first == math.inf else int(first)
+
+    # -- the time
+
+    def advance(self, to: int) -> None:
+        """Lives through everything up to *to*: pauses end, then waiters go, then the rest expires."""
+        assert not self.ready, "the loop runs what is ready before the time moves"
+        while (due := self.next_instant()) is not None and due <= to:
+            self.clock = max(due, self.clock)
+            self._happen()
+            self.run()
+        self.clock = max(self.clock, to)
+
+    def _happen(self) -> None:
+        while True:
+            self.hall.end_pauses(self.clock)
+            self._grant_all_that_may_go()
+            late = [p for p in self.hall.people if deadline_of(p) <= self.clock]
+            if not late:
+                return
+            self._fail(min(late, key=lambda p: (deadline_of(p), p.number)).call, "timeout")
+
+    def _grant_all_that_may_go(self) -> None:
+        while (person := self.hall.may_go(self.clock)) is not None:
+            self._take(person)
+            self.unstarted.append(person.call)
+            if not person.call.cancelled:
+                self.ready.append(partial(self._start, person.call))
+
+    def _take(self, person: Person) -> None:
+        call = person.call
+        call.parts = self.hall.take(person, self.clock)
+        call.granted, call.option = self.clock, person.option
+        for limit, slots in person.option.slots.items():
+            limit.held += slots
+
+    # -- what happens in the steps of the loop
+
+    def run(self) -> None:
+        """The loop runs: granted callers start, newcomers ask, cancelled ones unwind."""
+        while self.ready:
+            self.ready.popleft()()
+            self._grant_all_that_may_go()
+
+    def _start(self, call: Call) -> None:
+        if call.cancelled:
+            self._unwind(call)
+            return
+        self.unstarted.remove(call)
+        assert call.option is not None
+        call.starts(call.option)
+        self._tell(call, "granted")
+
+    def _unwind(self, call: Call) -> None:
+        """As if it had never asked: a place is given up, what was granted is given back."""
+        if call in self.unstarted:
+            self.unstarted.remove(call)
+            assert call.option is not None
+            for limit in call.option.tokens:
+                self._settle(call, limit, 0)
+            self._give_back(call)
+        else:
+            self.hall.go(call)
+        self._tell(call, "cancelled")
+
+    def _fail(self, call: Call, how: str, *options: Option) -> None:
+        """Throws a waiter out, unless it waits for something else too; its task learns it."""
+        self.hall.go(call, *options)
+        call.reasons.add(how)
+        if not call.cancelled and all(person.call is not call for person in self.hall.people):
+            self.ready.append(partial(self._learn, call))
+
+    def _learn(self, call: Call) -> None:
+        if call.cancelled:
+            self._tell(call, "cancelled")
+        elif "timeout" in call.reasons:
+            self._refuse(call, {"timeout"}, call.options)
+        else:
+            self._refuse(call, call.reasons, call.options)
+
+    def _tell(self, call: Call, how: str) -> None:
+        self.outcomes.append(Outcome(call.ident, self.clock, frozenset({how})))
+
+    def _refuse(self, call: Call, how: Iterable[str], options: Iterable[Option]) -> None:
+        """Any of the answers *how*, because of any of *options*."""
+        how = frozenset(how)
+        waits: set[Time | None] = {None} if how - {"timeout", "full"} else set()
+        limits: set[Limit | None] = set()
+        exact = True
+        for option in options:
+            never = self.never(option)
+            for each in how & never.keys():
+                limits |= never[each]
+            if how & {"timeout", "full"}:
+                wait = self.delay(option, call.priority)
+                waits.add(wait if 0 < wait < math.inf else None)
+            if "full" in how:
+                limits |= self.crowded(option)
+            if "timeout" in how:
+                blamed = self.to_blame(option)
+                exact = exact and blamed is not None
+                limits |= blamed or set()
+        self.outcomes.append(
+            Outcome(
+                call.ident,
+                self.clock,
+                how,
+                frozenset(waits),
+                frozenset(limits) if exact and limits else None,
+            )
+        )
+
+    def _ask(self, call: Call, timeout: Time | None) -> None:
+        call.arrived = self.clock
+        if call.cancelled:
+            self._tell(call, "cancelled")
+            return
+        asked = call.asks()
+        options = call.options = tuple(option for option in asked if not self.never(option))
+        if not options:
+            self._refuse(call, self.never(asked[0]), asked[:1])
+            return
+        for option in options:
+            if self.may_go_now(option, call.priority):
+                person = Person(call, option, math.inf)
+                about_to = self.somebody_is_about_to_start(options)
+                self._take(person)
+                if about_to:
+                    self.unstarted.append(call)
+                    self.ready.append(partial(self._start, call))
+                else:
+                    call.starts(option)
+                    self._tell(call, "granted")
+                return
+        crowded = [option for option in options if self.crowded(option)]
+        refusals: set[str] = set()
+        if timeout is not None and (
+            timeout <= 0
+            or min(self.delay(option, call.priority) for option in options) > timeout
+        ):
+            refusals.add("timeout")
+        if len(crowded) == len(options):
+            refusals.add("full")
+        if refusals:
+            self._refuse(call, refusals, options)
+            return
+        if timeout is not None and timeout < math.inf:
+            call.deadline = self.clock + int(timeout)
+        for option in options:
+            if option not in crowded:
+                self.arrivals += 1
+                self.hall.people.append(Person(call, option, self.arrivals))
+
+    # -- what is asked
+
+    def arrive(self, call: Call, timeout: Time | None = None) -> None:
+        """Starts a task that will ask in its first step. *timeout* is ns, or `math.inf`."""
+        self.ready.append(partial(self._ask, call, timeout))
+
+    def try_acquire(self, call: Call) -> bool | set[str]:
+        """Whether it is granted, or every answer that the promises allow."""
+        asked = call.asks()
+        options = [option for option in asked if not self.never(option)]
+        if not options:
+            return set(self.never(asked[0]))
+        if not self.somebody_is_about_to_start(options):
+            for option in options:
+                if self.may_go_now(option, call.priority):
+                    call.arrived = self.clock
+                    self._take(Person(call, option, math.inf))
+                    call.starts(option)
+                    self._grant_all_that_may_go()
+                    return True
+        return False
+
+    def cancel(self, call: Call) -> None:
+        """Cancels the caller's task, which has not started. It lets go in its next step.
+
+        Until then it stands where it stood, and can be granted what it then gives back.
+        """
+        call.cancelled = True
+        if any(person.call is call for person in self.hall.people):
+            self.ready.append(partial(self._unwind, call))
+
+    def leave(self, call: Call) -> None:
+        """Tells the caller's task, which runs its body, to leave its block."""
+        self.ready.append(partial(self._give_back, call))
+
+    def release(self, call: Call) -> None:
+        self._give_back(call)
+        self._grant_all_that_may_go()
+
+    def _give_back(self, call: Call) -> None:
+        assert call.option is not None
+        for limit, slots in call.option.slots.items():
+            limit.held -= slots
+            self.hall.free[limit] += slots
+
+    def settle(self, call: Call, actual: dict[Limit, int]) -> None:
+        for limit, weight in actual.items():
+            self._settle(call, limit, weight)
+        self._grant_all_that_may_go()
+
+    def _settle(self, call: Call, limit: Limit, actual: int) -> None:
+        parts = call.parts.setdefault(limit, [])
+        rule = self.hall.rules[limit]
+        difference = actual - sum(part.weight for part in parts)
+        if difference > 0:
+            parts.append(rule.take(self.clock, difference))
+        for part in reversed(parts):
+            refund = max(0, min(part.weight, -difference))
+            rule.refund(part, self.clock, refund)
+            difference += refund
+
+    def charge(self, limit: Limit, weight: int) -> None:
+        self.hall.rules[limit].take(self.clock, weight)
+        self._grant_all_that_may_go()
+
+    def pause(self, gate: Gate, duration: Time, *, empty: bool = False) -> None:
+        pauses = self.hall.pauses
+        pauses[gate] = max(pauses.get(gate, 0), self.clock + duration)
+        if empty:
+            self.hall.empties.add(gate)
+        self.hall.end_pauses(self.clock)
+        self._grant_all_that_may_go()
+
+    def resume(self, gate: Gate) -> None:
+        pauses = self.hall.pauses
+        pauses[gate] = min(pauses.get(gate, 0), self.clock)
+        self.hall.end_pauses(self.clock)
+        self._grant_all_that_may_go()
+
+    def close(self, limit: Limit, *, drop_waiting: bool = True) -> None:
+        limit.closed = True
+        if drop_waiting:
+            self._throw_out("closed", lambda option: limit in option.tokens)
+        self._grant_all_that_may_go()
+
+    def set_concurrency(self, limit: Limit, slots: int) -> None:
+        limit.numbers.concurrency = slots
+        self.hall.free[limit] = slots - limit.held if slots else math.inf
+        self._changed(limit)
+
+    def set_capacity(self, limit: Limit, capacity: int) -> None:
+        limit.numbers.capacity = capacity
+        self._changed_rate(limit)
+
+    def set_period(self, limit: Limit, period: int) -> None:
+        limit.numbers.period = period
+        self._changed_rate(limit)
+
+    def set_burst(self, limit: Limit, burst: int) -> None:
+        limit.numbers.asked_burst = burst
+        self._changed_rate(limit)
+
+    def _changed_rate(self, limit: Limit) -> None:
+        n = limit.numbers
+        assert n.capacity is not None
+        assert n.burst is not None
+        self.hall.rules[limit].change(self.clock, n.capacity, n.period, n.burst)
+        self._changed(limit)
+
+    def _changed(self, limit: Limit) -> None:
+        self._throw_out(
+            "heavy", lambda option: limit in option.tokens and not self.fits(limit, option)
+        )
+        self._grant_all_that_may_go()
+
+    def _throw_out(self, how: str, out: Callable[[Option], bool]) -> None:
+        for person in list(self.hall.people):
+            if out(person.option):
+                self._fail(person.call, how, person.option)
+
+
+# ------------------------------------------------------------------------------ what is asked
+
+
+def of_throttle(limit: Limit, weight: int, *, slot: bool = True) -> Option:
+    """What `acquire` asks for; without a *slot*, what `consume` does."""
+    line = Line("slot" if slot else "tokens", frozenset({limit}))
+    return Option(line, {limit: weight}, {limit: 1} if slot else {})
+
+
+@dataclass(eq=False)
+class Together:
+    """A set of limits by their keys; which of them count slots is decided when it is made."""
+
+    keys: dict[str, Limit]
+
+    def __post_init__(self) -> None:
+        self.counting: Final = {limit for limit in self.keys.values() if limit.counts_slots}
+        self.line: Final = Line("set", frozenset(self.keys.values()))
+
+    def option(self, weights: dict[str, int]) -> Option:
+        """One of everything that is not named; 0 does without."""
+        tokens, slots = {}, {}
+        for key, limit in self.keys.items():
+            weight = weights.get(key, TOKEN)
+            if weight:
+                tokens[limit] = weight
+                slots[limit] = weight // TOKEN if limit in self.counting else 1
+        return Option(self.line, tokens, slots)
+
+    def key(self, limit: Limit) -> str:
+        return next(key for key, each in self.keys.items() if each is limit)

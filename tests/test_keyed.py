@@ -1,0 +1,996 @@
+"""Keyed throttles: one per key, never a second one beside it, and none for which nobody cares.
+
+What may be forgotten is checked against a plain dictionary that forgets nothing: whoever asks
+must be granted at the same instants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import sys
+import threading
+import tracemalloc
+import weakref
+from collections import Counter
+from collections.abc import Callable, Coroutine, Hashable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support import now, others_run, queued
+
+from async_throttle import (
+    FixedWindow,
+    LeakyBucket,
+    ResourceLimitError,
+    Rule,
+    SlidingWindow,
+    Throttle,
+    ThrottleTimeout,
+    TokenBucket,
+    testing,
+    threads,
+)
+from async_throttle.keyed import LOOKED_AT, Throttles
+from async_throttle.limits import LimitSet
+
+pytestmark = pytest.mark.virtual_time
+
+Hosts = Throttles[Any, Throttle]
+
+
+class Clock:
+    """Seconds, moved by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def newcomers(throttles: Throttles[Any, Any], count: int = 20) -> None:
+    """Ask for so many new keys, each of which has old ones looked at."""
+    for _ in range(count):
+        throttles[object()]
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Whatever dies in here dies because nothing refers to it any more."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+# -------------------------------------------------------------------------------- one for each key
+
+
+def test_a_key_has_one_throttle_made_for_it_when_it_is_first_asked_for() -> None:
+    asked: list[str] = []
+
+    def make(key: str) -> Throttle:
+        asked.append(key)
+        return Throttle(1, name=key)
+
+    hosts: Hosts = Throttles(make)
+    assert asked == []
+    first = hosts["a"]
+    assert first.name == "a"
+    assert hosts["a"] is first
+    assert hosts["b"] is not first
+    assert hosts["a"] is first
+    assert asked == ["a", "b"]
+
+
+def test_it_can_be_looked_at_like_a_mapping_without_making_anything() -> None:
+    hosts: Hosts = Throttles(lambda key: Throttle(1))
+    assert (len(hosts), list(hosts), "a" in hosts) == (0, [], False)
+    kept = [hosts["a"], hosts["b"]]
+    assert len(kept) == len(hosts) == 2
+    assert "a" in hosts
+    assert "c" not in hosts
+    assert sorted(hosts) == ["a", "b"]
+    for key in hosts:
+        hosts[f"{key}, and while it is iterated"]
+    assert repr(hosts) == f"<async_throttle.Throttles object at {id(hosts):#x} [keys:{len(hosts)}]>"
+
+
+@pytest.mark.parametrize("key", [None, 0, "", (), False, ("eu", 5), frozenset()])
+def test_whatever_can_be_hashed_is_a_key(key: Hashable) -> None:
+    hosts: Hosts = Throttles(lambda key: Throttle(1))
+    assert hosts[key] is hosts[key]
+    assert key in hosts
+
+
+def test_a_key_that_cannot_be_hashed_is_the_error_of_a_dict() -> None:
+    hosts: Hosts = Throttles(lambda key: pytest.fail("called for it"))
+    with pytest.raises(TypeError, match="unhashable type: 'list'"):
+        hosts[[]]
+    with pytest.raises(TypeError, match="unhashable type: 'list'"):
+        assert [] in hosts
+
+
+@pytest.mark.parametrize("factory", [None, 5, "host"])
+def test_what_cannot_be_called_is_no_factory(factory: Any) -> None:
+    with pytest.raises(TypeError, match=f"factory must be callable, got {factory!r}"):
+        Throttles(factory)
+
+
+@pytest.mark.parametrize("made", [None, Throttle, TokenBucket, 3])
+def test_what_a_factory_returns_must_be_a_throttle_and_else_nothing_remains(made: Any) -> None:
+    hosts: Hosts = Throttles(lambda key: made)
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"factory must return a Throttle, got .* for 'a'"):
+            hosts["a"]
+    assert list(hosts) == []
+
+
+def test_a_factory_that_raises_leaves_nothing_and_is_called_again() -> None:
+    answers: Iterator[Throttle | Exception] = iter([LookupError("no such host"), Throttle(3)])
+
+    def make(key: str) -> Throttle:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    hosts: Hosts = Throttles(make)
+    with pytest.raises(LookupError, match="no such host"):
+        hosts["a"]
+    assert "a" not in hosts
+    assert hosts["a"].capacity == 3
+
+
+def test_a_factory_may_ask_for_other_keys() -> None:
+    def make(path: str) -> Throttle:
+        parent = path.rpartition("/")[0]
+        return Throttle(hosts[parent].capacity / 2 if parent else 8)
+
+    hosts: Hosts = Throttles(make)
+    kept = [hosts["a/b/c"], hosts["a/b"], hosts["a"]]
+    assert [throttle.capacity for throttle in kept] == [2, 4, 8]
+    assert set(hosts) <= {"a", "a/b", "a/b/c"}
+    assert hosts["a/b/c"] is kept[0]
+
+
+def test_a_factory_that_asks_for_the_very_key_gets_the_one_that_was_made_first() -> None:
+    made: list[Throttle] = []
+
+    def make(key: str) -> Throttle:
+        made.append(Throttle(1))
+        mine = made[-1]
+        if len(made) == 1:
+            assert hosts[key] is made[1]
+        return mine
+
+    hosts: Hosts = Throttles(make)
+    assert hosts["a"] is hosts["a"] is made[1]
+
+
+def test_a_throttle_that_the_factory_gives_to_several_keys_is_never_made_again() -> None:
+    shared = [Throttle(5)]
+    hosts: Hosts = Throttles(lambda key: shared[0] if isinstance(key, str) else Throttle(1))
+    assert hosts["a"] is hosts["b"] is shared[0]
+    alive = weakref.ref(shared[0])
+    shared[0] = Throttle(7)
+    newcomers(hosts)  # each of the two is the other's reference
+    assert hosts["a"] is hosts["b"] is alive()
+
+
+# -------------------------------------------------------------------------------- what is forgotten
+
+
+def test_what_nobody_could_tell_from_a_new_one_is_forgotten_at_once() -> None:
+    clock = Clock()
+    hosts: Hosts = Throttles(lambda key: Throttle(2, timer=clock))
+    with without_collector():
+        alive = weakref.ref(hosts["a"])
+        assert hosts["a"].try_acquire(2)
+        hosts["a"].release()
+        newcomers(hosts)
+        clock.seconds = 1.0 - 1e-9
+        newcomers(hosts)
+        assert alive() is hosts["a"]
+        clock.seconds = 1.0
+        newcomers(hosts, 2)
+        assert "a" not in hosts
+        assert alive() is None
+    assert hosts["a"].level == 2
+
+
+def test_a_throttle_that_was_kept_is_never_replaced_by_another() -> None:
+    hosts: Hosts = Throttles(lambda key: Throttle(1))
+    kept = hosts["a"]
+    for _ in range(20):
+        newcomers(hosts, 10)
+        assert "a" in hosts
+        assert hosts["a"] is kept
+    del kept
+    newcomers(hosts)
+    assert "a" not in hosts
+
+
+def test_what_is_asked_for_last_is_not_looked_at() -> None:
+    hosts: Hosts = Throttles(lambda key: Throttle(1))
+    for key in range(10):
+        hosts[key]
+        assert list(hosts) == [key]
+
+
+def test_the_table_holds_about_twice_as_many_as_must_be_kept() -> None:
+    kept_for = 500
+    clock = Clock()
+    hosts: Hosts = Throttles(lambda key: Throttle(1, period=kept_for, timer=clock))
+    most = 0
+    for key in range(10 * kept_for):  # one new key each second
+        assert hosts[key].try_acquire()
+        hosts[key].release()
+        clock.seconds += 1
+        most = max(most, len(hosts))
+    assert kept_for <= most <= 2 * kept_for + LOOKED_AT
+    clock.seconds += kept_for
+    newcomers(hosts, len(hosts))
+    assert len(hosts) == 1
+
+
+def test_memory_does_not_grow_with_the_keys_ever_seen() -> None:
+    clock = Clock()
+    hosts: Hosts = Throttles(lambda key: Throttle(10, 2, burst=1, timer=clock))
+
+    def visit(first: int, last: int) -> int:
+        """So many keys, one each 10 ms and limited for 100 ms; the bytes in use afterwards."""
+        for key in range(first, last):
+            assert hosts[key].try_acquire()
+            hosts[key].release()
+            clock.seconds += 0.01
+            assert len(hosts) <= 25
+        return tracemalloc.get_traced_memory()[0]
+
+    visit(0, 100)
+    with without_collector():
+        tracemalloc.start()
+        try:
+            early, late = visit(100, 1_000), visit(1_000, 8_000)
+        finally:
+            tracemalloc.stop()
+    assert late - early < 10_000  # some bytes a key would be hundreds of thousands
+
+
+async def test_nor_does_it_where_each_is_taken_together_with_one_for_all() -> None:
+    everybody = Throttle(1_000)
+    chats: Throttles[int, Throttle] = Throttles(lambda chat: Throttle(10, burst=1))
+
+    async def visit(first: int, last: int) -> int:
+        """The number of objects alive afterwards."""
+        for chat in range(first, last):
+            async with LimitSet(everybody, chats[chat]):
+                await asyncio.sleep(0.01)
+            assert len(chats) <= 25
+        return len(gc.get_objects())
+
+    await visit(0, 100)
+    with without_collector():
+        early, late = await visit(100, 200), await visit(200, 1_000)
+    assert late - early < 400  # one for every other key would be as many
+
+
+# ------------------------------------------------------------------------------------- what is kept
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a throttle is kept although nobody has it.
+
+    Attributes:
+        make: brings it about; what it returns is held meanwhile.
+        end: takes it away again; None if it lasts.
+    """
+
+    make: Callable[[Hosts], Coroutine[Any, Any, Any]]
+    end: Callable[[Hosts, Any], Coroutine[Any, Any, None]] | None
+
+
+async def let_go(hosts: Hosts, held: Any) -> None:
+    pass
+
+
+async def give_back(hosts: Hosts, held: Any) -> None:
+    hosts["a"].release()
+
+
+async def time_passes(hosts: Hosts, held: Any) -> None:
+    await asyncio.sleep(100)
+
+
+async def ended(hosts: Hosts, held: asyncio.Task[Any]) -> None:
+    held.cancel()
+    with suppress(asyncio.CancelledError):
+        await held
+    await others_run()  # asyncio has the error, and so all its frames, until its next step
+
+
+async def a_slot_is_held(hosts: Hosts) -> None:
+    await hosts["a"].acquire(0)
+
+
+async def tokens_are_missing(hosts: Hosts) -> None:
+    await hosts["a"].consume(1)
+
+
+async def there_is_a_debt(hosts: Hosts) -> None:
+    hosts["a"].charge(50)
+
+
+async def it_is_paused(hosts: Hosts) -> None:
+    hosts["a"].pause(60)
+
+
+async def it_is_paused_for_ever(hosts: Hosts) -> None:
+    hosts["a"].pause(math.inf)
+
+
+async def resumed(hosts: Hosts, held: Any) -> None:
+    hosts["a"].resume()
+
+
+async def it_will_be_emptied(hosts: Hosts) -> None:
+    hosts["a"].pause(1, empty=True)
+    await asyncio.sleep(1.5)
+
+
+async def somebody_is_inside(hosts: Hosts) -> asyncio.Task[None]:
+    async def inside() -> None:
+        async with hosts["a"](0):
+            await asyncio.sleep(1000)
+
+    return await queued(inside())
+
+
+async def somebody_waits(hosts: Hosts) -> asyncio.Task[Any]:
+    hosts["a"].pause(1e6)
+    return await queued(hosts["a"].acquire(0, timeout=2e6))
+
+
+async def cancelled_and_resumed(hosts: Hosts, held: asyncio.Task[Any]) -> None:
+    await ended(hosts, held)
+    hosts["a"].resume()
+
+
+async def somebody_was_granted_and_starts(hosts: Hosts) -> asyncio.Task[Any]:
+    held = await somebody_waits(hosts)
+    hosts["a"].resume()
+    return held
+
+
+async def started_and_gone(hosts: Hosts, held: asyncio.Task[Any]) -> None:
+    await held
+    hosts["a"].release()
+
+
+async def somebody_has_it(hosts: Hosts) -> Throttle:
+    return hosts["a"]
+
+
+async def somebody_has_a_lease_to_settle(hosts: Hosts) -> Any:
+    async with hosts["a"](0) as lease:
+        pass
+    return lease
+
+
+async def somebody_has_a_call_to_make(hosts: Hosts) -> Any:
+    return hosts["a"](3)
+
+
+async def somebody_has_a_decorated_function(hosts: Hosts) -> Any:
+    @hosts["a"](2)
+    async def fetch() -> None:
+        pass
+
+    return fetch
+
+
+async def somebody_has_a_set_with_it(hosts: Hosts) -> Any:
+    return LimitSet(hosts["a"], Throttle(1))
+
+
+async def it_is_closed(hosts: Hosts) -> None:
+    hosts["a"].close()
+
+
+def changed(setting: str, value: float) -> Reason:
+    async def change(hosts: Hosts) -> None:
+        setattr(hosts["a"], setting, value)
+
+    return Reason(change, None)
+
+
+REASONS = {
+    "a slot is held": Reason(a_slot_is_held, give_back),
+    "tokens are missing": Reason(tokens_are_missing, time_passes),
+    "there is a debt": Reason(there_is_a_debt, time_passes),
+    "it is paused": Reason(it_is_paused, time_passes),
+    "it is paused for ever": Reason(it_is_paused_for_ever, resumed),
+    "it was emptied after a pause": Reason(it_will_be_emptied, time_passes),
+    "somebody is inside": Reason(somebody_is_inside, ended),
+    "somebody waits": Reason(somebody_waits, cancelled_and_resumed),
+    "somebody was granted and starts": Reason(somebody_was_granted_and_starts, started_and_gone),
+    "somebody has it": Reason(somebody_has_it, let_go),
+    "somebody has a lease to settle": Reason(somebody_has_a_lease_to_settle, let_go),
+    "somebody has a call to make": Reason(somebody_has_a_call_to_make, let_go),
+    "somebody has a decorated function": Reason(somebody_has_a_decorated_function, let_go),
+    "somebody has a set with it": Reason(somebody_has_a_set_with_it, let_go),
+    "it is closed": Reason(it_is_closed, None),
+    "another capacity": changed("capacity", 11),
+    "another concurrency": changed("concurrency", 3),
+    "another period": changed("period", 2.0),
+    "another burst": changed("burst", 9),
+    "the same capacity, from now on": changed("capacity", 10),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS.values(), ids=REASONS.keys())
+async def test_it_is_kept_while(reason: Reason) -> None:
+    hosts: Hosts = Throttles(lambda key: Throttle(10, 4))
+    with without_collector():
+        alive = weakref.ref(hosts["a"])
+        held = await reason.make(hosts)
+        newcomers(hosts)
+        assert "a" in hosts
+        assert hosts["a"] is alive()
+        assert len(hosts) <= 3  # it keeps no others
+        if reason.end is not None:
+            await reason.end(hosts, held)
+            del held
+            newcomers(hosts)
+            assert "a" not in hosts
+            assert alive() is None
+
+
+class Unknown(LeakyBucket):
+    """A rule that does not tell whether it is as good as new."""
+
+    __slots__ = ()
+
+    fresh_at = Rule.fresh_at
+
+
+def test_a_rule_that_does_not_tell_whether_it_is_as_good_as_new_is_kept() -> None:
+    hosts: Hosts = Throttles(lambda key: Throttle(10, algorithm=Unknown))
+    hosts["a"]
+    newcomers(hosts, 5)
+    assert "a" in hosts
+    assert len(hosts) == 6
+
+
+def test_a_key_whose_clock_breaks_while_it_is_looked_at_is_kept() -> None:
+    clock = Clock()
+
+    def broken() -> float:
+        if clock.seconds == 1:
+            raise OSError("no clock")
+        return clock.seconds
+
+    hosts: Hosts = Throttles(lambda key: Throttle(1, timer=broken if key == "a" else clock))
+    alive = weakref.ref(hosts["a"])
+    clock.seconds = 1
+    with pytest.raises(OSError, match="no clock"):
+        hosts["b"]
+    assert list(hosts) == ["a"]
+    clock.seconds = 2
+    assert hosts["a"] is alive()
+    newcomers(hosts)
+    assert "a" not in hosts
+
+
+# ------------------------------------------------------------------- against one that never forgets
+
+
+@dataclass(frozen=True)
+class Step:
+    """After a wait, something is done with a key.
+
+    Attributes:
+        key: which one.
+        until_due: a share of the burst to wait for; None is a plain wait.
+        wait: nanoseconds; to be added, if it waits for something due.
+        do: what.
+        part: the weight, as a share of the burst.
+        hold: seconds for which whoever is granted stays inside.
+    """
+
+    key: int
+    until_due: float | None
+    wait: int
+    do: str
+    part: float
+    hold: float = 0.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The throttles of all keys."""
+
+    algorithm: type[Rule]
+    capacity: float
+    period: float
+    burst: float | None
+    concurrency: int
+
+    def make(self, key: object) -> Throttle:
+        return Throttle(
+            self.capacity,
+            self.concurrency,
+            self.period,
+            burst=self.burst,
+            algorithm=self.algorithm,
+        )
+
+
+class Naive(dict[Any, Throttle]):
+    """It remembers all of them."""
+
+    def __init__(self, make: Callable[[Any], Throttle]) -> None:
+        super().__init__()
+        self.make = make
+
+    def __missing__(self, key: object) -> Throttle:
+        self[key] = self.make(key)
+        return self[key]
+
+
+Table = Throttles[Any, Throttle] | Naive
+
+PARTS = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 1.0])
+STEPS = st.builds(
+    Step,
+    key=st.integers(0, 2),
+    until_due=st.one_of(st.none(), PARTS),
+    wait=st.one_of(st.integers(0, 2), st.integers(0, 3 * 10**9)),
+    do=st.sampled_from(["enter", "enter", "try", "consume", "charge", "pause", "empty"]),
+    part=PARTS,
+    hold=st.sampled_from([0.0, 0.1, 1.0]),
+)
+
+
+@st.composite
+def kinds(draw: st.DrawFn, *algorithms: type[Rule]) -> Kind:
+    algorithm = draw(st.sampled_from(algorithms))
+    bucket = issubclass(algorithm, TokenBucket)
+    return Kind(
+        algorithm,
+        capacity=draw(st.sampled_from([1, 3, 7, 10, 0.3, 997])),
+        period=draw(st.sampled_from([1.0, 0.007, 60.0])),
+        burst=draw(st.sampled_from([None, 1, 2, 5])) if bucket else None,
+        concurrency=draw(st.sampled_from([0, 1, 2])),
+    )
+
+
+def lived(table: Table, steps: list[Step]) -> list[tuple[int, str, float, float]]:
+    """What became of each step and when, in virtual time: (place, key and what, when, level)."""
+    told: list[tuple[int, str, float, float]] = []
+
+    async def take(place: int, step: Step) -> None:
+        weight = step.part * table[step.key].burst
+        match step.do:
+            case "enter":
+                async with table[step.key](weight):
+                    told.append((place, f"{step.key} enters", now(), weight))
+                    await asyncio.sleep(step.hold)
+            case "consume":
+                await table[step.key].consume(weight)
+                told.append((place, f"{step.key} consumes", now(), weight))
+
+    async def live() -> None:
+        tasks: list[asyncio.Task[None]] = []
+        for place, step in enumerate(steps):
+            due = 0.0
+            if step.until_due is not None:
+                due = table[step.key].delay(step.until_due * table[step.key].burst)
+            await asyncio.sleep(due + step.wait / 10**9)
+            for new in range(3):  # new keys, so that old ones are looked at
+                table[place, new]
+            weight = step.part * table[step.key].burst
+            match step.do:
+                case "try":
+                    granted = table[step.key].try_acquire(weight)
+                    told.append((place, f"{step.key} tries: {granted}", now(), weight * granted))
+                    if granted:
+                        table[step.key].release()
+                case "charge":
+                    table[step.key].charge(weight)
+                case "pause":
+                    table[step.key].pause(step.hold)
+                case "empty":
+                    table[step.key].pause(step.hold, empty=True)
+                case _:
+                    tasks.append(await queued(take(place, step)))
+            told.append((place, f"{step.key} has", now(), table[step.key].level))
+        await asyncio.gather(*tasks)
+
+    testing.run(live())
+    return told
+
+
+@given(kind=kinds(TokenBucket, LeakyBucket, SlidingWindow), steps=st.lists(STEPS, max_size=15))
+@settings(max_examples=150, deadline=None)
+@example(  # full within a nanosecond: one made just then would lag a third of a nanosecond
+    kind=Kind(TokenBucket, 3, 1.0, 2, 0),
+    steps=[
+        Step(0, None, 0, "try", 0.5),
+        Step(0, 1.0, 0, "try", 1.0),
+        Step(0, 0.5, 0, "try", 0.5),
+        Step(0, 0.5, 0, "try", 0.5),
+    ],
+)
+@example(  # really forgotten in between
+    kind=Kind(TokenBucket, 10, 1.0, None, 1),
+    steps=[
+        Step(0, None, 0, "enter", 1.0, 0.1),
+        Step(1, 1.0, 0, "pause", 0.0, 1.0),
+        Step(0, 1.0, 3 * 10**9, "enter", 1.0),
+        Step(1, 1.0, 0, "enter", 1.0),
+    ],
+)
+def test_callers_are_granted_as_if_no_key_were_ever_forgotten(
+    kind: Kind, steps: list[Step]
+) -> None:
+    assert lived(Throttles(kind.make), steps) == lived(Naive(kind.make), steps)
+
+
+@given(kind=kinds(FixedWindow), steps=st.lists(STEPS, max_size=15))
+@settings(max_examples=100, deadline=None)
+@example(
+    kind=Kind(FixedWindow, 10, 1.0, None, 0),
+    steps=[
+        Step(0, None, 999_999_999, "try", 1.0),
+        Step(0, None, 1, "try", 1.0),
+        Step(0, None, 10**9 - 1, "try", 1.0),
+        Step(0, None, 1, "try", 1.0),
+    ],
+)
+def test_a_fixed_window_that_was_forgotten_and_made_anew_keeps_its_guarantee(
+    kind: Kind, steps: list[Step]
+) -> None:
+    # Its edges move, but never so that three windows meet in one.
+    calls = [step for step in steps if step.do not in ("charge", "empty")]
+    told = lived(Throttles(kind.make), calls)
+    granted = [
+        (round(when * 10**9), key[0], weight) for _, key, when, weight in told if "has" not in key
+    ]
+    guarantee = kind.make(0).guarantee(kind.period)
+    length = round(kind.period * 10**9)
+    for start, key, _ in granted:
+        inside = sum(
+            weight
+            for when, other, weight in granted
+            if other == key and start <= when < start + length
+        )
+        assert inside <= guarantee * (1 + 1e-9)
+
+
+# ------------------------------------------------------------- a throttle is in no reference cycle
+
+
+async def is_entered(throttle: Throttle) -> None:
+    async with throttle, throttle(2) as lease:
+        lease.settle(1)
+    lease.settle(5)
+
+
+async def is_taken_from_in_every_way(throttle: Throttle) -> None:
+    await throttle.acquire()
+    throttle.release()
+    (await throttle.lease(2)).release()
+    await throttle.consume(2)
+    throttle.charge(1)
+    assert throttle.try_acquire()
+    throttle.release()
+
+    @throttle(1)
+    async def fetch() -> None:
+        pass
+
+    await fetch()
+
+
+async def is_fought_for(throttle: Throttle) -> None:
+    async def inside(place: int) -> None:
+        async with throttle(3, priority=place % 2):
+            await asyncio.sleep(0.01)
+
+    await asyncio.gather(*map(inside, range(20)))
+
+
+async def runs_out_of_time(throttle: Throttle) -> None:
+    throttle.charge(50)
+    with suppress(ThrottleTimeout):
+        await throttle.acquire(timeout=0.1)  # refused at once
+    throttle.concurrency = 1
+    await throttle.acquire(0)
+    with suppress(ThrottleTimeout):
+        await throttle.acquire(timeout=100)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            await throttle.acquire()
+    throttle.release()
+
+
+async def is_refused(throttle: Throttle) -> None:
+    with suppress(ResourceLimitError):
+        await throttle.acquire(1_000)
+    throttle.close()
+    with suppress(ResourceLimitError):
+        await throttle.acquire()
+
+
+async def is_closed_with_callers(throttle: Throttle) -> None:
+    throttle.pause(math.inf)
+    task = await queued(throttle.acquire())
+    throttle.close()
+    (refused,) = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(refused, ResourceLimitError)
+
+
+async def is_cancelled(throttle: Throttle) -> None:
+    throttle.pause(100)
+    waiting = [await queued(throttle.acquire(timeout=limit)) for limit in (None, 200, None)]
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def inside() -> None:
+        async with throttle(1):
+            raise LookupError
+
+    throttle.resume()
+    with suppress(LookupError):
+        await inside()
+
+
+async def is_paused_and_changed(throttle: Throttle) -> None:
+    throttle.pause(1)
+    throttle.pause(1, empty=True)
+    await throttle.acquire()
+    throttle.capacity, throttle.period, throttle.burst = 3, 0.1, 9
+    throttle.pause(math.inf)
+    throttle.resume()
+    throttle.pause(10_000)
+
+
+async def is_drained(throttle: Throttle) -> None:
+    await throttle.acquire()
+    drained = await queued(throttle.drain())
+    throttle.release()
+    await drained
+    given_up = await queued(throttle.drain())
+    given_up.cancel()
+    repr(throttle)
+
+
+async def is_in_a_set_that_is_gone(throttle: Throttle) -> None:
+    both = LimitSet(mine=throttle, other=Throttle(10), concurrency=2)
+
+    async def inside() -> None:
+        async with both(mine=3) as lease:
+            await asyncio.sleep(0.01)
+            lease.settle(mine=1)
+
+    await asyncio.gather(*(inside() for _ in range(20)))
+    both.pause(1)
+    waiting = await queued(inside())
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+USES: list[Callable[[Throttle], Coroutine[Any, Any, None]]] = [
+    is_entered,
+    is_taken_from_in_every_way,
+    is_fought_for,
+    runs_out_of_time,
+    is_refused,
+    is_closed_with_callers,
+    is_cancelled,
+    is_paused_and_changed,
+    is_drained,
+    is_in_a_set_that_is_gone,
+]
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
+async def test_nothing_keeps_a_throttle_after_it(
+    use: Callable[[Throttle], Coroutine[Any, Any, None]],
+) -> None:
+    with without_collector():
+        throttle = Throttle(10, 4)
+        alive = weakref.ref(throttle)
+        await use(throttle)
+        await others_run()
+        del throttle
+        assert alive() is None
+
+
+def test_nothing_keeps_a_throttle_that_was_used_in_one_event_loop_after_another() -> None:
+    with without_collector():
+        throttle = Throttle(10, 4)
+        alive = weakref.ref(throttle)
+        for use in (is_fought_for, is_entered, is_cancelled):
+            testing.run(use(throttle))
+        del throttle
+        assert alive() is None
+
+
+# ----------------------------------------------------------------------------------------- threads
+#
+# Real threads. Nothing here depends on how long anything takes: the clock is moved by hand.
+
+
+@contextmanager
+def often_switched() -> Iterator[None]:
+    """Threads take turns as often as the interpreter can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def together(count: int, work: Callable[[int], None]) -> None:
+    """Run *work* in so many threads at once; the first error of them, if any."""
+    errors: list[BaseException] = []
+    start = threading.Barrier(count)
+
+    def run(place: int) -> None:
+        start.wait()
+        try:
+            work(place)
+        except BaseException as error:
+            errors.append(error)
+
+    workers = [threading.Thread(target=run, args=(place,)) for place in range(count)]
+    with often_switched():
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    for error in errors:
+        raise error
+
+
+ThreadHosts = Throttles[Any, threads.Throttle]
+
+
+def test_all_threads_that_ask_for_a_key_get_the_same_throttle() -> None:
+    hosts: ThreadHosts = Throttles(lambda key: threads.Throttle(1))
+    keys = range(300)
+    got: list[list[threads.Throttle]] = [[] for _ in range(4)]
+
+    def work(place: int) -> None:
+        for key in keys:
+            got[place].append(hosts[key])
+
+    together(4, work)
+    for key in keys:
+        assert len({id(throttles[key]) for throttles in got}) == 1
+    assert len({id(throttle) for throttle in got[0]}) == len(keys)
+    assert set(hosts) == set(keys)
+
+
+def test_threads_that_let_go_at_once_never_get_more_than_there_is() -> None:
+    # What is taken stays missing, for the clock stands still. If a throttle were forgotten while
+    # another thread was about to take from it, the next one would start full again.
+    clock = Clock()
+    hosts: ThreadHosts = Throttles(lambda key: threads.Throttle(3, timer=clock))
+    granted: list[Counter[int]] = [Counter() for _ in range(4)]
+
+    def work(place: int) -> None:
+        for turn in range(600):
+            key = turn // 3
+            if hosts[key].try_acquire():
+                hosts[key].release()
+                granted[place][key] += 1
+            hosts[place, turn]
+
+    together(4, work)
+    assert sum(granted, Counter()) == dict.fromkeys(range(200), 3)
+    clock.seconds = 1
+    newcomers(hosts, len(hosts))
+    assert len(hosts) <= LOOKED_AT
+
+
+def test_who_takes_at_the_moment_at_which_a_throttle_is_looked_at_is_not_forgotten() -> None:
+    # A throttle is found idle. Before it is dropped, another thread takes from it and lets go.
+    class Watched(threads.Throttle):
+        __slots__ = ()
+
+        def _idle(self) -> bool:
+            idle = super()._idle()
+            if self.name == "a" and not others:
+                others.append(threading.Thread(target=take))
+                others[0].start()
+                others[0].join(0.2)  # long enough, if nothing held it up
+            return idle
+
+    def take() -> None:
+        assert hosts["a"].try_acquire()
+
+    others: list[threading.Thread] = []
+    clock = Clock()
+    hosts: Throttles[Any, Watched] = Throttles(lambda key: Watched(3, name=str(key), timer=clock))
+    hosts["a"]
+    hosts["b"]
+    others[0].join()
+    assert hosts["a"].level == 2
+
+
+def test_what_dies_with_a_throttle_may_ask_for_a_key() -> None:
+    class Farewell(Clock):
+        def __del__(self) -> None:
+            hosts["reborn"].charge(1)
+
+    hosts: ThreadHosts = Throttles(
+        lambda key: threads.Throttle(1, timer=Farewell() if key == "a" else Clock())
+    )
+    hosts["a"]
+    worker = threading.Thread(target=lambda: hosts["b"], daemon=True)  # would hang for ever
+    worker.start()
+    worker.join(10)
+    assert not worker.is_alive()
+    assert "a" not in hosts
+    assert hosts["reborn"].level == 0
+
+
+def is_used_by_threads(throttle: threads.Throttle) -> None:
+    def work(place: int) -> None:
+        for turn in range(20):
+            with throttle(1, priority=turn % 2) as lease:
+                lease.settle(0)
+        with suppress(ThrottleTimeout), throttle(1, timeout=0):
+            pass
+
+    together(3, work)
+    with throttle:
+        pass
+    throttle.drain()
+    throttle.pause(5)
+    with LimitSet(throttle, threads.Throttle(5)).try_acquire():
+        pass
+    throttle.close()
+
+
+def is_used_by_event_loops(throttle: threads.Throttle) -> None:
+    async def inside() -> None:
+        async with throttle(1):
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(*(inside() for _ in range(20)))
+        throttle.pause(math.inf)
+        waiting = await queued(inside())
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await others_run()
+
+    together(2, lambda place: asyncio.run(main()) if place == 0 else None)
+    throttle.resume()
+
+
+@pytest.mark.parametrize("use", [is_used_by_threads, is_used_by_event_loops])
+def test_nothing_keeps_a_throttle_for_threads_after_it(
+    use: Callable[[threads.Throttle], None],
+) -> None:
+    with without_collector():
+        throttle = threads.Throttle(1_000_000, 2)
+        alive = weakref.ref(throttle)
+        use(throttle)
+        del throttle
+        assert alive() is None

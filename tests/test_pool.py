@@ -1,0 +1,1081 @@
+"""Pools: a call takes one of several sets, the one that admits it first.
+
+Time is virtual. Most run with sets for one event loop and with sets for threads, entered with
+``async with``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import random
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support import at, now, others_run, queued
+
+from async_throttle import (
+    LimitPool,
+    LimitSet,
+    LimitSetAcquisition,
+    LoadBalancingAlgorithm,
+    SlidingWindow,
+    Throttle,
+    ThrottleClosed,
+    ThrottleFull,
+    ThrottleTimeout,
+    WeightTooLarge,
+    threads,
+)
+from async_throttle.limits import CallLimit, Delay, RateLimit, RateLimitAlgorithm, ResourceLimit
+
+pytestmark = pytest.mark.virtual_time
+
+Algorithm = LoadBalancingAlgorithm
+ALGORITHMS = list(LoadBalancingAlgorithm)
+
+
+class Went(list[tuple[object, Any, object]]):
+    """Who went, when, and where: the region of the set."""
+
+    async def call(
+        self,
+        source: LimitSet | LimitPool,
+        name: object = None,
+        *,
+        hold: float = 0.0,
+        **how: Any,
+    ) -> LimitSetAcquisition:
+        async with source(**how) as lease:
+            self.append((name, now(), lease.config.get("region")))
+            await asyncio.sleep(hold)
+        return lease
+
+    @property
+    def names(self) -> list[object]:
+        return [name for name, _, _ in self]
+
+    @property
+    def regions(self) -> list[object]:
+        return [region for _, _, region in self]
+
+
+@pytest.fixture
+def went() -> Went:
+    return Went()
+
+
+@pytest.fixture(params=[Throttle, threads.Throttle], ids=["Throttle", "threads.Throttle"])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture(params=ALGORITHMS, ids=[algorithm.value for algorithm in ALGORITHMS])
+def algorithm(request: pytest.FixtureRequest) -> Algorithm:
+    algorithm: Algorithm = request.param
+    return algorithm
+
+
+def region(name: str, concurrency: int = 0, **limits: Any) -> LimitSet:
+    return LimitSet(config={"region": name}, concurrency=concurrency, **limits)
+
+
+def regions(kind: Any, *names: str, capacity: float = 100) -> list[LimitSet]:
+    """Sets that are hardly ever used up."""
+    return [region(name, tokens=kind(capacity, period=1e6)) for name in names]
+
+
+def state(*sets: LimitSet) -> list[tuple[float, int, int]]:
+    return [
+        (throttle.level, throttle.active, throttle.waiting)
+        for limits in sets
+        for throttle in (getattr(limits[key], "throttle", limits[key]) for key in limits)
+    ]
+
+
+async def waits(pool: LimitPool, went: Went, name: object = None, **how: Any) -> Any:
+    task = await queued(went.call(pool, name, **how))
+    assert not task.done()
+    return task
+
+
+# --------------------------------------------------------------------------------- making a pool
+
+
+def test_a_pool_is_its_sets_in_order() -> None:
+    us, eu = regions(Throttle, "us", "eu")
+    pool = LimitPool(limit_sets=[us, eu])
+    assert (pool[0], pool[1], pool[-1], len(pool), list(pool)) == (us, eu, eu, 2, [us, eu])
+    assert list(pool.limit_sets) == [us, eu]
+    assert (pool.load_balancing, pool.worker_index) == (Algorithm.Soonest, 0)
+    assert repr(pool) == "<async_throttle.LimitPool of 2 sets>"
+    with pytest.raises(IndexError):
+        pool[2]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (None, Algorithm.Soonest),
+        (Algorithm.RoundRobin, Algorithm.RoundRobin),
+        ("RoundRobin", Algorithm.RoundRobin),
+        ("Random", Algorithm.Random),
+        ("Soonest", Algorithm.Soonest),
+    ],
+)
+def test_the_algorithm_is_given_as_a_member_or_by_name(given: Any, meant: Algorithm) -> None:
+    assert LimitPool([LimitSet()], given).load_balancing is meant
+
+
+@pytest.mark.parametrize("wrong", ["round-robin", "", 1, RateLimitAlgorithm.GCRA])
+def test_an_algorithm_that_is_not_there_is_refused_with_those_that_are(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"load_balancing must be one of .*RoundRobin.*Soonest"):
+        LimitPool([LimitSet()], wrong)
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, math.nan, "1"])
+def test_a_worker_index_is_a_whole_number(wrong: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="worker_index"):
+        LimitPool([LimitSet()], Algorithm.RoundRobin, wrong)
+
+
+def test_a_pool_holds_at_least_one_set_and_nothing_else() -> None:
+    with pytest.raises(ValueError, match="at least one set, got none"):
+        LimitPool([])
+    for wrong in (Throttle(5), None, RateLimit("tokens", 1, None, 5), LimitPool([LimitSet()])):
+        with pytest.raises(TypeError, match="limit_sets must hold sets of limits, got "):
+            LimitPool([LimitSet(), wrong])  # type: ignore[list-item]
+
+
+def test_sets_for_one_loop_and_for_threads_do_not_go_together() -> None:
+    with pytest.raises(TypeError, match=r"async_throttle and of async_throttle\.threads"):
+        LimitPool([LimitSet(Throttle(5)), LimitSet(threads.Throttle(5))])
+
+
+def test_all_sets_tell_the_time_by_the_same_clock() -> None:
+    with pytest.raises(ValueError, match="timer must be the same"):
+        LimitPool([LimitSet(Throttle(5)), LimitSet(Throttle(5, timer=lambda: 5.0))])
+
+
+# ---------------------------------------------------------------------- which of those that could
+
+
+@pytest.mark.parametrize("worker_index", [0, 1, 2, 3, 7])
+async def test_round_robin_takes_one_after_the_other_from_the_index_on(
+    kind: Any, worker_index: int, went: Went
+) -> None:
+    names = ["us", "eu", "asia"]
+    pool = LimitPool(regions(kind, *names), Algorithm.RoundRobin, worker_index)
+    for _ in range(7):
+        await went.call(pool)
+    assert went.regions == [names[(worker_index + n) % 3] for n in range(7)]
+
+
+async def test_looking_and_refusals_do_not_move_the_turn(kind: Any, went: Went) -> None:
+    pool = LimitPool(regions(kind, "us", "eu", capacity=3), Algorithm.RoundRobin)
+    for _ in range(3):
+        assert pool.delay() == 0.0
+        pool.get_stats()
+        pool(tokens=2)  # made, and never entered
+        for _ in range(3):
+            with pytest.raises(WeightTooLarge):
+                pool.try_acquire(tokens=4)
+        await went.call(pool)
+    assert went.regions == ["us", "eu", "us"]
+    for _ in range(3):
+        assert not pool.try_acquire(tokens=3).successful
+    await went.call(pool)
+    assert went.regions == ["us", "eu", "us", "eu"]
+
+
+async def test_random_takes_each_of_them(kind: Any, went: Went) -> None:
+    pool = LimitPool(regions(kind, "us", "eu", "asia"), Algorithm.Random)
+    for _ in range(100):
+        await went.call(pool)
+    counts = Counter(went.regions)
+    assert set(counts) == {"us", "eu", "asia"}
+    assert min(counts.values()) >= 10  # below that once in a million runs
+    # Neither the order given nor one after the other.
+    assert went.regions[:12] != ["us"] * 12
+    assert any(one == other for one, other in zip(went.regions, went.regions[1:], strict=False))
+
+
+async def test_soonest_takes_the_first_that_could_and_keeps_the_others_for_what_it_cannot(
+    kind: Any, went: Went
+) -> None:
+    pool = LimitPool(regions(kind, "us", "eu", capacity=5))
+    for tokens in (3, 3, 1, 1, 1):
+        await went.call(pool, tokens=tokens)
+    assert went.regions == ["us", "eu", "us", "us", "eu"]
+
+
+def paused(limits: LimitSet) -> None:
+    limits.pause(math.inf)
+
+
+def with_a_paused_member(limits: LimitSet) -> None:
+    limits["tokens"].pause(3600)
+
+
+def full(limits: LimitSet) -> None:
+    assert limits.try_acquire(concurrency=2).successful
+
+
+def used_up(limits: LimitSet) -> None:
+    limits["tokens"].charge(limits["tokens"].level)
+
+
+def in_debt(limits: LimitSet) -> None:
+    limits["tokens"].charge(1000)
+
+
+def closed(limits: LimitSet) -> None:
+    limits["tokens"].close()
+
+
+def too_small(limits: LimitSet) -> None:
+    limits["tokens"].burst = 1
+
+
+@pytest.mark.parametrize(
+    "out_of_it", [paused, with_a_paused_member, full, used_up, in_debt, closed, too_small]
+)
+@pytest.mark.parametrize("which", [0, 1, 2])
+async def test_a_set_that_admits_nobody_does_not_hold_up_who_could_go_elsewhere(
+    kind: Any,
+    algorithm: Algorithm,
+    out_of_it: Callable[[LimitSet], None],
+    which: int,
+    went: Went,
+) -> None:
+    sets = [
+        region(name, concurrency=2, tokens=kind(100, period=1e6, burst=100))
+        for name in ("us", "eu", "asia")
+    ]
+    pool = LimitPool(sets, algorithm)
+    out_of_it(sets[which])
+    before = state(sets[which])
+    for _ in range(10):
+        lease = await went.call(pool, tokens=2)
+        assert lease.waited == 0.0
+        with pool.acquire(requested={"tokens": 2}) as acquisition:
+            assert acquisition.limit_set is not sets[which]
+    assert now() == 0.0
+    assert sets[which].config["region"] not in went.regions
+    assert [waiting for _, _, waiting in state(*sets)] == [0] * 6
+    assert state(sets[which]) == before
+
+
+async def test_a_queue_in_one_set_does_not_hold_up_who_could_go_elsewhere(
+    kind: Any, algorithm: Algorithm, went: Went
+) -> None:
+    us = region("us", tokens=kind(1, burst=10, initial=5))
+    eu = region("eu", tokens=kind(1, burst=10, initial=5))
+    pool = LimitPool([us, eu], algorithm)
+    queue = [await queued(went.call(us, n, tokens=10)) for n in range(3)]
+    for _ in range(5):
+        await went.call(pool, "pool")
+    assert went == [("pool", 0.0, "eu")] * 5
+    for task in queue:
+        task.cancel()
+    await asyncio.gather(*queue, return_exceptions=True)
+
+
+# ---------------------------------------------------------------------- the first that comes along
+
+
+async def test_who_must_wait_waits_for_all_sets_at_once_and_goes_with_the_first(
+    kind: Any, algorithm: Algorithm, went: Went
+) -> None:
+    for late, early in (("us", "eu"), ("eu", "us")):
+        came = now()
+        sets = {
+            late: region(late, tokens=kind(1, burst=10, initial=0)),
+            early: region(early, tokens=kind(2, burst=10, initial=0)),
+        }
+        pool = LimitPool([sets["us"], sets["eu"]], algorithm)
+        task = await waits(pool, went, tokens=6)
+        assert [limits.waiting for limits in pool] == [1, 1]
+        lease = await task
+        assert went.pop() == (None, came + 3.0, early)
+        assert lease.limit_set is sets[early]
+        assert lease.waited == 3.0
+        assert lease.waited_for == {"tokens": 3.0}
+        # And nothing is left of it in the other one.
+        assert [limits.waiting for limits in pool] == [0, 0]
+        assert (sets[late]["tokens"].level, sets[early]["tokens"].level) == (3, 0)
+
+
+def its_pause_ends(us: LimitSet) -> Callable[[], object]:
+    us.pause(math.inf)
+    return us.resume
+
+
+def the_pause_of_a_member_ends(us: LimitSet) -> Callable[[], object]:
+    us["tokens"].pause(3600)
+    return us["tokens"].resume  # type: ignore[no-any-return]
+
+
+def its_rate_grows(us: LimitSet) -> Callable[[], object]:
+    us["tokens"].charge(10)
+    return lambda: setattr(us["tokens"], "capacity", 10_000_000)
+
+
+def it_has_more_slots(us: LimitSet) -> Callable[[], object]:
+    assert us["concurrency"].try_acquire()
+    return lambda: setattr(us["concurrency"], "concurrency", 2)
+
+
+def a_slot_comes_back(us: LimitSet) -> Callable[[], object]:
+    return us.try_acquire(tokens=0).release
+
+
+def a_refund_comes(us: LimitSet) -> Callable[[], object]:
+    lease = us.try_acquire(tokens=10, concurrency=0)
+    return lambda: lease.settle(tokens=0)
+
+
+@pytest.mark.parametrize(
+    "lacks",
+    [
+        its_pause_ends,
+        the_pause_of_a_member_ends,
+        its_rate_grows,
+        it_has_more_slots,
+        a_slot_comes_back,
+        a_refund_comes,
+    ],
+)
+async def test_what_nobody_foresaw_is_taken_if_it_comes_first(
+    kind: Any,
+    algorithm: Algorithm,
+    lacks: Callable[[LimitSet], Callable[[], object]],
+    went: Went,
+) -> None:
+    us = region("us", concurrency=1, tokens=kind(10, burst=10, period=1e6))
+    eu = region("eu", tokens=kind(1, burst=10, initial=0), concurrency=1)
+    pool = LimitPool([us, eu], algorithm)
+    comes = lacks(us)
+    task = await waits(pool, went, tokens=8)  # known: at 8.0, of eu
+    at(2.0, comes)
+    lease = await task
+    # At once; where the rate grows to ten a second, as soon as that has brought eight.
+    assert went == [(None, pytest.approx(2.8 if lacks is its_rate_grows else 2.0), "us")]
+    assert lease.waited == now()
+    assert (us.waiting, eu.waiting) == (0, 0)
+
+
+async def test_a_slot_that_is_freed_anywhere_is_taken(
+    kind: Any, algorithm: Algorithm, went: Went
+) -> None:
+    us = region("us", concurrency=1, tokens=kind(100))
+    eu = region("eu", concurrency=1, tokens=kind(100))
+    pool = LimitPool([us, eu], algorithm)
+    us_held, eu_held = await us(), await eu()
+    tasks = [await waits(pool, went, n) for n in range(3)]
+    at(1.0, eu_held.release)
+    at(2.0, us_held.release)
+    await asyncio.gather(*tasks)
+    assert went == [(0, 1.0, "eu"), (1, 1.0, "eu"), (2, 1.0, "eu")]
+    await asyncio.sleep(1)
+    assert state(us, eu) == [(100, 0, 0), (math.inf, 0, 0)] * 2
+
+
+async def test_a_refund_in_any_set_lets_a_caller_of_the_pool_go(kind: Any, went: Went) -> None:
+    us, eu = regions(kind, "us", "eu", capacity=10)
+    pool = LimitPool([us, eu])
+    leases = [await us(tokens=10), await eu(tokens=10)]
+    task = await waits(pool, went, tokens=5)
+    at(1.0, lambda: leases[1].settle(tokens=4))
+    lease = await task
+    assert went == [(None, 1.0, "eu")]
+    lease.settle(tokens=1)  # and it settles where it was granted
+    assert [round(limits["tokens"].level) for limits in (us, eu)] == [0, 5]
+
+
+# ------------------------------------------------------------------------------ in turn everywhere
+
+
+async def test_a_caller_of_the_pool_waits_in_turn_in_each_set(kind: Any, went: Went) -> None:
+    us = region("us", tokens=kind(1, burst=9, initial=0))
+    eu = region("eu", tokens=kind(1, burst=9, initial=0))
+    pool = LimitPool([us, eu])
+    tasks = [
+        await queued(went.call(us, "us, first", tokens=3)),
+        await queued(went.call(eu, "eu, first", tokens=4)),
+        await queued(went.call(pool, "pool", tokens=2)),
+        await queued(went.call(us, "us, last", tokens=1)),
+        await queued(went.call(eu, "eu, last", tokens=1)),
+    ]
+    assert [limits.waiting for limits in pool] == [3, 3]
+    await asyncio.gather(*tasks)
+    assert went == [
+        ("us, first", 3.0, "us"),
+        ("eu, first", 4.0, "eu"),
+        ("pool", 5.0, "us"),
+        ("eu, last", 5.0, "eu"),
+        ("us, last", 6.0, "us"),
+    ]
+
+
+async def test_callers_of_a_pool_go_in_order_of_arrival(
+    kind: Any, algorithm: Algorithm, went: Went
+) -> None:
+    sets = [region(name, tokens=kind(1, initial=0)) for name in ("us", "eu", "asia")]
+    pool = LimitPool(sets, algorithm)
+    tasks = [await waits(pool, went, n) for n in range(12)]
+    await asyncio.gather(*tasks)
+    assert went.names == list(range(12))
+    assert [when for _, when, _ in went] == [1.0 + n // 3 for n in range(12)]
+    assert Counter(went.regions) == {"us": 4, "eu": 4, "asia": 4}
+
+
+async def test_a_newcomer_does_not_pass_whoever_waits_in_a_set(kind: Any, went: Went) -> None:
+    us = region("us", tokens=kind(1, burst=9, initial=5))
+    pool = LimitPool([us, region("eu", tokens=kind(1, burst=1, initial=0))])
+    head = await queued(went.call(us, "head", tokens=9))
+    task = await waits(pool, went, "pool")
+    assert not pool.try_acquire().successful
+    await asyncio.gather(head, task)
+    assert went == [("pool", 1.0, "eu"), ("head", 4.0, "us")]
+
+
+async def test_those_behind_a_caller_of_the_pool_move_up_when_it_goes_elsewhere(
+    kind: Any, went: Went
+) -> None:
+    us = region("us", tokens=kind(1, burst=9, initial=0))
+    eu = region("eu", tokens=kind(4, burst=9, initial=0))
+    pool = LimitPool([us, eu])
+    tasks = [
+        await queued(went.call(pool, "pool", tokens=8)),
+        await queued(went.call(us, "light", tokens=2)),
+        await queued(went.call(us, "lighter", tokens=1)),
+    ]
+    await asyncio.gather(*tasks)
+    assert went == [
+        ("pool", 2.0, "eu"),
+        ("light", 2.0, "us"),  # as if the heavy one had never been ahead, from here on
+        ("lighter", 3.0, "us"),
+    ]
+    assert (us["tokens"].level, eu["tokens"].level) == (0, 4)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "timeout", "asyncio.timeout"])
+async def test_whoever_gives_up_leaves_no_trace_in_any_set(
+    kind: Any, algorithm: Algorithm, how: str, went: Went
+) -> None:
+    us = region("us", concurrency=2, tokens=kind(1, burst=9, initial=0))
+    eu = region("eu", concurrency=2, tokens=kind(1, burst=9, initial=0))
+    pool = LimitPool([us, eu], algorithm)
+    if how == "timeout":
+        # It is known to be in time until what it counts on is gone.
+        task = await waits(pool, went, tokens=2, timeout=3)
+        at(1.0, lambda: [limits["tokens"].charge(7) for limits in pool])
+    else:
+        task = await waits(pool, went, tokens=8)
+        at(3.0, task.cancel)
+    behind = [await queued(went.call(limits, "behind", tokens=1)) for limits in pool]
+    await asyncio.gather(task, return_exceptions=True)
+    assert now() == 3.0
+    if how == "timeout":
+        with pytest.raises(ThrottleTimeout) as refused:
+            task.result()
+        assert refused.value.limit == "tokens"
+        for limits in pool:
+            assert limits.waiting == 1
+        await asyncio.gather(*behind)
+        assert [when for _, when, _ in went] == [8.0, 8.0]
+    else:
+        assert task.cancelled()
+        await asyncio.gather(*behind)
+        assert [(when, where) for _, when, where in went] == [(3.0, "us"), (3.0, "eu")]
+        assert [limits["tokens"].level for limits in pool] == [2, 2]
+    for limits in pool:
+        assert (limits.waiting, limits["concurrency"].active, limits.locked()) == (
+            0,
+            0,
+            limits["tokens"].level < 1,
+        )
+
+
+async def test_who_is_cancelled_between_grant_and_start_gives_it_back_where_it_was_granted(
+    kind: Any, went: Went
+) -> None:
+    us = region("us", concurrency=1, tokens=kind(1, burst=9, initial=0))
+    eu = region("eu", concurrency=1, tokens=kind(2, burst=9, initial=0))
+    pool = LimitPool([us, eu])
+    task = await waits(pool, went, "cancelled", tokens=6)
+    behind = await queued(went.call(eu, "behind", tokens=6))
+    at(3.0, task.cancel)
+    await asyncio.gather(task, behind, return_exceptions=True)
+    assert task.cancelled()
+    assert went == [("behind", 3.0, "eu")]
+    assert state(us, eu) == [(3, 0, 0), (math.inf, 0, 0), (0, 0, 0), (math.inf, 0, 0)]
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_no_interleaving_charges_a_set_that_did_not_grant(
+    kind: Any, seed: int, went: Went
+) -> None:
+    """What is inside of each window is in the end what its set granted, and settled, to the
+    token."""
+    rng = random.Random(seed)
+    common = kind(100_000, period=1e6, algorithm=SlidingWindow)
+    sets = [
+        region(
+            name,
+            concurrency=2,
+            common=common,
+            window=kind(100_000, period=1e6, algorithm=SlidingWindow),
+            hurry=kind(4, burst=4),
+        )
+        for name in ("us", "eu", "asia")
+    ]
+    pools = [LimitPool(sets, rng.choice(ALGORITHMS)), LimitPool(sets[:2], rng.choice(ALGORITHMS))]
+    spent: dict[object, float] = dict.fromkeys((0, 1, 2, "common"), 0.0)
+
+    async def one() -> None:
+        everything: list[LimitSet | LimitPool] = [*pools, *pools, *sets]
+        source = rng.choice(everything)
+        weights = {key: rng.randint(0, 4) for key in ("window", "hurry", "common")}
+        timeout = rng.choice([None, None, rng.uniform(0, 3)])
+        await asyncio.sleep(rng.uniform(0, 6))
+        form = rng.randrange(3)
+        if form == 0:
+            call = source.try_acquire(weights)
+            if not call.successful:
+                return
+        elif form == 1:
+            call = source.acquire(weights, timeout)
+        else:
+            call = source(**weights, timeout=timeout, priority=rng.choice([0, 0, 1]))
+        async with call as lease:
+            assert lease.limit_set is not None
+            place = sets.index(lease.limit_set)
+            spent[place] += lease.weights["window"]
+            spent["common"] += lease.weights["common"]
+            await asyncio.sleep(rng.choice([0, 0.1, 0.5]))
+            if weights["window"] and rng.random() < 0.5:
+                actual = rng.randint(0, 9)
+                lease.settle(window=actual)
+                spent[place] += actual - weights["window"]
+
+    tasks = [asyncio.create_task(one()) for _ in range(80)]
+    for task in rng.sample(tasks, 20):
+        asyncio.get_running_loop().call_at(rng.uniform(0, 7), task.cancel)
+    for instant in range(1, 7):
+        at(instant, lambda: rng.choice(sets).pause(rng.uniform(0, 1), empty=False))
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    allowed = (ThrottleTimeout, asyncio.CancelledError)
+    assert [r for r in results if r is not None and not isinstance(r, allowed)] == []
+    for place, limits in enumerate(sets):
+        assert limits["window"].level == 100_000 - spent[place]
+        assert [limits[key].active for key in limits] == [0, 0, 0, 0]
+        assert limits.waiting == 0
+    assert common.level == 100_000 - spent["common"]
+
+
+# --------------------------------------------------------------------------------------- refusals
+
+
+async def test_what_is_too_heavy_for_some_sets_goes_to_those_that_it_fits(
+    kind: Any, algorithm: Algorithm, went: Went
+) -> None:
+    small = region("small", tokens=kind(1, burst=4))
+    large = region("large", tokens=kind(1, burst=9, initial=0))
+    pool = LimitPool([small, large], algorithm)
+    task = await waits(pool, went, tokens=8)
+    assert (small.waiting, large.waiting) == (0, 1)
+    assert pool.delay(tokens=1) == 0.0
+    await task
+    assert went == [(None, 8.0, "large")]
+
+
+async def test_what_is_too_heavy_for_all_is_refused_at_once(
+    kind: Any, algorithm: Algorithm
+) -> None:
+    pool = LimitPool([region(name, tokens=kind(1, burst=4)) for name in ("us", "eu")], algorithm)
+    with pytest.raises(WeightTooLarge) as refused:
+        await pool(tokens=5)
+    assert (refused.value.limit, refused.value.largest) == ("tokens", 4)
+    for call in (
+        lambda: pool.acquire({"tokens": 5}),
+        lambda: pool.try_acquire(tokens=5),
+        lambda: pool.delay(tokens=5),
+    ):
+        with pytest.raises(WeightTooLarge) as refused:
+            call()
+        assert (refused.value.limit, refused.value.largest) == ("tokens", 4)
+    assert state(*pool) == [(4, 0, 0), (4, 0, 0)]
+
+
+async def test_who_fits_no_more_into_one_set_goes_on_waiting_for_the_others(
+    kind: Any, went: Went
+) -> None:
+    us = region("us", tokens=kind(2, burst=9, initial=0))
+    eu = region("eu", tokens=kind(1, burst=9, initial=0))
+    pool = LimitPool([us, eu])
+    task = await waits(pool, went, "goes on", tokens=8)
+    heavy = await waits(pool, went, "too heavy", tokens=9)
+    us["tokens"].burst = 5
+    assert (us.waiting, eu.waiting) == (0, 2)
+    eu["tokens"].burst = 8
+    with pytest.raises(WeightTooLarge) as refused:
+        await heavy
+    assert refused.value.limit == "tokens"
+    await task
+    assert went == [("goes on", 8.0, "eu")]
+
+
+async def test_who_waits_in_a_set_that_is_closed_goes_on_waiting_for_the_others(
+    kind: Any, went: Went
+) -> None:
+    us = region("us", tokens=kind(2, initial=0))
+    eu = region("eu", tokens=kind(1, initial=0))
+    pool = LimitPool([us, eu])
+    first, second = await waits(pool, went, 1), await waits(pool, went, 2)
+    us["tokens"].close()
+    assert (us.waiting, eu.waiting) == (0, 2)
+    await first
+    assert went == [(1, 1.0, "eu")]
+    eu["tokens"].close()
+    with pytest.raises(ThrottleClosed) as refused:
+        await second
+    assert refused.value.limit == "tokens"
+    for call in (pool.try_acquire, pool.acquire, pool.delay):
+        with pytest.raises(ThrottleClosed, match="tokens is closed"):
+            call()
+
+
+async def test_a_timeout_is_refused_at_once_if_no_set_can_keep_it(
+    kind: Any, algorithm: Algorithm, went: Went
+) -> None:
+    us = region("us", requests=kind(9), tokens=kind(1, burst=9, initial=0))
+    eu = region("eu", requests=kind(1, burst=9, initial=0), tokens=kind(9))
+    pool = LimitPool([us, eu], algorithm)
+    with pytest.raises(ThrottleTimeout) as refused:
+        await went.call(pool, tokens=8, requests=6, timeout=5.5)
+    assert (refused.value.limit, refused.value.retry_after, now()) == ("requests", 6.0, 0.0)
+    await went.call(pool, tokens=8, requests=6, timeout=6)
+    assert went == [(None, 6.0, "eu")]
+    with pytest.raises(ThrottleTimeout):
+        await went.call(pool, tokens=9, requests=9, timeout=0)
+
+
+async def test_where_slots_are_missing_a_timeout_ends_at_its_deadline(
+    kind: Any, algorithm: Algorithm, went: Went
+) -> None:
+    sets = [region(name, concurrency=1, tokens=kind(9)) for name in ("us", "eu")]
+    pool = LimitPool(sets, algorithm)
+    leases = [await limits() for limits in sets]
+    with pytest.raises(ThrottleTimeout) as refused:
+        await went.call(pool, timeout=2)
+    assert (now(), refused.value.limit, refused.value.retry_after) == (2.0, "concurrency", None)
+    assert [limits.waiting for limits in sets] == [0, 0]
+    for lease in leases:
+        lease.release()
+
+
+async def test_a_full_queue_of_one_set_leaves_the_others_to_wait_in(
+    kind: Any, algorithm: Algorithm, went: Went
+) -> None:
+    us = region("us", tokens=kind(1, burst=9, initial=0, max_waiting=1))
+    eu = region("eu", tokens=kind(1, burst=9, initial=0, max_waiting=2))
+    pool = LimitPool([us, eu], algorithm)
+    tasks = [await waits(pool, went, 0, tokens=2), await waits(pool, went, 1, tokens=4)]
+    assert (us.waiting, eu.waiting) == (1, 2)
+    before = state(us, eu)
+    with pytest.raises(ThrottleFull) as refused:
+        await went.call(pool, 2)
+    assert refused.value.limit == "tokens"
+    assert refused.value.retry_after is not None
+    assert state(us, eu) == before
+    await asyncio.gather(*tasks)
+    # The second waited for eu alone, and there behind the first as long as that was there.
+    first, second = went
+    assert first[:2] == (0, 2.0)
+    assert second == (1, 4.0 if first[2] == "us" else 6.0, "eu")
+
+
+async def test_where_nobody_may_wait_a_pool_takes_what_is_there_or_refuses(kind: Any) -> None:
+    sets = [region(name, tokens=kind(1, max_waiting=0)) for name in ("us", "eu")]
+    pool = LimitPool(sets)
+    leases = [await pool(), await pool()]
+    assert {lease.config["region"] for lease in leases} == {"us", "eu"}
+    with pytest.raises(ThrottleFull):
+        await pool()
+    assert [(level, waiting) for level, _, waiting in state(*sets)] == [(0, 0), (0, 0)]
+
+
+async def test_a_name_must_be_one_of_every_set(kind: Any) -> None:
+    pool = LimitPool([region("us", tokens=kind(9)), region("eu", tokens=kind(9), extra=kind(9))])
+    for call in (
+        lambda: pool(extra=1),
+        lambda: pool.acquire({"extra": 1}),
+        lambda: pool.delay(x=1),
+    ):
+        with pytest.raises(ValueError, match="no limit of the set is called"):
+            call()
+    assert [level for level, _, _ in state(*pool)] == [9, 9, 9]
+
+
+async def test_a_body_that_raises_gives_the_slot_back_where_it_was_taken(kind: Any) -> None:
+    us, eu = (region(name, concurrency=1, tokens=kind(9, period=1e6)) for name in ("us", "eu"))
+    pool = LimitPool([us, eu])
+
+    @pool(tokens=2)
+    async def fail() -> None:
+        assert us["concurrency"].active == 1
+        raise KeyError
+
+    for _ in range(3):
+        with pytest.raises(KeyError) as raised:
+            await fail()
+        assert raised.value.__context__ is None
+    assert us["concurrency"].active == 0
+    assert round(us["tokens"].level) == 3  # and the tokens stay spent
+    assert eu["tokens"].level == 9
+
+
+# -------------------------------------------------------------------------------- what a call is
+
+
+async def test_a_call_knows_the_set_that_it_was_granted_by(kind: Any) -> None:
+    us = region("us", tokens=kind(5, period=1e6), requests=kind(9))
+    eu = region("eu", tokens=kind(90, period=1e6), requests=kind(9))
+    pool = LimitPool([us, eu])
+    call = pool(tokens=50)
+    assert (call.successful, call.config, call.limit_set, call.weights) == (False, {}, None, {})
+    async with call as lease:
+        assert lease is call
+        assert lease.config["region"] == "eu"
+        assert lease.limit_set is eu
+        assert lease.weights == {"tokens": 50, "requests": 1}
+        assert lease.waited_for == {"tokens": 0.0, "requests": 0.0}
+        assert eu["tokens"].level == 40
+        lease.settle(tokens=20)
+        assert (us["tokens"].level, eu["tokens"].level) == (5, 70)
+    assert lease.successful
+    lease.update(usage={"tokens": 10})
+    assert round(eu["tokens"].level) == 80
+    with pytest.raises(ValueError, match="no limit of the set is called 'token'"):
+        lease.settle(token=5)
+
+
+async def test_the_words_of_a_pool_are_those_of_a_set(kind: Any) -> None:
+    us, eu = (region(name, concurrency=1, tokens=kind(9)) for name in ("us", "eu"))
+    pool = LimitPool([us, eu])
+    first = pool.acquire(requested={"tokens": 2})
+    second = pool.try_acquire(requested={"tokens": 2})
+    assert (first.config["region"], second.config["region"]) == ("us", "eu")
+    refused, deferred = pool.try_acquire(), pool.acquire(timeout=5)
+    assert (refused.successful, deferred.successful) == (False, False)
+    with refused:
+        assert (us["concurrency"].active, eu["concurrency"].active) == (1, 1)
+    with pytest.raises(RuntimeError, match=r"hold up the event loop.*use async with"), deferred:
+        pytest.fail("entered")
+    assert [limits.waiting for limits in pool] == [0, 0]
+    at(1.0, second.release)
+    async with deferred:
+        assert (now(), deferred.waited, deferred.config["region"]) == (1.0, 1.0, "eu")
+    second.release()
+    first.release()
+    first.release()
+    third = await pool.acquire()
+    third.release()
+    assert [limits["concurrency"].active for limits in pool] == [0, 0]
+
+
+async def test_a_call_of_a_pool_decorates(kind: Any, went: Went) -> None:
+    pool = LimitPool([region(name, tokens=kind(1)) for name in ("us", "eu")])
+
+    @pool(tokens=1)
+    async def ask(question: str) -> tuple[str, float]:
+        return question, now()
+
+    results = await asyncio.gather(*(ask(f"{n}") for n in range(6)))
+    assert results == [(f"{n}", n // 2) for n in range(6)]
+
+
+def test_outside_of_a_loop_a_pool_for_threads_waits_and_others_do_not() -> None:
+    for make in (Throttle, threads.Throttle):
+        sets = [region(name, concurrency=1, tokens=make(9, period=1e6)) for name in ("us", "eu")]
+        pool = LimitPool(sets)
+        with pool.acquire({"tokens": 2}) as first, pool(tokens=2) as second:
+            assert [lease.config["region"] for lease in (first, second)] == ["us", "eu"]
+            assert not pool.try_acquire().successful
+            if make is Throttle:
+                with pytest.raises(RuntimeError, match="not for threads"):
+                    pool.acquire()
+            else:
+                with pytest.raises(ThrottleTimeout):
+                    pool.acquire(timeout=0)
+        assert [limits["concurrency"].active for limits in sets] == [0, 0]
+
+
+async def test_a_pool_of_documented_limits() -> None:
+    def documented(name: str, capacity: int) -> LimitSet:
+        limits = [
+            RateLimit("tokens", 60, RateLimitAlgorithm.TokenBucket, capacity),
+            CallLimit(60, RateLimitAlgorithm.SlidingWindow, 100),
+            ResourceLimit("connections", 2),
+        ]
+        return LimitSet(limits, shared=True, mode="asyncio", config={"region": name})
+
+    pool = LimitPool([documented("us", 100), documented("eu", 1000)], Algorithm.RoundRobin)
+    async with pool.acquire(requested={"tokens": 500}) as acquisition:
+        assert acquisition.config["region"] == "eu"
+        acquisition.update(usage={"tokens": 400})
+    stats = pool.get_stats()["limit_sets"]
+    assert [each["tokens"]["available_tokens"] for each in stats] == [100, 600]
+    assert [each["call_count"]["current_usage"] for each in stats] == [0, 1]
+    assert [each["connections"]["current_usage"] for each in stats] == [0, 0]
+
+
+# -------------------------------------------------------------------------------------- foresight
+
+
+async def test_the_delay_is_the_least_of_the_sets_and_names_the_limit_of_that_one(
+    kind: Any, algorithm: Algorithm, went: Went
+) -> None:
+    us = region("us", tokens=kind(1, burst=9, initial=0), requests=kind(9))
+    eu = region("eu", tokens=kind(9), requests=kind(2, burst=9, initial=0))
+    pool = LimitPool([us, eu], algorithm)
+    before = state(us, eu)
+    delay = pool.delay(tokens=6, requests=8)
+    assert isinstance(delay, Delay)
+    assert (delay, delay.limit) == (4.0, "requests")
+    assert (us.delay(tokens=6, requests=8), eu.delay(tokens=6, requests=8)) == (6.0, 4.0)
+    assert state(us, eu) == before
+    await went.call(pool, tokens=6, requests=8)
+    assert went == [(None, delay, "eu")]
+
+
+async def test_the_delay_is_0_if_any_set_could_admit(kind: Any, algorithm: Algorithm) -> None:
+    us, eu = region("us", tokens=kind(9)), region("eu", tokens=kind(9))
+    pool = LimitPool([us, eu], algorithm)
+    us.pause(math.inf)
+    assert (pool.delay(), pool.delay().limit) == (0.0, None)
+    eu.pause(3)
+    assert (pool.delay(), pool.delay().limit) == (3.0, None)
+    eu["tokens"].pause(5)
+    assert (pool.delay(), pool.delay().limit) == (5.0, "tokens")
+
+
+async def test_the_delay_counts_those_who_wait_in_several_sets_once(kind: Any, went: Went) -> None:
+    us = region("us", tokens=kind(1, period=30))
+    eu = region("eu", tokens=kind(1, period=5))
+    await us()
+    await eu()
+    pool = LimitPool([us, eu])
+    task = await waits(pool, went, "pool")  # goes at 5, with eu
+    await asyncio.sleep(1)
+    assert us.delay() == 29.0
+    delay = pool.delay()
+    assert delay == 9.0
+    await went.call(us, "us", timeout=29)
+    await task
+    assert went == [("pool", 5.0, "eu"), ("us", 30.0, "us")]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_the_delay_holds_whoever_waits(kind: Any, seed: int, went: Went) -> None:
+    rng = random.Random(seed)
+    sets = [region(name, tokens=kind(rng.randint(1, 4), burst=10, initial=0)) for name in "abc"]
+    pools = [LimitPool(sets), LimitPool(sets[1:]), LimitPool(sets[::2])]
+    tasks = []
+    for n in range(10):
+        everything: list[LimitSet | LimitPool] = [*sets, *pools]
+        source = rng.choice(everything)
+        tasks.append(await queued(went.call(source, n, tokens=rng.randint(1, 10))))
+        await asyncio.sleep(rng.choice([0, 0, 0.25]))
+    tokens = rng.randint(1, 10)
+    expected = now() + pools[0].delay(tokens=tokens)
+    await went.call(pools[0], "last", tokens=tokens)
+    assert now() == pytest.approx(expected, abs=1e-6)
+    await asyncio.gather(*tasks)
+
+
+# ------------------------------------------------------------------------------------------ stats
+
+
+async def test_stats_tell_what_was_given_by_whom(kind: Any, went: Went) -> None:
+    us, eu = regions(kind, "us", "eu")
+    pool = LimitPool([us, eu], Algorithm.RoundRobin, worker_index=1)
+    for _ in range(5):
+        await went.call(pool)
+    await went.call(us)  # not through the pool
+    assert not pool.try_acquire(tokens=99).successful
+    stats = pool.get_stats()
+    assert stats == {
+        "num_limit_sets": 2,
+        "load_balancing": "RoundRobin",
+        "worker_index": 1,
+        "balancer_stats": {
+            "algorithm": "RoundRobin",
+            "total_dispatched": 5,
+            "dispatched": [2, 3],
+        },
+        "limit_sets": [us.get_stats(), eu.get_stats()],
+    }
+    assert stats["limit_sets"][0]["tokens"]["current_usage"] == pytest.approx(3)
+
+
+async def test_what_was_waited_for_and_not_granted_is_not_counted(kind: Any, went: Went) -> None:
+    pool = LimitPool([region(name, tokens=kind(1, initial=0)) for name in ("us", "eu")])
+    tasks = [await waits(pool, went, n) for n in range(4)]
+    tasks[0].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    stats = pool.get_stats()["balancer_stats"]
+    assert (stats["total_dispatched"], sum(stats["dispatched"])) == (3, 3)
+
+
+# ----------------------------------------------------------------------------- what pools share
+
+
+async def test_pools_may_share_sets_and_these_may_be_used_alone(kind: Any, went: Went) -> None:
+    us = region("us", tokens=kind(1, initial=0))
+    eu = region("eu", tokens=kind(1, initial=0))
+    asia = region("asia", tokens=kind(1, initial=0))
+    west, east = LimitPool([us, eu]), LimitPool([asia, eu])
+    tasks = [
+        await queued(went.call(eu, "alone")),
+        await queued(went.call(west, "west")),
+        await queued(went.call(east, "east")),
+        await queued(went.call(east, "east, too")),
+    ]
+    assert [limits.waiting for limits in (us, eu, asia)] == [1, 4, 2]
+    await asyncio.gather(*tasks)
+    assert went == [
+        ("alone", 1.0, "eu"),
+        ("west", 1.0, "us"),
+        ("east", 1.0, "asia"),
+        ("east, too", 2.0, "asia"),
+    ]
+    assert [limits["tokens"].level for limits in (us, eu, asia)] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("what", ["slots", "rate"])
+async def test_sets_of_a_pool_may_share_a_limit_and_a_caller_does_not_hold_up_itself(
+    kind: Any, algorithm: Algorithm, what: str, went: Went
+) -> None:
+    common = kind(math.inf, 1) if what == "slots" else kind(1, period=60, burst=1)
+    us = region("us", own=kind(1, period=30), common=common)
+    eu = region("eu", own=kind(1, period=5), common=common)
+    us["own"].charge(1)
+    eu["own"].charge(1)
+    pool = LimitPool([us, eu], algorithm)
+    assert pool.delay() == 5.0
+    await went.call(pool)
+    assert went == [(None, 5.0, "eu")]
+
+
+async def test_who_waits_in_several_sets_counts_once_for_a_limit_that_they_share(
+    kind: Any, went: Went
+) -> None:
+    common = kind(1, max_waiting=1, initial=0, burst=1)
+    pool = LimitPool([region(name, common=common, own=kind(9)) for name in ("us", "eu")])
+    task = await waits(pool, went, 1)
+    assert common.waiting == 1
+    with pytest.raises(ThrottleFull):
+        await went.call(pool, 2)
+    await task
+    assert went.names == [1]
+
+
+async def test_the_same_set_twice_is_still_one_set(kind: Any, went: Went) -> None:
+    us = region("us", tokens=kind(1, burst=1, initial=0))
+    pool = LimitPool([us, us])
+    tasks = [await waits(pool, went, n) for n in range(3)]
+    tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert went == [(0, 1.0, "us"), (2, 2.0, "us")]
+    assert state(us) == [(0, 0, 0)]
+
+
+async def test_a_pool_of_one_is_that_set(kind: Any, algorithm: Algorithm, went: Went) -> None:
+    us = region("us", tokens=kind(1, initial=0))
+    pool = LimitPool([us], algorithm)
+    callers: list[LimitSet | LimitPool] = [pool, us, pool]
+    tasks = [await queued(went.call(source, n)) for n, source in enumerate(callers)]
+    await asyncio.gather(*tasks)
+    assert went == [(0, 1.0, "us"), (1, 2.0, "us"), (2, 3.0, "us")]
+
+
+async def test_a_set_of_nothing_in_a_pool_grants_at_once(kind: Any, went: Went) -> None:
+    pool = LimitPool([region("us", tokens=kind(1)), region("nowhere")])
+    for _ in range(3):
+        await went.call(pool, **({} if went else {"timeout": 0}))
+    assert went == [(None, 0.0, "us"), (None, 0.0, "nowhere"), (None, 0.0, "nowhere")]
+
+
+async def test_the_better_priority_goes_first_in_a_pool_as_well(kind: Any, went: Went) -> None:
+    sets = [region(name, tokens=kind(1, initial=0)) for name in ("us", "eu")]
+    pool = LimitPool(sets)
+    tasks = [
+        await waits(pool, went, name, priority=p)
+        for name, p in zip("abcd", (1, 0, 1, 0), strict=True)
+    ]
+    tasks.append(await queued(went.call(sets[0], "first", priority=-1)))
+    await asyncio.gather(*tasks)
+    assert went == [
+        ("first", 1.0, "us"),
+        ("b", 1.0, "eu"),
+        ("d", 2.0, "us"),
+        ("a", 2.0, "eu"),
+        ("c", 3.0, "us"),
+    ]
+    with pytest.raises(ValueError, match="priority must be a whole number"):
+        pool(priority=0.5)  # type: ignore[arg-type]
+
+
+async def test_the_last_class_has_its_turn_in_a_pool(kind: Any, went: Went) -> None:
+    pool = LimitPool([region(name, tokens=kind(1, initial=0)) for name in ("us", "eu")])
+    last = await waits(pool, went, "last", priority=1)
+    tasks = [await waits(pool, went, "first") for _ in range(80)]
+    await asyncio.gather(last, *tasks)
+    assert went.names.index("last") == 64  # 32 in each of its lines
+
+
+async def test_many_calls_leave_nothing_behind(kind: Any) -> None:
+    us = region("us", tokens=kind(1000, burst=1, initial=0))
+    eu = region("eu", tokens=kind(1000, burst=1, initial=0))
+    pool = LimitPool([us, eu])
+    remains: list[weakref.ref[Any]] = []
+
+    async def one(n: int) -> None:
+        call = pool(timeout=50 if n % 2 else None)
+        remains.append(weakref.ref(call))
+        async with call:
+            pass
+
+    await asyncio.gather(*(one(n) for n in range(100)))
+    await others_run()
+    gc.collect()
+    assert len(remains) == 100
+    assert [ref for ref in remains if ref() is not None] == []
+    queue = us["tokens"]._at().queue
+    assert (queue.waiting, queue.busy()) == (0, [])
+    assert len(queue.deadlines) <= 64  # what is swept out only now and then
+    assert queue is eu["tokens"]._at().queue
+
+
+def test_a_pool_goes_on_in_another_event_loop(kind: Any) -> None:
+    sets = [region(name, concurrency=1, tokens=kind(9, period=1e6)) for name in ("us", "eu")]
+    pool = LimitPool(sets)
+
+    async def contended() -> None:
+        async with pool() as first, pool() as second:
+            assert {first.config["region"], second.config["region"]} == {"us", "eu"}
+            task = await queued(pool().__aenter__())
+            task.cancel()
+            await others_run()
+        assert [limits.waiting for limits in sets] == [0, 0]
+
+    for _ in range(2):
+        asyncio.run(contended())
+    assert [round(limits["tokens"].level) for limits in sets] == [7, 7]
