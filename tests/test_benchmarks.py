@@ -15,7 +15,8 @@ pytest.importorskip("aiolimiter", reason="the peers come with the extra 'bench'"
 ROOT = Path(__file__).parents[1]
 PEERS = ["asyncio.Semaphore", "aiolimiter", "asyncio-throttle", "throttler", "anyio"]
 FORMER = "async-throttle 1.0"
-GROUPS = 13
+CONCURRY = "concurry"
+GROUPS = 14
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
@@ -41,20 +42,25 @@ def tables(markdown: str) -> list[list[list[str]]]:
     ]
 
 
-def test_every_row_is_measured_and_printed_in_two_tables() -> None:
+def test_every_row_is_measured_and_printed_in_its_table() -> None:
     result = run("--markdown")
 
     assert result.returncode == 0, result.stderr
     assert len(re.findall(r"^\w+: [\d.]+ s$", result.stderr, re.MULTILINE)) == GROUPS
-    (head, *promises), (others_head, *others) = tables(result.stdout)
-    assert head == ["work", "Throttle", "compared with", "ratio", "target", "verdict"]
-    for _, ours, _, ratio, target, verdict in promises:
-        assert re.fullmatch(r"[\d.,]+ (ns|us|s|B)", ours)
-        assert re.fullmatch(r"-?[\d.]+ \[-?[\d.]+ - -?[\d.]+\]", ratio)
-        assert verdict in (("met", "MISSED") if target else ("",))
-    assert others_head == ["work", *PEERS, FORMER]
-    assert [row[0] for row in others] == [row[0] for row in promises]
-    assert len({row[0] for row in promises}) == len(promises), "two rows of one name"
+    throttle, others, limit_set, answers = tables(result.stdout)
+    for (head, *promises), subject in ((throttle, "Throttle"), (limit_set, "LimitSet")):
+        assert head == ["work", subject, "compared with", "ratio", "target", "verdict"]
+        for _, ours, _, ratio, target, verdict in promises:
+            assert re.fullmatch(r"[\d.,]+ (ns|us|ms|s|B|%)", ours)
+            measured = ratio != "not measured"
+            assert not measured or re.fullmatch(r"-?[\d.]+ \[-?[\d.]+ - -?[\d.]+\]", ratio)
+            absolute = target.endswith(("ms", "%"))
+            assert verdict in (("met", "MISSED") if target and (measured or absolute) else ("",))
+        assert len({row[0] for row in promises}) == len(promises), "two rows of one name"
+    assert others[0] == ["work", *PEERS, FORMER]
+    assert [row[0] for row in others[1:]] == [row[0] for row in throttle[1:]]
+    assert answers[0] == ["question", "LimitSet", CONCURRY, "wanted", "verdict"]
+    assert [row[-1] for row in answers[1:]] == ["met"] * 3
 
 
 def test_a_peer_that_cannot_be_had_is_said_to_be_missing() -> None:

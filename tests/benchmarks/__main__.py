@@ -5,30 +5,59 @@ import asyncio
 import sys
 import time
 
-from . import rows, tables
-from .peers import Peers
+from . import __doc__ as about
+from . import calls, limits, shut, tables, waits, windows
+from .peers import AIOLIMITER, ANYIO, ASYNCIO_THROTTLE, FORMER, SEMAPHORE, THROTTLER, Peers
+from .rows import Bench, Chapter, Finding
+
+CHAPTERS = (
+    Chapter(
+        "Throttle",
+        (
+            calls.uncontended,
+            calls.weighing,
+            calls.settling,
+            waits.crowded,
+            waits.rate_limited,
+            waits.punctual,
+            shut.cancelling,
+            shut.remembering,
+            shut.forgetting,
+            windows.crossing,
+            windows.filling,
+            windows.merging,
+            calls.heavy,
+        ),
+        (SEMAPHORE, AIOLIMITER, ASYNCIO_THROTTLE, THROTTLER, ANYIO, FORMER),
+    ),
+    Chapter("LimitSet", (limits.concurry,), ()),
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=rows.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=about)
     parser.add_argument("--quick", action="store_true", help="every row, small and few times")
     parser.add_argument("--markdown", action="store_true", help="print the tables for the README")
     parser.add_argument(
         "--offline", action="store_true", help="leave out async-throttle 1.0, which pip must fetch"
     )
-    names = [work.__name__ for work in rows.ALL]
+    names = [work.__name__ for chapter in CHAPTERS for work in chapter.works]
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="groups of rows")
     given = parser.parse_args()
 
     peers = Peers(offline=given.offline)
-    bench = rows.Bench(peers, given.quick)
-    found: list[rows.Row] = []
-    for work in rows.ALL:
-        if work.__name__ not in given.only:
-            continue
-        start = time.perf_counter()
-        found += asyncio.run(work(bench))
-        print(f"{work.__name__}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    bench = Bench(peers, given.quick)
+    found: list[tuple[Chapter, list[Finding]]] = []
+    for chapter in CHAPTERS:
+        findings: list[Finding] = []
+        for work in chapter.works:
+            if work.__name__ not in given.only:
+                continue
+            start = time.perf_counter()
+            findings += asyncio.run(work(bench))
+            print(f"{work.__name__}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+        if findings:
+            found.append((chapter, findings))
     print(tables.report(found, peers, markdown=given.markdown, quick=given.quick))
 
 

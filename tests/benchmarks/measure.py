@@ -18,7 +18,9 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 Samples: TypeAlias = Sequence[float]
 """One number per round: seconds or bytes, for one call."""
@@ -42,9 +44,11 @@ class NoAnswer(Exception):
     """A contender did not come to an end, and the table is to say so."""
 
 
-async def paired(contenders: Mapping[str, Contender], rounds: int) -> dict[str, Samples | str]:
+async def paired(
+    contenders: Mapping[str, Callable[[], Awaitable[T]] | str], rounds: int
+) -> dict[str, Sequence[T] | str]:
     """Take *rounds* samples of each contender, in turn; or say why there are none."""
-    found: dict[str, list[float] | str] = {
+    found: dict[str, list[T] | str] = {
         name: run if isinstance(run, str) else [] for name, run in contenders.items()
     }
     names = [name for name, samples in found.items() if not isinstance(samples, str)]

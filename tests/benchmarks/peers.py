@@ -26,6 +26,10 @@ ASYNCIO_THROTTLE = "asyncio-throttle"
 THROTTLER = "throttler"
 ANYIO = "anyio"
 FORMER = "async-throttle 1.0"
+CONCURRY = "concurry"
+
+NOT_MEASURED = "not measured"
+"""What a cell says of a peer that is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,15 @@ class Peers:
             *(_installed(name) for name in (AIOLIMITER, ASYNCIO_THROTTLE, THROTTLER, ANYIO)),
             Peer(FORMER, "left out by --offline") if offline else _former("1.0.0"),
         )
+        self._concurry = _installed(CONCURRY)
 
     def __iter__(self) -> Iterator[Peer]:
-        return iter(self._peers)
+        return iter((*self._peers, self._concurry))
+
+    @property
+    def concurry(self) -> ModuleType | None:
+        """The only one that takes several limits at once, and so in tables of its own."""
+        return self._concurry.module
 
     def contenders(
         self,
@@ -57,7 +67,7 @@ class Peers:
         otherwise: str = "",
         patience: float | None = None,
     ) -> dict[str, Contender]:
-        """Every peer: with a sample, which is given its module; or why there is none.
+        """Who is compared with `Throttle`: a sample, which is given the module; or why none.
 
         Args:
             samples: by the peer's name.
@@ -79,7 +89,7 @@ def _contender(
     if sample is None:
         return otherwise
     if peer.module is None:
-        return "not measured"
+        return NOT_MEASURED
 
     async def run() -> float:
         try:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from .measure import Ratio, Samples
 from .peers import Peers
-from .rows import Row
+from .rows import Answer, Chapter, Finding, Row
 
 Table: TypeAlias = Sequence[Sequence[str]]
 """Rows of cells; the first row is the head."""
@@ -25,21 +25,37 @@ NOTES = """\
 - "Flat" and "the same cost" are taken to be met up to a ratio of 1.25, and 1.1 for weights
   and for memory behind a head that waits.
 - Memory is what tracemalloc counts; net is less that of a task on a future made before.
-- Quadratic: left out where one run would take minutes. Hangs: still waiting after that time."""
+- Quadratic: left out where one run would take minutes. Hangs: still waiting after that time.
+- Late is against the instant at which each is due, at 50 a second; the share of a core is that of
+  all threads or tasks meanwhile. Those due at once wait for the interpreter to switch to each
+  of them, which is why they stand beside bare locks."""
 
 
-def report(rows: Sequence[Row], peers: Peers, *, markdown: bool, quick: bool) -> str:
+def report(
+    found: Sequence[tuple[Chapter, Sequence[Finding]]],
+    peers: Peers,
+    *,
+    markdown: bool,
+    quick: bool,
+) -> str:
     show = _markdown if markdown else _text
-    return "\n\n".join(
-        [
-            "\n".join(_circumstances(peers, quick)),
-            "Throttle, and what it promises: medians of paired runs, with quartiles.",
-            show(_promises(rows)),
-            "Throttle's cost divided by that of the others (and theirs): below 1 it is cheaper.",
-            show(_others(rows, [peer.name for peer in peers])),
-            NOTES,
+    blocks = ["\n".join(_circumstances(peers, quick))]
+    for chapter, findings in found:
+        rows = [finding for finding in findings if isinstance(finding, Row)]
+        answers = [finding for finding in findings if isinstance(finding, Answer)]
+        blocks += [
+            f"{chapter.subject}, and what it promises: medians of paired runs, with quartiles.",
+            show(_promises(chapter.subject, rows)),
         ]
-    )
+        if chapter.peers:
+            blocks += [
+                f"{chapter.subject}'s cost divided by that of the others (and theirs): "
+                "below 1 it is cheaper.",
+                show(_others(rows, chapter.peers)),
+            ]
+        if answers:
+            blocks += ["What happens:", show(_answers(chapter.subject, answers))]
+    return "\n\n".join([*blocks, NOTES])
 
 
 def _circumstances(peers: Peers, quick: bool) -> list[str]:
@@ -56,23 +72,45 @@ def _circumstances(peers: Peers, quick: bool) -> list[str]:
     return lines
 
 
-def _promises(rows: Sequence[Row]) -> Table:
+def _promises(subject: str, rows: Sequence[Row]) -> Table:
     return [
-        ["work", "Throttle", "compared with", "ratio", "target", "verdict"],
+        ["work", subject, "compared with", "ratio", "target", "verdict"],
         *map(_promise, rows),
     ]
 
 
 def _promise(row: Row) -> Sequence[str]:
     ours = _cost(row.ours, row.unit)
-    target = "" if row.target is None else f"<= {row.target:g}"
-    if isinstance(row.theirs, str):
-        return [row.work, ours, row.baseline, row.theirs, target, ""]
-    theirs = f"{row.baseline}: {_cost(row.theirs, row.unit)}"
-    ratio = Ratio.of(row.ours, row.theirs)
-    spread = f"{ratio.median:.3f} [{ratio.low:.3f} - {ratio.high:.3f}]"
-    verdict = "" if row.target is None else "met" if ratio.median <= row.target else "MISSED"
-    return [row.work, ours, theirs, spread, target, verdict]
+    theirs, spread, met = row.baseline, str(row.theirs), None
+    if row.most is not None:
+        met = median(row.ours) <= row.most
+    if not isinstance(row.theirs, str):
+        theirs = f"{row.baseline}: {_cost(row.theirs, row.unit)}"
+        ratio = Ratio.of(row.ours, row.theirs)
+        spread = f"{ratio.median:.3f} [{ratio.low:.3f} - {ratio.high:.3f}]"
+        if row.target is not None:
+            met = ratio.median <= row.target
+    return [row.work, ours, theirs, spread, _target(row), _verdict(met)]
+
+
+def _target(row: Row) -> str:
+    if row.most is not None:
+        return f"<= {_cost([row.most], row.unit)}"
+    return "" if row.target is None else f"<= {row.target:g}"
+
+
+def _verdict(met: bool | None) -> str:
+    return "" if met is None else "met" if met else "MISSED"
+
+
+def _answers(subject: str, answers: Sequence[Answer]) -> Table:
+    return [
+        ["question", subject, answers[0].peer, "wanted", "verdict"],
+        *(
+            [each.question, each.ours, each.theirs, each.wanted, _verdict(each.ours == each.wanted)]
+            for each in answers
+        ),
+    ]
 
 
 def _others(rows: Sequence[Row], names: Sequence[str]) -> Table:
@@ -88,7 +126,14 @@ def _other(row: Row, theirs: Samples | str) -> str:
     return f"{Ratio.of(row.ours, theirs).median:.3f} ({_cost(theirs, row.unit)})"
 
 
-_SCALES = {"s": (1.0, 3), "us": (1e6, 2), "ns": (1e9, 0), "B": (1.0, 0)}
+_SCALES = {
+    "s": (1.0, 3),
+    "ms": (1e3, 2),
+    "us": (1e6, 2),
+    "ns": (1e9, 0),
+    "B": (1.0, 0),
+    "%": (1e2, 1),
+}
 
 
 def _cost(samples: Samples, unit: str) -> str:
