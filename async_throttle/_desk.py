@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self, cast
 
 from async_throttle._alarm import GRACE, Alarm
 from async_throttle._queue import (
+    DROPPED,
     EXPIRED,
     GONE,
     GRANTED,
@@ -170,6 +171,7 @@ class Desk:
     # -- the clock ----------------------------------------------------------------------
 
     def read(self) -> int:
+        """What the clock shows, in nanoseconds."""
         return monotonic_ns() if self.timer is None else round(self.timer() * SECOND)
 
     def present(self) -> int:
@@ -455,7 +457,10 @@ class Desk:
         for (party, _, weights), twin in zip(options, twins, strict=True):
             if twin.state is UNFIT:
                 return party._refusal_weight(weights)
-        return options[0][0]._refusal_closed(options[0][2])
+        for (party, _, weights), twin in zip(options, twins, strict=True):
+            if twin.state is DROPPED:
+                return party._refusal_closed(weights)
+        raise AssertionError("nobody else waits in vain")
 
     def start(self, options: Options, waiter: Waiting, taker: Taker | None) -> None:
         """The task of *waiter* runs again: on it goes, or it learns why not."""
@@ -502,6 +507,7 @@ class Desk:
 
     def bury(self) -> None:
         """The loop was closed: drop whoever waited in it, undo whoever was about to start."""
+        self.queue.now = self.seen  # not as if it had been noticed before
         self.loop = None
         self._grants.cancel()
         self._timeouts.cancel()

@@ -53,7 +53,8 @@ SKIP: Final = -1
 """A weight: this caller does without that rule."""
 
 PATIENCE: Final = 32
-"""How often in a row a class of priority is passed over by better ones at most."""
+"""How often in a row a class of priority is passed over by better ones at most; where several
+are at the end of theirs, they go one after the other."""
 
 _arrivals = count(1)  # over all queues, so that two of them can become one
 
@@ -102,7 +103,8 @@ class Waiter(Protocol):
         state: see `State`.
         receipts: what was taken from each of the line's rates, once granted.
         granted_at: instant at which it was granted, once it is.
-        rivals: the same caller in other lines; the first grant takes the others out.
+        rivals: the same caller in several lines, all of them for sets; the first grant takes
+            the others out.
     """
 
     line: Line
@@ -587,6 +589,7 @@ class Queue:
             waiter.granted_at = now
             changed.append(waiter)
             self.waiting -= 1
+            line.passed = 0
             if self._ranked:
                 self._pass_over(line, waiter.order)
             if line.left:
@@ -644,7 +647,6 @@ class Queue:
 
     def _pass_over(self, line: Line, order: int) -> None:
         """Somebody of *line*, who came at *order*, went: count those whom that passed over."""
-        line.passed = 0
         for other in self._busy:
             if (
                 other.priority > line.priority
@@ -890,7 +892,7 @@ class Queue:
         while newcomer.state is QUEUED and copy.due_at < NEVER:
             copy.advance(copy.due_at)
         if newcomer.state is QUEUED:
-            return NEVER, -1
+            return NEVER, line.tightest(self.now, weights)[1]
         if not isinstance(newcomer.line, SetLine) or newcomer.granted_at == self.now:
             return newcomer.granted_at, -1
         return newcomer.granted_at, max(

@@ -51,7 +51,7 @@ from async_throttle.exceptions import ResourceLimitError
 from async_throttle.throttle import ENTERING, FRESH, HELD, LEASED, RELEASED
 from async_throttle.throttle import Lease as AsyncLease
 
-__all__ = ["Lease", "ThreadDesk", "Throttle"]
+__all__ = ["Lease", "Throttle"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -129,7 +129,7 @@ class ThreadDesk(Desk):
             else:
                 hand.rest()
                 del self._hands[hand.loop]
-        if self._threads and (self._keeper is None or due < self._keeps):
+        if self._threads and due < (NEVER if self._keeper is None else self._keeps):
             keeper = self._keeper or next(iter(self._threads))
             self._keeps = due
             keeper.ring()
@@ -141,6 +141,7 @@ class ThreadDesk(Desk):
 
     def bury(self) -> None:
         """Drop those who waited in a loop that was closed, undo those who were to start there."""
+        self.queue.now = self.seen = self.present()  # not as if it had been noticed before
         closed = [hand for hand in self._hands.values() if hand.loop.is_closed()]
         late = [waiter for waiter in self.starting if waiter.future.get_loop().is_closed()]
         for hand in closed:
@@ -351,6 +352,7 @@ def wait_in_thread(
                         desk.elapse()
                         desk.decide()
             except BaseException:
+                desk.elapse()
                 desk.queue.leave(granted(waiter))
                 desk.decide()
                 raise
@@ -359,6 +361,13 @@ def wait_in_thread(
         desk.start(options, waiter, taker)
     finally:
         desk.lock.release()
+
+
+def who() -> object:
+    """Who runs: a task, or a thread."""
+    if asyncio._get_running_loop() is None:
+        return threading.get_ident()
+    return asyncio.current_task()
 
 
 def possible(options: Options) -> Options:
@@ -689,9 +698,7 @@ class Lease(AsyncLease):
         return None
 
     def _who(self) -> object:
-        if asyncio._get_running_loop() is None:
-            return threading.get_ident()
-        return asyncio.current_task()
+        return who()
 
     def _locked(self) -> Desk:
         return self._throttle._locked()

@@ -162,8 +162,7 @@ class LimitSetAcquisition:
         traceback: TracebackType | None,
     ) -> None:
         if self._state == GRANTED:  # as in release()
-            self._state = RELEASED
-            self.limit_set._release(self._weights)  # type: ignore[union-attr]  # it is granted
+            self.limit_set._release(self)  # type: ignore[union-attr]  # it is granted
 
     def __await__(self) -> Generator[Any, Any, LimitSetAcquisition]:
         return self.__aenter__().__await__()
@@ -180,9 +179,8 @@ class LimitSetAcquisition:
     def release(self) -> None:
         """Give the slots back; a second time does nothing."""
         if self._state == GRANTED:
-            self._state = RELEASED
             assert self.limit_set is not None, "whoever holds, holds of a set"
-            self.limit_set._release(self._weights)
+            self.limit_set._release(self)
 
     def settle(self, **actual: float) -> None:
         """Say what the call really took, by limit, also after the block.

@@ -30,6 +30,7 @@ from async_throttle.limits._acquisition import (
     FRESH,
     GRANTED,
     REFUSED,
+    RELEASED,
     LimitSetAcquisition,
     Option,
 )
@@ -133,10 +134,12 @@ class LimitSet(Party):
     # _members   the throttles that they are, in the order of the line
     # _places    by key: the place of its two rules in the line, and what it counts
     # _unit      the weights of a call that names nothing
+    # _inside    what the blocks of the set itself hold, by task or thread
     # _bounded   the members that let only so many wait
     __slots__ = (
         "__weakref__",
         "_bounded",
+        "_inside",
         "_limits",
         "_line",
         "_members",
@@ -182,6 +185,7 @@ class LimitSet(Party):
         if self._mode is not ExecutionMode.Sync and not shared:
             raise ValueError(f"mode must be 'sync' where shared is False, got {mode!r}")
         self.config: Mapping[str, Any] = MappingProxyType(dict(config or {}))
+        self._inside: dict[object, list[LimitSetAcquisition]] = {}
         self._limits: dict[Hashable, Any] = {}
         for place, limit in enumerate((*limits, *throttles)):
             if isinstance(limit, BaseThrottle):
@@ -313,8 +317,7 @@ class LimitSet(Party):
         return acquisition
 
     async def __aenter__(self) -> LimitSetAcquisition:
-        acquisition = LimitSetAcquisition(self, {}, None, 0)
-        return await acquisition.__aenter__()
+        return self._enter(await LimitSetAcquisition(self, {}, None, 0))
 
     async def __aexit__(
         self,
@@ -322,10 +325,10 @@ class LimitSet(Party):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._release(self._unit)
+        self._leave()
 
     def __enter__(self) -> LimitSetAcquisition:
-        return LimitSetAcquisition(self, {}, None, 0).__enter__()
+        return self._enter(LimitSetAcquisition(self, {}, None, 0).__enter__())
 
     def __exit__(
         self,
@@ -333,7 +336,22 @@ class LimitSet(Party):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._release(self._unit)
+        self._leave()
+
+    def _enter(self, acquisition: LimitSetAcquisition) -> LimitSetAcquisition:
+        """A block of whoever runs begins."""
+        self._inside.setdefault(threads.who(), []).append(acquisition)
+        return acquisition
+
+    def _leave(self) -> None:
+        """The last block that whoever runs began ends."""
+        who = threads.who()
+        if who not in self._inside:
+            who = next(iter(self._inside))  # begun in one task, ended in another
+        inside = self._inside[who]
+        inside.pop().release()
+        if not inside:
+            del self._inside[who]
 
     # -- holding everybody --------------------------------------------------------------
 
@@ -562,9 +580,13 @@ class LimitSet(Party):
                 blamed[None] = held_up[-1] / SECOND
         return blamed
 
-    def _release(self, weights: tuple[int, ...]) -> None:
+    def _release(self, acquisition: LimitSetAcquisition) -> None:
         desk = self._desk if self._desk.into is None else self._at()
         with desk.lock:
+            if acquisition._state != GRANTED:  # another thread was faster
+                return
+            acquisition._state = RELEASED
+            weights = acquisition._weights
             if desk.calm:  # which it is not once it was absorbed
                 for n, slots in self._line.slots:
                     if weights[n] != SKIP:
@@ -600,10 +622,11 @@ class LimitSet(Party):
                 amounts.append((key, place + 1, amount))
         if not amounts:
             return
-        if settled is None:
-            settled = acquisition._settled = {}
         desk = self._locked()
         try:
+            if not hasattr(acquisition, "_settled"):
+                acquisition._settled = {}
+            settled = acquisition._settled
             now = desk.elapse()
             for key, place, amount in amounts:
                 before, debts = settled.get(key) or (max(0, taken[place]), [])
@@ -627,6 +650,14 @@ class LimitSet(Party):
             if throttle._closed and weight != SKIP:
                 raise self._refusal_closed(weights)
 
+    def _full(self, weights: tuple[int, ...]) -> BaseThrottle | None:
+        """The throttle for which as many wait as may, if there is one."""
+        for throttle in self._bounded:
+            wanted = weights[self._line.rules.index(throttle._rule)] != SKIP
+            if wanted and throttle._queued() >= cast(int, throttle.max_waiting):
+                return throttle
+        return None
+
     def _crowded(self, weights: tuple[int, ...]) -> BaseThrottle | None:
         for throttle in self._bounded:
             wanted = weights[self._line.rules.index(throttle._rule)] != SKIP
@@ -637,11 +668,9 @@ class LimitSet(Party):
     # -- refusals -----------------------------------------------------------------------
 
     def _refusal_weight(self, weights: tuple[int, ...]) -> WeightTooLarge:
-        place, rule = next(
-            (place, rule)
-            for place, (weight, rule) in enumerate(zip(weights, self._line.rules, strict=True))
-            if weight > rule.burst
-        )
+        # The one that is exceeded by most: it may have been raised again meanwhile.
+        asked = list(enumerate(zip(weights, self._line.rules, strict=True)))
+        place, (_, rule) = max(asked, key=lambda ask: ask[1][0] / ask[1][1].burst)
         key = self._key(place)
         unit = TOKEN if place % 2 else 1
         largest = rule.burst / unit
@@ -709,11 +738,18 @@ def soonest(options: tuple[Option, ...]) -> Delay:
     try:
         now = desk.elapse()
         delays = []
+        refusals = []
         for option in threads.possible(options):
             limit_set, line, weights = cast(Option, option)
             at, place = desk.quote(line, weights)
-            full = at <= now and not desk.queue.can_take(line, weights)
-            delays.append((at, full, limit_set._key(place)))
+            free = desk.queue.can_take(line, weights)
+            full = None if free else limit_set._full(weights)
+            if full is None:
+                delays.append((at, at <= now and not free, limit_set._key(place)))
+            else:
+                refusals.append(limit_set._refusal_full(full, at - now))
+        if not delays:
+            raise refusals[0]
         at, _, key = min(delays, key=lambda delay: delay[:2])
         return Delay(seconds(at - now), key)
     finally:
