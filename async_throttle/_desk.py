@@ -477,6 +477,8 @@ class Desk:
 
     def leave(self, waiter: Waiting) -> None:
         """The caller went before it started: as if it had never asked."""
+        if granted(waiter).state is GONE and not hopes(waiter):
+            return  # its loop was closed: nothing is left of it
         if (
             waiter.state is QUEUED
             and waiter.deadline == NEVER

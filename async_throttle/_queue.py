@@ -364,8 +364,6 @@ class SetLine(Line):
         self.since = now
 
     def arrive(self, waiter: Any, now: int) -> None:
-        if len(self) == 1:
-            self.since = now
         self.account(now)
         waiter.held_up = list(self.held_up)
 

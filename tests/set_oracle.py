@@ -17,11 +17,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from oracle import TOKEN, Algorithm, Bucket, Change, Emptied, Entry, Fixed, Instant, Oracle
-from oracle import Rule as AnyRule
-from oracle import Sliding, Unlimited, Window
+from oracle import (
+    TOKEN,
+    Algorithm,
+    Bucket,
+    Change,
+    Emptied,
+    Entry,
+    Instant,
+    Oracle,
+    Rule,
+    Unlimited,
+    Window,
+)
 
 Kind = Literal["slot", "tokens", "set"]
 Time = int | float
@@ -62,7 +72,7 @@ class Tank(Bucket):
         self.lived = 0
 
 
-def fork(rule: AnyRule, at: Instant) -> AnyRule:
+def fork(rule: Rule, at: Instant) -> Rule:
     """The same from *at* on, to look ahead with."""
     twin = copy.copy(rule)
     if isinstance(rule, Bucket) and isinstance(twin, Bucket):
@@ -73,7 +83,7 @@ def fork(rule: AnyRule, at: Instant) -> AnyRule:
     return twin
 
 
-def ready(rule: AnyRule, at: int, weight: int) -> int:
+def ready(rule: Rule, at: int, weight: int) -> int:
     """The first nanosecond from *at* on that finds *weight* there, if nothing else happens.
 
     In a bucket that may be more than it holds: then it is taken as it comes.
@@ -125,11 +135,12 @@ class Limit:
         """Whether a call that names it says how many slots it takes."""
         return self.numbers.capacity is None and self.slots > 0
 
-    def new_rule(self) -> AnyRule:
+    def new_rule(self) -> Rule:
         rule = self.numbers.rule
         if isinstance(rule, Bucket):
             assert isinstance(rule.history[0], Change)
             first = rule.history[0]
+            assert isinstance(first.at, int)
             return Tank(first.at, first.capacity, first.period, first.burst, rule.initial)
         return rule
 
@@ -194,6 +205,8 @@ def deadline_of(person: Person) -> Time:
 Rank = tuple[float, float]
 Gate = Limit | Line
 """What can be paused: a throttle, or what asks for several together."""
+Kept = dict[Limit, dict[Call, int]]
+"""Slots that are free and kept, for whom."""
 
 
 class Hall:
@@ -210,7 +223,7 @@ class Hall:
     """
 
     def __init__(self, patience: int) -> None:
-        self.rules: dict[Limit, AnyRule] = {}
+        self.rules: dict[Limit, Rule] = {}
         self.free: dict[Limit, float] = {}
         self.people: list[Person] = []
         self.passed: Counter[tuple[Line, int]] = Counter()
@@ -224,7 +237,7 @@ class Hall:
         twin.rules = {limit: fork(rule, at) for limit, rule in self.rules.items()}
         twin.free = dict.fromkeys(self.free, math.inf)
         for _, line in self.lines():
-            if line[0].place == place or not self.lacks(line[0].option):
+            if line[0].place == place or not self.lacks(line[0]):
                 twin.people += line
         twin.passed = self.passed.copy()
         twin.pauses = dict(self.pauses)
@@ -254,12 +267,12 @@ class Hall:
         gates: list[Gate] = [option.line, *option.tokens]
         return max(self.pauses.get(gate, 0) for gate in gates)
 
-    def lacks(self, option: Option, kept: Counter[Limit] | None = None) -> list[Limit]:
-        """The limits of which it does not get the slots, when so many are *kept* for others."""
+    def lacks(self, person: Person, kept: Kept | None = None) -> list[Limit]:
+        """The limits of which it does not get the slots, with those that are *kept* for others."""
         return [
             limit
-            for limit, slots in option.slots.items()
-            if self.free[limit] - (kept[limit] if kept else 0) < slots
+            for limit, slots in person.option.slots.items()
+            if self.free[limit] - kept_for_others(kept or {}, limit, person.call) < slots
         ]
 
     def is_there(self, option: Option, at: int) -> bool:
@@ -275,28 +288,30 @@ class Hall:
             before = [line for _, line in lines[:n] if line[0].call is not person.call]
             kept, ahead = self.kept_for(before)
             if (
-                not self.lacks(person.option, kept)
+                not self.lacks(person, kept)
                 and self.is_there(person.option, at)
                 and not self.hinders(person, rank, ahead, at)
             ):
                 return person
         return None
 
-    def kept_for(
-        self, lines: Iterable[list[Person]]
-    ) -> tuple[Counter[Limit], list[list[Person]]]:
-        """The slots that are kept for the heads of *lines*, and those lines that have an instant."""
-        kept: Counter[Limit] = Counter()
+    def kept_for(self, lines: Iterable[list[Person]]) -> tuple[Kept, list[list[Person]]]:
+        """The slots that are kept for the heads of *lines*, and those lines that have an instant.
+
+        A caller is not in its own way, and in several lines it wants its slots once.
+        """
+        kept: Kept = {}
         stuck = False
         ahead = []
         for line in lines:
-            option = line[0].option
-            lacking = self.lacks(option, kept)
-            if not lacking and self.opens_at(option) == math.inf:
+            head = line[0]
+            lacking = self.lacks(head, kept)
+            if not lacking and self.opens_at(head.option) == math.inf:
                 continue  # paused for good: it keeps nothing from anybody
-            for limit, slots in option.slots.items():
+            for limit, slots in head.option.slots.items():
                 if not lacking or not stuck or limit in lacking:
-                    kept[limit] += slots
+                    mine = kept.setdefault(limit, {})
+                    mine[head.call] = max(slots, mine.get(head.call, 0))
             if lacking:
                 stuck = True
             else:
@@ -333,7 +348,7 @@ class Hall:
             for person in line:
                 if person is not line[0] and (person.call.priority, person.number) > rank:
                     break
-                if self.lacks(person.option):
+                if self.lacks(person):
                     break  # no instant, nor have those behind it
                 if person.call is newcomer.call:
                     continue
@@ -411,7 +426,11 @@ class Hall:
             del self.passed[place]
 
 
-def forgotten(rule: AnyRule, taken: int, at: int) -> bool:
+def kept_for_others(kept: Kept, limit: Limit, call: Call) -> int:
+    return sum(slots for keeper, slots in kept.get(limit, {}).items() if keeper is not call)
+
+
+def forgotten(rule: Rule, taken: int, at: int) -> bool:
     """Whether it makes no difference any more at *at* what was taken at *taken*."""
     if isinstance(rule, Tank):
         return rule.level(at) >= rule.numbers.burst
@@ -502,7 +521,7 @@ class SetOracle:
         }
 
     def delay(self, option: Option, priority: int = 0) -> Time:
-        """Nanoseconds until it could be granted, counting everyone ahead, if slots were no matter."""
+        """Nanoseconds until it could go, counting everyone ahead, if no slot were missing."""
         person = Person(Call(-1, tuple, priority), option, math.inf)
         hall = self.hall.without_slots(self.clock, person.place)
         hall.people.append(person)
@@ -521,7 +540,7 @@ class SetOracle:
     def to_blame(self, option: Option) -> set[Limit | None] | None:
         """Which limits it may be said to wait for, the longest; None: any that it asks for.
 
-        A slot is said to be missing where nothing else is to be waited for. A set that is paused
+        A slot is said to be missing where there is no other time to wait. A set that is paused
         as a whole is told as None.
         """
         hall = self.hall
@@ -534,10 +553,11 @@ class SetOracle:
             opens = hall.pauses.get(limit, 0)
             ends[limit] = max(opens, hall.serves_at(limit, self.clock, weight))
         last = max(ends.values())
-        lacking = hall.lacks(option)
-        if last <= self.clock and lacking:
-            return set(lacking)
-        return {limit for limit, end in ends.items() if end == last}
+        lacking: set[Limit | None] = set(hall.lacks(Person(Call(-1, tuple), option, math.inf)))
+        longest = {limit for limit, end in ends.items() if end == last}
+        if lacking and last == math.inf:
+            return lacking | longest
+        return lacking if lacking and last <= self.clock else longest
 
     def may_go_now(self, option: Option, priority: int = 0) -> Person | None:
         """Whether a newcomer need not wait: it stands last, and everyone is asked."""
@@ -572,7 +592,7 @@ class SetOracle:
     # -- the time
 
     def advance(self, to: int) -> None:
-        """Lives through everything up to *to*: pauses end, then waiters go, then the rest expires."""
+        """Lives through all up to *to*: pauses end, then waiters go, then the rest expires."""
         assert not self.ready, "the loop runs what is ready before the time moves"
         while (due := self.next_instant()) is not None and due <= to:
             self.clock = max(due, self.clock)
@@ -704,8 +724,7 @@ class SetOracle:
         crowded = [option for option in options if self.crowded(option)]
         refusals: set[str] = set()
         if timeout is not None and (
-            timeout <= 0
-            or min(self.delay(option, call.priority) for option in options) > timeout
+            timeout <= 0 or min(self.delay(option, call.priority) for option in options) > timeout
         ):
             refusals.add("timeout")
         if len(crowded) == len(options):
@@ -857,8 +876,8 @@ class Together:
     keys: dict[str, Limit]
 
     def __post_init__(self) -> None:
-        self.counting: Final = {limit for limit in self.keys.values() if limit.counts_slots}
-        self.line: Final = Line("set", frozenset(self.keys.values()))
+        self.counting = {limit for limit in self.keys.values() if limit.counts_slots}
+        self.line = Line("set", frozenset(self.keys.values()))
 
     def option(self, weights: dict[str, int]) -> Option:
         """One of everything that is not named; 0 does without."""

@@ -175,6 +175,19 @@ async def test_round_robin_takes_one_after_the_other_from_the_index_on(
     assert went.regions == [names[(worker_index + n) % 3] for n in range(7)]
 
 
+async def test_round_robin_is_even_among_those_that_are_left(kind: Any, went: Went) -> None:
+    sets = regions(kind, "us", "eu", "asia")
+    pool = LimitPool(sets, Algorithm.RoundRobin)
+    sets[1].pause(math.inf)
+    for _ in range(6):
+        await went.call(pool)
+    assert went.regions == ["us", "asia"] * 3
+    sets[1].resume()
+    for _ in range(3):
+        await went.call(pool)
+    assert went.regions[6:] == ["us", "eu", "asia"]
+
+
 async def test_looking_and_refusals_do_not_move_the_turn(kind: Any, went: Went) -> None:
     pool = LimitPool(regions(kind, "us", "eu", capacity=3), Algorithm.RoundRobin)
     for _ in range(3):

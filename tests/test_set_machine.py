@@ -22,7 +22,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any, Final, Literal, TypeVar
@@ -77,18 +77,22 @@ PATIENCE: Final = 3
 KEYS: Final = 4
 """Of how many keys there are throttles."""
 
+SHARED_SLOTS: Final = False
+"""Whether the sets of the pool may share slots, too, besides rates. Left to simpler tests."""
+
 # ----------------------------------------------------------------- what Hypothesis may choose
 
 Kind = Literal["acquire", "lease", "block", "plain block", "consume"]
 """How the caller asks. A set and the pool have no "lease" (it is `acquire`) and no "consume"."""
 
 Weight = int | Eighths | None
-"""None is not named."""
+"""None is not named. `Eighths` are those of the most that there can be."""
 
 WEIGHTS: Final[st.SearchStrategy[Weight]] = st.one_of(
     st.none(),
     st.sampled_from([0, TOKEN, 2 * TOKEN, 3 * TOKEN, TOKEN // 2, TOKEN // 3]),
-    st.integers(1, 9).map(Eighths),
+    st.integers(1, 8).map(Eighths),
+    st.sampled_from([Eighths(8), Eighths(8), Eighths(9)]),
 )
 CAPACITIES: Final = st.sampled_from(
     [*(n * TOKEN for n in (1, 1, 2, 3, 5, 10)), TOKEN // 2, TOKEN // 3, 5 * TOKEN // 2]
@@ -125,7 +129,7 @@ class Target:
 
 TARGETS: Final = st.builds(
     Target,
-    st.sampled_from(["throttle", "set", "set", "set", "pool", "two", "key", "with key"]),
+    st.sampled_from(["throttle"] * 2 + ["set"] * 4 + ["pool"] * 2 + ["two", "key", "with key"]),
     WHICH,
     WHICH,
 )
@@ -151,6 +155,14 @@ ARRIVALS: Final = st.builds(
     TIMEOUTS,
     PRIORITIES,
 )
+SET_ARRIVALS: Final = st.builds(
+    Arrival,
+    st.builds(Target, st.sampled_from(["set", "set", "set", "two", "pool"]), WHICH, WHICH),
+    st.sampled_from(["block", "acquire", "lease"]),
+    st.tuples(*[WEIGHTS] * MOST_MEMBERS),
+    st.none(),
+    PRIORITIES,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +175,7 @@ class Numeral:
     period: int
     burst: int | None
     max_waiting: int | None
+    used: int
 
 
 @st.composite
@@ -176,7 +189,8 @@ def numerals(draw: st.DrawFn) -> Numeral:
         draw(st.sampled_from([1, 1, 2, 3] if capacity is None else [0, 0, 0, 1, 2])),
         draw(PERIODS),
         draw(BURSTS) if capacity is not None and not window and draw(st.booleans()) else None,
-        draw(st.sampled_from([None] * 6 + [0, 1, 2])),
+        draw(st.sampled_from([None] * 9 + [0, 1, 2])),
+        draw(st.sampled_from([0, 4, 8, 8, 12])),
     )
 
 
@@ -201,11 +215,15 @@ def configs(draw: st.DrawFn) -> Config:
         st.integers(0, len(throttles) - 1), min_size=1, max_size=MOST_MEMBERS, unique=True
     )
     sets = draw(st.lists(members.map(tuple), min_size=1, max_size=3))
+    pool = tuple(draw(st.permutations(range(len(sets)))))[:2]
+    shared = set.intersection(*(set(sets[n]) for n in pool))
+    if not SHARED_SLOTS and any(throttles[n].concurrency for n in shared):
+        pool = pool[:1]
     return Config(
         tuple(throttles),
         tuple(sets),
         draw(st.sampled_from([0, 0, 1, 2])),
-        tuple(draw(st.permutations(range(len(sets)))))[:2],
+        pool,
         draw(st.sampled_from(["Soonest", "RoundRobin"])),
         draw(st.integers(0, 2)),
         (
@@ -213,7 +231,7 @@ def configs(draw: st.DrawFn) -> Config:
             draw(st.integers(1, 3)) * TOKEN,
             draw(st.integers(0, 2)),
         ),
-        draw(st.lists(ARRIVALS, max_size=5).map(tuple)),
+        draw(st.lists(ARRIVALS, max_size=8).map(tuple)),
     )
 
 
@@ -334,7 +352,7 @@ class SetMachine(RuleBasedStateMachine):
         self.broken: list[str] = []
         self.turns_moved = 0
         self.promises_due: list[tuple[int, int]] = []
-        self.dispatched = 0
+        self.turn = 0
         self.well = False
 
     @initialize(config=configs())
@@ -361,9 +379,12 @@ class SetMachine(RuleBasedStateMachine):
             )
             limits.append(limit)
             self.know(limit, self.throttle(limit, numeral))
+            used = (limit.burst or 0) * numeral.used // 8
+            self.oracle.charge(limit, used)
+            self.throttles[limit].charge(as_tokens(used))
         for n, members in enumerate(config.sets):
             keys = dict(zip("abc", (limits[m] for m in members), strict=False))
-            real = {key: self.throttles[limit] for key, limit in keys.items()}
+            real: dict[str, Any] = {key: self.throttles[limit] for key, limit in keys.items()}
             concurrency = 0 if n else config.concurrency
             limit_set = LimitSet(**real, concurrency=concurrency, config={"n": n})
             if concurrency:
@@ -375,6 +396,7 @@ class SetMachine(RuleBasedStateMachine):
         sets = [self.sets[n] for n in config.pool]
         pool = LimitPool([limit_set for limit_set, _ in sets], config.balancing, config.first)
         self.pool = Source(pool, sets, pool=True)
+        self.turn = config.first
         self.oracle.join(self.pool.limits())
         algorithm, capacity, concurrency = config.keyed
         self.keyed: Throttles[int, Throttle] = Throttles(
@@ -516,10 +538,11 @@ class SetMachine(RuleBasedStateMachine):
         return Source(limit_set, [(limit_set, together)])
 
     def resolve(self, weight: Weight, limits: Sequence[Limit]) -> int:
+        slots = [limit.slots * TOKEN for limit in limits if limit.counts_slots]
+        most = min([*slots, *(limit.burst for limit in limits if limit.burst)], default=8 * TOKEN)
         if isinstance(weight, Eighths):
-            most = min((limit.burst or 8 * TOKEN for limit in limits), default=TOKEN)
             return most * weight.count // 8
-        return TOKEN if weight is None else weight
+        return min(most, TOKEN if weight is None else weight)
 
     def caller(
         self, target: Target, kind: Kind | Literal["try"], weights: Sequence[Weight], priority: int
@@ -527,9 +550,9 @@ class SetMachine(RuleBasedStateMachine):
         """A caller on both sides, who has not asked yet."""
         source = self.source(target)
         if source.limit is not None:
-            weight = TOKEN if kind == "plain block" else self.resolve(weights[0], [source.limit])
-            asked = {"": weight}
-            options = [of_throttle(source.limit, weight, slot=kind != "consume")]
+            heavy = TOKEN if kind == "plain block" else self.resolve(weights[0], [source.limit])
+            asked = {"": heavy}
+            options = [of_throttle(source.limit, heavy, slot=kind != "consume")]
         else:
             asked = {}
             for key, weight in zip(source.keys, weights, strict=False):
@@ -543,14 +566,14 @@ class SetMachine(RuleBasedStateMachine):
         def asks() -> tuple[Option, ...]:
             if not source.pool:
                 return tuple(options)
-            first = self.config.first + (
-                self.dispatched if self.config.balancing == "RoundRobin" else 0
-            )
+            in_turn = self.config.balancing == "RoundRobin"
+            first = self.turn if in_turn else self.config.first
             order = [(first + n) % len(options) for n in range(len(options))]
             return tuple(options[n] for n in order)
 
         def starts(option: Option) -> None:
-            self.dispatched += source.pool
+            if source.pool:
+                self.turn = options.index(option) + 1
 
         call = Call(next(self.idents), asks, 0 if kind == "plain block" else priority, starts)
         return Caller(call.ident, kind, source, asked, options, call)
@@ -785,7 +808,7 @@ class SetMachine(RuleBasedStateMachine):
         """In the body already; then the end of the block gives nothing back."""
 
         def operation() -> None:
-            inside = [c for c in self.in_their_body() if c.lease is not None and not c.early and c.kind != "plain block"]  # XXX
+            inside = [c for c in self.in_their_body() if c.lease is not None and not c.early]
             if not inside:
                 return
             caller = inside[which % len(inside)]
@@ -867,6 +890,34 @@ class SetMachine(RuleBasedStateMachine):
 
         self.do(operation)
 
+    @rule(
+        first=SET_ARRIVALS,
+        second=SET_ARRIVALS,
+        eighths=st.tuples(*[st.sampled_from([0, 0, 1, 4, 12])] * (MOST_MEMBERS + 1)),
+    )
+    def settle_while_others_wait(
+        self, first: Arrival, second: Arrival, eighths: tuple[int | None, ...]
+    ) -> None:
+        """A refund at the right moment: whoever can go with it goes at once."""
+        self.arrive(replace(first, kind="lease", timeout=None))
+        self.arrive(replace(second, target=first.target, timeout=None))
+        if any(caller.lease is not None for caller in self.callers):
+            self.settle(0, eighths)
+
+    @rule(arrival=SET_ARRIVALS, member=WHICH, duration=PAUSES)
+    def do_without_one_that_is_paused(
+        self, arrival: Arrival, member: int, duration: int | float
+    ) -> None:
+        limit_set, together = self.sets[arrival.target.which % len(self.sets)]
+        key, limit = list(together.keys.items())[member % len(together.keys)]
+        self.do(
+            partial(self.oracle.pause, limit, duration),
+            partial(limit_set[key].pause, seconds(duration)),
+        )
+        weights = [0 if key == each else w for each, w in zip("abc", arrival.weights, strict=True)]
+        target = replace(arrival.target, what="set")
+        self.arrive(replace(arrival, target=target, weights=tuple(weights), kind="block"))
+
     def granted(self) -> set[int]:
         return {ident for ident, seen in self.seen.items() if seen.how == "granted"} | {
             caller.ident for caller in self.callers if caller.kind == "try"
@@ -911,6 +962,8 @@ class SetMachine(RuleBasedStateMachine):
     @rule(which=WHICH, slots=st.integers(1, 3))
     def set_concurrency(self, which: int, slots: int) -> None:
         limit, throttle = self.which_throttle(which)
+        if not (SHARED_SLOTS or limit.slots) and len(self.pool.sets) > 1:
+            return  # it might be shared by the sets of the pool
         self.do(
             partial(self.oracle.set_concurrency, limit, slots),
             partial(setattr, throttle, "concurrency", slots),
@@ -1030,6 +1083,8 @@ class SetMachine(RuleBasedStateMachine):
             elif seen.how != "cancelled":
                 self.the_refusal_names_its_limit(caller, seen, outcome.limits)
             event(f"{seen.how}, by {'pool' if caller.source.pool else caller.kind}")
+        if any(turns >= PATIENCE for turns in self.oracle.hall.passed.values()):
+            event("a class has its turn")
         assert len(self.seen) == len(told), (self.seen, told)
         self.compared = len(told)
         for caller in self.started:
@@ -1046,6 +1101,10 @@ class SetMachine(RuleBasedStateMachine):
         assert call.option is not None
         waited = call.granted - call.arrived
         event("waited" if waited else "went at once")
+        for person in self.oracle.hall.people:
+            earlier = person.call.ident < call.ident and person.call.priority == call.priority
+            if earlier and person.option.line.limits & call.option.line.limits:
+                event("went before an earlier one")
         if lease is None:
             return
         assert nanoseconds(lease.waited) == waited
@@ -1112,9 +1171,12 @@ class SetMachine(RuleBasedStateMachine):
                 limit_set.delay()
             return
         assert limit_set.locked() is (o.may_go_now(option) is None)
-        if not o.crowded(option):
-            told = limit_set.delay()
-            assert same_delay(nanoseconds(told), o.delay(option)), (told, together)
+        if o.crowded(option) and o.may_go_now(option) is None:
+            with pytest.raises(ThrottleFull):
+                limit_set.delay()
+            return
+        told = limit_set.delay()
+        assert same_delay(nanoseconds(told), o.delay(option)), (told, together)
 
     def keys_that_are_not_there_are_as_good_as_new(self) -> None:
         for key, limit in self.of_key.items():
@@ -1145,7 +1207,7 @@ class SetMachine(RuleBasedStateMachine):
             admitted = 0
             for until, caller in grants[first:]:
                 admitted += caller.least[limit]
-                # What a caller sees is up to 1 ns later than the instant that its grant counts from.
+                # A caller sees up to 1 ns later than the instant from which its grant counts.
                 assert admitted <= burst + self.trickled(limit, since - 1, until), limit
 
     def trickled(self, limit: Limit, since: int, until: int) -> Fraction:
@@ -1253,19 +1315,20 @@ class SetMachine(RuleBasedStateMachine):
         full_in = max(map(self.full_in, self.oracle.limits))
         if full_in < FAR - self.clock():
             self.advance_to(self.clock() + math.ceil(full_in))
-            for throttle in throttles:
-                assert self.in_the_loop(lambda t=throttle: t.level) == throttle.burst
+            levels = self.in_the_loop(lambda: [throttle.level for throttle in throttles])
+            assert levels == [throttle.burst for throttle in throttles]
 
-    def full_in(self, limit: Limit) -> Fraction | int:
-        n, level = limit.numbers, self.oracle.level(limit)
+    def full_in(self, limit: Limit) -> Fraction:
+        n = limit.numbers
         if n.capacity is None or n.burst is None or n.is_window:
-            return n.period
-        return (n.burst + max(0, -Fraction(level))) * n.period / n.capacity
+            return Fraction(n.period)
+        debt = max(Fraction(0), -Fraction(self.oracle.level(limit)))
+        return (n.burst + debt) * n.period / n.capacity
 
 
 TestSetMachine = SetMachine.TestCase
 TestSetMachine.settings = settings(
-    max_examples=int(os.environ.get("MACHINE_EXAMPLES", "100")),
+    max_examples=int(os.environ.get("MACHINE_EXAMPLES", "150")),
     stateful_step_count=30,
     deadline=None,
     report_multiple_bugs=False,

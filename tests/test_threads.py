@@ -317,6 +317,27 @@ def test_plain_calls_in_an_event_loop_say_what_to_use_instead_of_waiting(stage: 
     stage.loop("L", main)
 
 
+@staged
+def test_a_thread_that_would_have_to_wait_for_throttles_of_asyncio_is_told(stage: Stage) -> None:
+    throttle = AsyncThrottle(1, burst=1)
+    both = LimitSet(throttle)
+    with both():
+        assert throttle.level == 0
+    with pytest.raises(RuntimeError, match=r"async_throttle\.threads"), both():
+        pass
+    assert (throttle.level, throttle.waiting) == (0, 0)
+
+
+@staged
+def test_a_pool_refuses_what_no_set_can_ever_grant(stage: Stage) -> None:
+    small, large = stage.throttle(10, name="small"), stage.throttle(20, name="large")
+    pool = LimitPool([LimitSet(tokens=small), LimitSet(tokens=large)])
+    with pytest.raises(WeightTooLarge, match="tokens"):
+        pool.acquire({"tokens": 30})
+    with pool.acquire({"tokens": 15}):
+        assert (small.level, large.level) == (10, 5)
+
+
 # --- small scenarios in every schedule
 
 
@@ -593,6 +614,28 @@ def test_a_loop_that_was_busy_when_it_was_told_wakes_in_time(stage: Stage) -> No
 
 
 @staged
+def test_who_was_behind_one_who_is_interrupted_takes_what_is_there_then(stage: Stage) -> None:
+    def wait() -> None:
+        with pytest.raises(KeyboardInterrupt), both(tokens=3):
+            pass
+
+    def follow() -> None:
+        with both(tokens=2, files=0):
+            stage.began.append((stage.now / 1e9, "B"))
+
+    tokens, files = stage.throttle(1, burst=3, initial=2), stage.throttle(math.inf, 1)
+    both = LimitSet(tokens=tokens, files=files)
+    files.acquire()
+    stage.thread("A", wait)
+    stage.later(0.1, follow)
+    stage.later(4, stage.interrupt, "A")
+    stage.sleep(4.5)
+    assert stage.began == [(4, "B")]
+    assert tokens.level == 1.5  # the bucket was full, and B had two of it at 4 s, no earlier
+    files.release()
+
+
+@staged
 def test_an_interrupted_drain_is_forgotten(stage: Stage) -> None:
     def drain() -> None:
         with pytest.raises(KeyboardInterrupt):
@@ -641,6 +684,34 @@ def test_a_task_goes_while_its_own_grant_and_the_death_of_a_loop_are_noticed(
     assert throttle.level == 4
     left.pop().get_coro().close()
     assert throttle.level == 4
+
+
+@staged
+def test_a_grant_in_a_loop_that_is_closed_before_it_is_noticed_is_undone(stage: Stage) -> None:
+    def die() -> None:
+        loop = Loop(stage)
+        task: Any = loop.create_task(stage.stop_by(throttle))
+        loop.run_until_complete(asyncio.sleep(0.5))
+        stage.sleep(1)  # and meanwhile it is granted
+        loop.close()
+        task._log_destroy_pending = False
+        left.append(task)
+
+    left: list[Any] = []
+    throttle = stage.throttle(1, 1, burst=3)
+    throttle.acquire(1)
+    stage.thread("D", die)
+    stage.sleep(0.6)
+    stage.thread("A", stage.visit, throttle, 3)
+    stage.sleep(0.4)
+    throttle.release()
+    assert (throttle.active, throttle.waiting, throttle.level) == (1, 1, 2)
+    stage.sleep(1)  # nothing tells that a loop was closed; whoever comes next sees it
+    assert (throttle.active, throttle.waiting, throttle.level) == (1, 0, 0)
+    stage.sleep(1)
+    assert stage.began == [(2, "A")]
+    left.pop().get_coro().close()
+    assert throttle.level == 1
 
 
 @staged

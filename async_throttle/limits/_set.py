@@ -122,7 +122,8 @@ class LimitSet(Party):
 
     >>> import asyncio
     >>> async def main():
-    ...     api = LimitSet(requests=Throttle(10), tokens=Throttle(1_000), concurrency=2)
+    ...     tokens = Throttle(1_000, period=60)
+    ...     api = LimitSet(requests=Throttle(10, period=60), tokens=tokens, concurrency=2)
     ...     async with api(tokens=400) as lease:
     ...         lease.settle(tokens=100)
     ...     return round(api["tokens"].level), round(api["requests"].level)
@@ -258,7 +259,8 @@ class LimitSet(Party):
             weights: how much of each limit; 1 of those not named, and nothing of those with 0.
                 Of a limit without a rate, which counts slots, a whole number.
             timeout: seconds to wait at most; see `Throttle.acquire`.
-            priority: lower goes first; see `Throttle.acquire`.
+            priority: lower goes first; see `Throttle.acquire`. What is said there of classes
+                holds for each set.
 
         Raises:
             ValueError: a name that is no limit of the set, or a weight that cannot be.
@@ -660,8 +662,7 @@ class LimitSet(Party):
 
     def _crowded(self, weights: tuple[int, ...]) -> BaseThrottle | None:
         for throttle in self._bounded:
-            wanted = weights[self._line.rules.index(throttle._rule)] != SKIP
-            if wanted and throttle._crowded(weights) is not None:
+            if throttle._crowded(weights) is not None:
                 return throttle
         return None
 
