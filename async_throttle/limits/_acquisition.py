@@ -38,6 +38,10 @@ class Source(Protocol):
         """At whose desk."""
         ...
 
+    def _at_once(self, acquisition: LimitSetAcquisition) -> bool:
+        """Grant *acquisition* if nobody waits, without the frames of those who do."""
+        ...
+
     def _granted(self, limit_set: LimitSet) -> None:
         """What was asked for is held of *limit_set*."""
 
@@ -126,7 +130,7 @@ class LimitSetAcquisition:
     # -- entering and leaving -----------------------------------------------------------
 
     async def __aenter__(self) -> LimitSetAcquisition:
-        if self._begin():
+        if self._begin() and (self._priority or not self._source._at_once(self)):
             try:
                 source = self._source
                 options = source._options(self._weights, self._priority)
@@ -145,7 +149,9 @@ class LimitSetAcquisition:
         self.release()
 
     def __enter__(self) -> LimitSetAcquisition:
-        if self._state != GRANTED and self._begin():
+        if self._state == GRANTED:
+            return self
+        if self._begin() and (self._priority or not self._source._at_once(self)):
             try:
                 source = self._source
                 options = source._options(self._weights, self._priority)

@@ -170,6 +170,10 @@ class LimitPool:
             for n in (*range(first, len(sets)), *range(first))
         )
 
+    def _at_once(self, acquisition: LimitSetAcquisition) -> bool:
+        """Never: it is for the sets to say which of them it is."""
+        return False
+
     def _granted(self, limit_set: LimitSet) -> None:
         self._dispatched[limit_set] += 1
         self._turn = self.limit_sets.index(limit_set) + 1

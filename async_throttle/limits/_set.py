@@ -291,17 +291,8 @@ class LimitSet(Party):
         acquisition._weights = self._weigh(requested) if requested else self._unit
         acquisition._state = FRESH
         acquisition.limit_set = None
-        # At once, if that is possible, without the frames of those who wait.
-        desk = self._desk
-        with desk.lock:
-            receipts = None if priority else desk.grab(self._line, acquisition._weights)
-        if receipts is None:
+        if priority or not self._at_once(acquisition):
             begin(acquisition)
-        else:
-            acquisition.limit_set = self
-            acquisition.waited = 0.0
-            acquisition._receipts = receipts
-            acquisition._state = GRANTED
         return acquisition
 
     def try_acquire(
@@ -512,6 +503,19 @@ class LimitSet(Party):
     def _asked(self) -> Party:
         return self
 
+    def _at_once(self, acquisition: LimitSetAcquisition) -> bool:
+        """Grant *acquisition* if nobody waits, without the frames of those who do."""
+        desk = self._desk
+        with desk.lock:
+            receipts = desk.grab(self._line, acquisition._weights)
+        if receipts is None:
+            return False
+        acquisition.limit_set = self
+        acquisition.waited = 0.0
+        acquisition._receipts = receipts
+        acquisition._state = GRANTED
+        return True
+
     def _granted(self, limit_set: LimitSet) -> None:
         """Nothing to count: there is only one."""
 
@@ -629,13 +633,14 @@ class LimitSet(Party):
             if not hasattr(acquisition, "_settled"):
                 acquisition._settled = {}
             settled = acquisition._settled
-            now = desk.elapse()
+            now = desk.tick()
             for key, place, amount in amounts:
                 before, debts = settled.get(key) or (max(0, taken[place]), [])
                 rule = self._line.rules[place]
-                receipt = next(
-                    (receipt for taker, _, receipt in acquisition._receipts if taker is rule), None
-                )
+                receipt = None
+                for taker, _, issued in acquisition._receipts:
+                    if taker is rule:
+                        receipt = issued
                 settle(rule, now, receipt, debts, amount - before)
                 settled[key] = amount, debts
             if not desk.calm:

@@ -181,7 +181,12 @@ class TokenBucket(Rule):
     def refund(self, now: int, receipt: int, weight: int) -> None:
         if receipt <= self.dead or not self.token:
             return
-        worth = self._ticks(weight)
+        worth = self._costs.get(weight)
+        if worth is None:
+            worth = self._ticks(weight)
+        if receipt == self.issued and self.floor == NEVER:  # nothing was taken since
+            self.full_at -= worth
+            return
         upto, lows = self.upto, self.lows
         first = bisect_left(upto, receipt)
         if first < len(lows):
