@@ -447,7 +447,7 @@ class BaseThrottle(Party):
         )
 
     def _crowded(self, weights: tuple[int, ...]) -> BaseThrottle | None:
-        crowded = self._max_waiting is not None and self._queued() > self._max_waiting
+        crowded = self._max_waiting is not None and self._queued() >= self._max_waiting
         return self if crowded else None
 
     # -- refusals -----------------------------------------------------------------------

@@ -15,7 +15,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic_ns
-from typing import Any, Protocol, Self, cast
+from typing import Any, Final, Protocol, Self, cast
 
 from async_throttle._alarm import GRACE, Alarm
 from async_throttle._queue import (
@@ -405,34 +405,30 @@ class Desk:
         Returns whether that was granted at once.
         """
         queue = self.queue
+        if queue.deadlines and queue.expires_at <= now:
+            self.decide()  # those for whom it is too late now are in nobody's way any more
+        # Whoever is refused must not have stood in the queue: not even for that instant.
+        fulls: list[Any] = [None] * len(options)
+        if deadline <= now or any(party.max_waiting is not None for party, _, _ in options):
+            for n, (party, line, weights) in enumerate(options):
+                if not queue.can_take(line, weights):
+                    fulls[n] = LATE if deadline <= now else party._crowded(weights)
+            if None not in fulls:
+                party, line, weights = options[0]
+                at, place = self.quote(line, weights)
+                if fulls[0] is LATE:
+                    timeout = (deadline - now) / SECOND
+                    raise party._refusal_timeout(timeout, at - now, place)
+                raise party._refusal_full(fulls[0], at - now)
         self.calm = False
-        for waiter, (_, line, weights) in zip(waiters, options, strict=True):
+        for waiter, (_, line, weights), full in zip(waiters, options, fulls, strict=True):
             waiter.arrived = now
-            queue.join(waiter, line, weights, deadline)
-        changed = queue.advance(now)
-        self.announce(waiter for waiter in changed if waiter not in waiters)
-        asked = [
-            (waiter, option[0])
-            for waiter, option in zip(waiters, options, strict=True)
-            if waiter.state is QUEUED
-        ]
-        fulls = [party._crowded(waiter.weights) for waiter, party in asked]
-        crowded = [
-            (*pair, full) for pair, full in zip(asked, fulls, strict=True) if full is not None
-        ]
-        if len(crowded) < len(asked):
-            for waiter, _, _ in crowded:
-                queue.withdraw(waiter)
-            return False
-        if granted(waiters[0]).state is GRANTED:
-            return True
-        if not crowded:
-            self.decide()
-            raise self.refusal(options, waiters[0])
-        queue.leave(waiters[0])
-        self.decide()
-        waiter, party, full = crowded[0]
-        raise party._refusal_full(full, queue.quote(waiter.line, waiter.weights)[0] - now)
+            if full is None:
+                queue.join(waiter, line, weights, deadline)
+            else:
+                waiter.state = GONE
+        self.announce(waiter for waiter in queue.advance(now) if waiter not in waiters)
+        return granted(waiters[0]).state is GRANTED
 
     def enlist(self, waiters: Iterable[Waiting]) -> None:
         """*waiters* wait from now on."""
@@ -595,6 +591,9 @@ def _two_loops(party: object) -> str:
     )
 
 
+LATE: Final = object()
+"""Why someone does not even queue up: it would be too late at once."""
+
 _joining = threading.Lock()
 
 
@@ -697,7 +696,7 @@ class Party:
         raise NotImplementedError
 
     def _crowded(self, weights: tuple[int, ...]) -> object:
-        """For which throttle more wait than may, of those that *weights* ask for; or None."""
+        """For which throttle as many wait as may, of those that *weights* ask for; or None."""
         raise NotImplementedError
 
     def _refusal_weight(self, weights: tuple[int, ...]) -> Exception:

@@ -735,10 +735,6 @@ class Queue:
             waiter.state = GONE
             waiter.line.give_back(self.now, waiter.weights, waiter.receipts)
 
-    def withdraw(self, waiter: Waiter) -> None:
-        """Take *waiter* out, and leave the same caller in its other lines."""
-        self._remove(waiter, GONE)
-
     def drop(self, state: State, rule: Rule | None = None) -> list[Waiter]:
         """Take out everybody, or everybody who wants *rule*; if UNFIT, only who fits no more."""
         out = [

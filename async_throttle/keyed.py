@@ -44,8 +44,9 @@ class Throttles(Generic[K, T]):
     A key is forgotten once that makes no difference: nobody waits, holds or references its
     throttle, and a new one would do the same. So a key that is limited stays limited, a
     throttle that you keep is the one that all others get for its key, and memory follows the
-    number of keys in use, not of those ever seen. One that was closed, or one of whose
-    settings was changed, is never forgotten; a paused one not before the pause ends.
+    number of keys in use, not of those ever seen. One that was closed, one of whose settings
+    was changed, and one that is made less than full (*initial*), so that a new one would be
+    worse, are never forgotten; a paused one not before the pause ends.
 
     (A new `FixedWindow` has its edges where it was made. `guarantee()` holds all the same.)
 

@@ -220,6 +220,7 @@ class Hall:
         pauses: when the pause of something ends.
         empties: the pauses that will leave nothing when they end.
         patience: how often in a row one is passed over at most.
+        together: the limits that have one queue.
     """
 
     def __init__(self, patience: int) -> None:
@@ -230,6 +231,7 @@ class Hall:
         self.pauses: dict[Gate, Time] = {}
         self.empties: set[Gate] = set()
         self.patience = patience
+        self.together: list[set[Limit]] = []
 
     def without_slots(self, at: int, place: tuple[Line, int]) -> Hall:
         """The same if nobody lacked a slot; who does, outside of *place*, has no instant at all."""
@@ -239,6 +241,7 @@ class Hall:
         for _, line in self.lines():
             if line[0].place == place or not self.lacks(line[0]):
                 twin.people += line
+        twin.together = self.together
         twin.passed = self.passed.copy()
         twin.pauses = dict(self.pauses)
         twin.empties = set(self.empties)
@@ -298,22 +301,24 @@ class Hall:
     def kept_for(self, lines: Iterable[list[Person]]) -> tuple[Kept, list[list[Person]]]:
         """The slots that are kept for the heads of *lines*, and those lines that have an instant.
 
-        A caller is not in its own way, and in several lines it wants its slots once.
+        A caller is not in its own way, and in several lines it wants its slots once. The first of a
+        queue that lacks a slot keeps all that it wants, or two that lack each other's would starve.
         """
         kept: Kept = {}
-        stuck = False
+        stuck: list[set[Limit]] = []
         ahead = []
         for line in lines:
             head = line[0]
+            queue = next(q for q in self.together if q & head.option.line.limits)
             lacking = self.lacks(head, kept)
             if not lacking and self.opens_at(head.option) == math.inf:
                 continue  # paused for good: it keeps nothing from anybody
             for limit, slots in head.option.slots.items():
-                if not lacking or not stuck or limit in lacking:
+                if not lacking or queue not in stuck or limit in lacking:
                     mine = kept.setdefault(limit, {})
                     mine[head.call] = max(slots, mine.get(head.call, 0))
             if lacking:
-                stuck = True
+                stuck.append(queue)
             else:
                 ahead.append(line)
         return kept, ahead
@@ -462,7 +467,7 @@ class SetOracle:
         self.clock = born
         self.hall = Hall(patience)
         self.limits: list[Limit] = []
-        self.together: list[set[Limit]] = []
+        self.together = self.hall.together
         self.unstarted: list[Call] = []
         self.ready: deque[Callable[[], None]] = deque()
         self.outcomes: list[Outcome] = []

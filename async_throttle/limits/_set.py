@@ -657,17 +657,10 @@ class LimitSet(Party):
             if throttle._closed and weight != SKIP:
                 raise self._refusal_closed(weights)
 
-    def _full(self, weights: tuple[int, ...]) -> BaseThrottle | None:
-        """The throttle for which as many wait as may, if there is one."""
-        for throttle in self._bounded:
-            wanted = weights[self._line.rules.index(throttle._rule)] != SKIP
-            if wanted and throttle._queued() >= cast(int, throttle.max_waiting):
-                return throttle
-        return None
-
     def _crowded(self, weights: tuple[int, ...]) -> BaseThrottle | None:
         for throttle in self._bounded:
-            if throttle._crowded(weights) is not None:
+            wanted = weights[self._line.rules.index(throttle._rule)] != SKIP
+            if wanted and throttle._crowded(weights) is not None:
                 return throttle
         return None
 
@@ -749,7 +742,7 @@ def soonest(options: tuple[Option, ...]) -> Delay:
             limit_set, line, weights = cast(Option, option)
             at, place = desk.quote(line, weights)
             free = desk.queue.can_take(line, weights)
-            full = None if free else limit_set._full(weights)
+            full = None if free else limit_set._crowded(weights)
             if full is None:
                 delays.append((at, at <= now and not free, limit_set._key(place)))
             else:
