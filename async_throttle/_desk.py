@@ -423,6 +423,7 @@ class Desk:
         self.calm = False
         for waiter, (_, line, weights), full in zip(waiters, options, fulls, strict=True):
             waiter.arrived = now
+            waiter.deadline = deadline
             if full is None:
                 queue.join(waiter, line, weights, deadline)
             else:

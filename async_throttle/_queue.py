@@ -616,7 +616,9 @@ class Queue:
             head = line.waiters[0]
             due, culprit = line.tightest(self.now, head.weights)
             # Nobody is in the way of itself.
-            before = self._ahead(ranked[:n], head.rivals) if head.rivals else ahead
+            before = ahead
+            if head.rivals:
+                before = self._ahead(ranked[:n], _rank(line), head.rivals)
             others.append((before, len(before.lines)))
             lacking = before.lacks(line, head.weights)
             if lacking >= 0:
@@ -680,14 +682,20 @@ class Queue:
         better = [
             other for other in self._busy if other is not line and _class(other) <= line.priority
         ]
-        return self._ahead(sorted(better, key=_rank))
+        return self._ahead(sorted(better, key=_rank), (line.priority, math.inf))
 
-    def _ahead(self, lines: Iterable[Line], rivals: Sequence[Waiter] = ()) -> _Ahead:
-        """Those who wait in *lines*, ranked, as if *rivals* were not among them."""
+    def _ahead(
+        self,
+        lines: Iterable[Line],
+        rank: tuple[float, float],
+        rivals: Sequence[Waiter] = (),
+    ) -> _Ahead:
+        """Those in *lines*, ranked, who rank before *rank*, as if *rivals* were not there."""
         ahead = _Ahead()
         for line in lines:
             head = next((waiter for waiter in line if waiter not in rivals), None)
-            if head is not None:
+            follows = head is not line.waiters[0]
+            if head is not None and not (follows and (line.priority, head.order) > rank):
                 stuck = ahead.lacks(line, head.weights) >= 0
                 due = NEVER if stuck else line.ready_at(self.now, head.weights)
                 ahead.add(line, head.weights, due)

@@ -453,7 +453,7 @@ class Outcome:
     at: int
     how: frozenset[str]
     retry_after: frozenset[Time | None] = frozenset({None})
-    limits: frozenset[Limit | None] | None = None
+    limits: frozenset[Limit | None] = frozenset()
 
 
 class SetOracle:
@@ -542,8 +542,10 @@ class SetOracle:
             at = min(ends if grant is None else [grant, *ends], default=None)
         return math.inf
 
-    def to_blame(self, option: Option) -> set[Limit | None] | None:
-        """Which limits it may be said to wait for, the longest; None: any that it asks for.
+    def to_blame(self, option: Option) -> set[Limit | None]:
+        """Which limits it may be said to wait for, the longest.
+
+        Where others wait too, it may be any that those in its line ask for.
 
         A slot is said to be missing where there is no other time to wait. A set that is paused
         as a whole is told as None.
@@ -552,7 +554,7 @@ class SetOracle:
         if hall.empties or any(
             not person.option.line.limits.isdisjoint(option.line.limits) for person in hall.people
         ):
-            return None
+            return {*option.line.limits, *([None] if self.paused_for(option.line) else [])}
         ends: dict[Limit | None, Time] = {None: hall.pauses.get(option.line, 0)}
         for limit, weight in option.tokens.items():
             opens = hall.pauses.get(limit, 0)
@@ -677,10 +679,9 @@ class SetOracle:
 
     def _refuse(self, call: Call, how: Iterable[str], options: Iterable[Option]) -> None:
         """Any of the answers *how*, because of any of *options*."""
-        how = frozenset(how)
+        how, options = frozenset(how), list(options)
         waits: set[Time | None] = {None} if how - {"timeout", "full"} else set()
         limits: set[Limit | None] = set()
-        exact = True
         for option in options:
             never = self.never(option)
             for each in how & never.keys():
@@ -691,17 +692,11 @@ class SetOracle:
             if "full" in how:
                 limits |= self.crowded(option)
             if "timeout" in how:
-                blamed = self.to_blame(option)
-                exact = exact and blamed is not None
-                limits |= blamed or set()
+                limits |= self.to_blame(option)
+        if not limits:  # it was too heavy, and no longer is: it asked for any of these
+            limits = {limit for option in options for limit in option.tokens}
         self.outcomes.append(
-            Outcome(
-                call.ident,
-                self.clock,
-                how,
-                frozenset(waits),
-                frozenset(limits) if exact and limits else None,
-            )
+            Outcome(call.ident, self.clock, how, frozenset(waits), frozenset(limits))
         )
 
     def _ask(self, call: Call, timeout: Time | None) -> None:

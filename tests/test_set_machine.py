@@ -1122,11 +1122,8 @@ class SetMachine(RuleBasedStateMachine):
         assert set(together.keys) <= set(blamed) <= {*together.keys, None}
 
     def the_refusal_names_its_limit(
-        self, caller: Caller, seen: Seen, limits: frozenset[Limit | None] | None
+        self, caller: Caller, seen: Seen, limits: frozenset[Limit | None]
     ) -> None:
-        if limits is None:
-            paused = [t.line for _, t in caller.source.sets if self.oracle.paused_for(t.line)]
-            limits = frozenset([*caller.source.limits(), *([None] if paused else [])])
         assert seen.limit in caller.source.names(limits), (seen, limits)
 
     def every_throttle_shows_what_the_oracle_shows(self) -> None:
