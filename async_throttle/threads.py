@@ -141,9 +141,11 @@ class ThreadDesk(Desk):
 
     def bury(self) -> None:
         """Drop those who waited in a loop that was closed, undo those who were to start there."""
-        self.queue.now = self.seen = self.present()  # not as if it had been noticed before
         closed = [hand for hand in self._hands.values() if hand.loop.is_closed()]
         late = [waiter for waiter in self.starting if waiter.future.get_loop().is_closed()]
+        if not closed and not late:
+            return
+        self.queue.now = self.seen = self.present()  # not as if it had been noticed before
         for hand in closed:
             del self._hands[hand.loop]
             for waiter in hand.waiters:
@@ -151,8 +153,7 @@ class ThreadDesk(Desk):
         for waiter in late:
             self.starting.discard(waiter)
             self.queue.leave(waiter)
-        if closed or late:
-            self.decide()
+        self.decide()
 
     def behind(self) -> bool:
         # Who starts first in different threads is for these to say.
