@@ -692,6 +692,39 @@ class Party:
                 return desk
             desk.lock.release()  # absorbed while this waited for the lock
 
+    def _occupied(self) -> bool:
+        """Whether anybody waits or holds a slot here."""
+        raise NotImplementedError
+
+    def _watch_out(self, watcher: object) -> bool:
+        """Whether anybody waits or holds; *watcher* is told when that is over."""
+        desk = self._locked()
+        try:
+            desk.elapse()
+            desk.drainers[watcher] = self._occupied
+            desk.recalm()
+            return self._occupied()
+        finally:
+            desk.lock.release()
+
+    def _look_away(self, watcher: object) -> None:
+        desk = self._locked()
+        desk.drainers.pop(watcher, None)
+        desk.recalm()
+        desk.lock.release()
+
+    async def _drained(self) -> None:
+        """Wait until nobody waits or holds a slot, without holding up the event loop."""
+        occupied = True
+        while occupied:
+            done = asyncio.get_running_loop().create_future()
+            try:
+                occupied = self._watch_out(done)
+                if occupied:
+                    await done
+            finally:
+                self._look_away(done)
+
     def _check(self, weights: tuple[int, ...]) -> None:
         """Refuse what can never be granted."""
         raise NotImplementedError

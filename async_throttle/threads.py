@@ -520,35 +520,10 @@ class Throttle(BaseThrottle):
 
     async def drain_async(self) -> None:
         """The same in an event loop."""
-        occupied = True
-        while occupied:
-            done = asyncio.get_running_loop().create_future()
-            try:
-                occupied = self._watch_out(done)
-                if occupied:
-                    await done
-            finally:
-                self._look_away(done)
+        await self._drained()
 
     def _options(self, weight: float, priority: int) -> Options:
         return ((self, self._line_of(priority), self._weights(weight)),)
-
-    def _watch_out(self, watcher: object) -> bool:
-        """Whether anybody waits or holds; *watcher* is told when that is over."""
-        desk = self._locked()
-        try:
-            desk.elapse()
-            desk.drainers[watcher] = self._occupied
-            desk.recalm()
-            return self._occupied()
-        finally:
-            desk.lock.release()
-
-    def _look_away(self, watcher: object) -> None:
-        desk = self._locked()
-        desk.drainers.pop(watcher, None)
-        desk.recalm()
-        desk.lock.release()
 
 
 def _guarded(method: Callable[P, R]) -> Callable[P, R]:

@@ -378,25 +378,7 @@ class LimitSet(Party):
 
     async def drain(self) -> None:
         """Wait until nobody waits for any of the limits or holds one of their slots."""
-        occupied = True
-        while occupied:
-            done = asyncio.get_running_loop().create_future()
-            desk = self._locked()
-            try:
-                desk.elapse()
-                occupied = self._occupied()
-                desk.drainers[done] = self._occupied
-                desk.recalm()
-            finally:
-                desk.lock.release()
-            try:
-                if occupied:
-                    await done
-            finally:
-                desk = self._locked()
-                del desk.drainers[done]
-                desk.recalm()
-                desk.lock.release()
+        await self._drained()
 
     def _occupied(self) -> bool:
         return any(throttle._occupied() for throttle in self._members)
