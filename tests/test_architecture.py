@@ -21,7 +21,7 @@ from typing import cast
 import pytest
 
 import async_throttle
-from async_throttle import exceptions, keyed, limits, testing, threads
+from async_throttle import exceptions, keyed, limits, resources, testing, threads
 
 PACKAGE = Path(async_throttle.__file__).parent
 ROOT = PACKAGE.parent
@@ -57,7 +57,10 @@ CLOCKS_AND_LOOPS = {
     "time",
 }
 
-WITHIN = {"limits": ["_single", "_acquisition", "_set", "_pool", "__init__"]}
+WITHIN = {
+    "limits": ["_single", "_acquisition", "_set", "_pool", "__init__"],
+    "resources": ["_call", "_limiters", "__init__"],
+}
 """Modules of a subpackage from the bottom up; what only type checkers read may point up."""
 
 WAITS = {
@@ -75,7 +78,7 @@ WAITS = {
 BESIDE = {"testing", "pytest_plugin", "_demo", "__main__"}
 """What is no limiter."""
 
-PUBLIC = [async_throttle, limits, keyed, threads, exceptions, testing]
+PUBLIC = [async_throttle, limits, resources, keyed, threads, exceptions, testing]
 
 EXTRAS = {"pytest_plugin": {"pytest"}}
 """What a module that is there for another library may import of it."""
@@ -325,7 +328,7 @@ def test_the_map_of_the_package_shows_all_of_it() -> None:
 
 
 def test_the_map_of_a_subpackage_shows_all_of_it() -> None:
-    for package in ("limits", "rules"):
+    for package in ("limits", "resources", "rules"):
         listed = importlib.import_module(f"async_throttle.{package}").__doc__ or ""
         for name in WITHIN.get(package, []):
             assert name == "__init__" or f"{name}.py" in listed

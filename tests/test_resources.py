@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import now, others_run
+from support import now, others_run, queued
 
+import async_throttle
 from async_throttle import (
     ConcurrencyLimiter,
     RateLimiter,
@@ -20,9 +21,12 @@ from async_throttle import (
     Throttle,
     WeightTooLarge,
     resources,
+    testing,
 )
 
 pytestmark = pytest.mark.virtual_time
+
+PACKAGE = Path(async_throttle.__file__).parent
 
 Limiter = RateLimiter | ConcurrencyLimiter
 
@@ -37,7 +41,8 @@ def limiter(request: pytest.FixtureRequest) -> Limiter:
 
 
 def test_the_facades_have_no_waiting_timing_or_accounting_of_their_own() -> None:
-    tree = ast.parse(Path(resources.__file__).read_text())
+    source = Path(resources.__file__).with_name("_limiters.py").read_text("utf-8")
+    tree = ast.parse(source)
     imported = {
         name
         for node in ast.walk(tree)
@@ -113,12 +118,43 @@ async def test_acquire_can_be_entered_and_binds_the_limiter(limiter: Limiter) ->
     assert limiter.throttle.active == 0
 
 
+async def test_a_task_that_acquires_shows_what_it_does_and_where_it_stands(
+    limiter: Limiter,
+) -> None:
+    await limiter.acquire()
+    task = asyncio.create_task(limiter.acquire())
+    await others_run()
+    name = "Throttle.consume" if isinstance(limiter, RateLimiter) else "ConcurrencyLimiter._acquire"
+    assert f"coro=<{name}() running at {PACKAGE}" in repr(task)
+    assert [frame.f_code.co_qualname for frame in task.get_stack()] == [name]
+    call: Any = task.get_coro()
+    assert (call.__qualname__, call.__name__) == (name, name.split(".")[1])
+    assert inspect.getcoroutinestate(call) == inspect.CORO_SUSPENDED
+    with pytest.raises(AttributeError, match="'_Acquire' object has no attribute 'gi_frame'"):
+        call.gi_frame  # noqa: B018
+    task.cancel()
+    await others_run()
+    assert inspect.getcoroutinestate(call) == inspect.CORO_CLOSED
+
+
+def test_whoever_waits_for_ever_is_shown_to_the_last_line() -> None:
+    one = ConcurrencyLimiter(1)
+
+    async def caller() -> None:
+        async with one.acquire():
+            await one.acquire()
+
+    with pytest.raises(
+        testing.DeadlockError, match=r"caller, [\s\S]*Throttle\.acquire, .*throttle\.py:"
+    ):
+        testing.run(caller())
+
+
 async def test_acquire_can_be_a_task(limiter: Limiter) -> None:
     first = asyncio.create_task(limiter.acquire())
     second = asyncio.ensure_future(limiter.acquire())
     await others_run()
     assert (first.done(), second.done()) == (True, False)
-    assert "acquire" in repr(second) or "Acquire" in repr(second)
     if isinstance(limiter, ConcurrencyLimiter):
         limiter.release()
     await second
@@ -161,6 +197,22 @@ async def test_acquire_can_be_awaited_only_once(limiter: Limiter) -> None:
     await call
     with pytest.raises(RuntimeError, match="await"):
         await call
+
+
+async def test_acquire_cannot_be_awaited_by_two_at_once(limiter: Limiter) -> None:
+    """The second one would take the first one's place at the future, and both would fail."""
+    await limiter.acquire()
+    call = limiter.acquire()
+
+    async def caller() -> None:
+        await call
+
+    first = await queued(caller())
+    with pytest.raises(RuntimeError, match="awaited already"):
+        await call
+    if isinstance(limiter, ConcurrencyLimiter):
+        limiter.release()
+    await first
 
 
 async def test_an_acquire_in_debug_mode_is_a_coroutine_like_any_other(limiter: Limiter) -> None:

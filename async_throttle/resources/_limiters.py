@@ -8,11 +8,13 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from async_throttle._units import positive, whole
+from async_throttle.resources._call import Call
+from async_throttle.threads import decorated
 from async_throttle.throttle import Throttle
 
 __all__ = ["ConcurrencyLimiter", "RateLimiter"]
@@ -22,26 +24,14 @@ R = TypeVar("R")
 L = TypeVar("L", bound="_Limiter", covariant=True)
 
 
-class _Acquire(Coroutine[Any, Any, None], Generic[L]):
+class _Acquire(Call[None], Generic[L]):
     """What ``limiter.acquire()`` returns: to be awaited, or entered with ``async with``."""
 
-    __slots__ = ("_coroutine", "_limiter")
+    __slots__ = ("_limiter",)
 
-    def __init__(self, limiter: L, coroutine: Coroutine[Any, Any, object]) -> None:
+    def __init__(self, limiter: L, coroutine: Coroutine[Any, Any, None]) -> None:
+        super().__init__(coroutine)
         self._limiter = limiter
-        self._coroutine = coroutine
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        yield from self._coroutine.__await__()
-
-    def send(self, value: Any) -> Any:
-        return self._coroutine.send(value)
-
-    def throw(self, *args: Any) -> Any:
-        return self._coroutine.throw(*args)
-
-    def close(self) -> None:
-        self._coroutine.close()
 
     async def __aenter__(self) -> L:
         await self
@@ -90,13 +80,7 @@ class _Limiter:
 def _decorate(func: Callable[P, Any], enter: Callable[[], _Acquire[Any]]) -> Callable[P, Any]:
     if not inspect.iscoroutinefunction(func):
         raise TypeError(f"limit() decorates an async def, got {func!r}")
-
-    @functools.wraps(func)
-    async def limited(*args: P.args, **kwargs: P.kwargs) -> Any:
-        async with enter():
-            return await func(*args, **kwargs)
-
-    return limited
+    return decorated(func, enter)
 
 
 class RateLimiter(_Limiter):
@@ -191,7 +175,10 @@ class ConcurrencyLimiter(_Limiter):
         Raises:
             ResourceLimitError: it would have to wait, and the limiter was made with wait=False.
         """
-        return _Acquire(self, self._throttle.acquire())
+        return _Acquire(self, self._acquire())
+
+    async def _acquire(self) -> None:
+        await self._throttle.acquire()
 
     def release(self) -> None:
         """Give the slot back.
