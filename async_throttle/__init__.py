@@ -8,6 +8,7 @@ limits/                `LimitSet`, several throttles that are taken together; `L
 keyed.py               `Throttles`, one for each key
 threads.py             `threads.Throttle`, for threads and event loops together
 resources/             `RateLimiter` and `ConcurrencyLimiter`: one of the limits alone
+buckets.py             a token bucket and a leaky bucket that are awaited
 rules/                 the arithmetic of each algorithm; `Rule`, to bring your own
 exceptions.py          every error, drawn as a tree
 testing.py             an event loop whose clock jumps; pytest_plugin.py gives it to pytest

@@ -21,7 +21,7 @@ from typing import cast
 import pytest
 
 import async_throttle
-from async_throttle import exceptions, keyed, limits, resources, testing, threads
+from async_throttle import buckets, exceptions, keyed, limits, resources, testing, threads
 
 PACKAGE = Path(async_throttle.__file__).parent
 ROOT = PACKAGE.parent
@@ -78,7 +78,7 @@ WAITS = {
 BESIDE = {"testing", "pytest_plugin", "_demo", "__main__"}
 """What is no limiter."""
 
-PUBLIC = [async_throttle, limits, resources, keyed, threads, exceptions, testing]
+PUBLIC = [async_throttle, limits, resources, keyed, buckets, threads, exceptions, testing]
 
 EXTRAS = {"pytest_plugin": {"pytest"}}
 """What a module that is there for another library may import of it."""

@@ -26,6 +26,7 @@ from async_throttle import (
     Throttles,
     threads,
 )
+from async_throttle.buckets import LeakyBucket, TokenBucket
 from async_throttle.limits import CallLimit, Limit, RateLimit, RateLimitAlgorithm, ResourceLimit
 
 pytestmark = pytest.mark.virtual_time
@@ -95,6 +96,11 @@ async def by_consume(limiter: Any, body: Body) -> None:
     await body()
 
 
+async def by_wait_for_tokens(limiter: Any, body: Body) -> None:
+    await limiter.wait_for_tokens()
+    await body()
+
+
 async def by_decorator(limiter: Any, body: Body) -> None:
     @limiter(1)  # type: ignore[untyped-decorator]
     async def call() -> None:
@@ -157,7 +163,9 @@ def itself(limiter: Any) -> list[Any]:
     return [limiter]
 
 
-def of_a_facade(limiter: RateLimiter | ConcurrencyLimiter) -> list[Any]:
+def of_a_facade(
+    limiter: RateLimiter | ConcurrencyLimiter | TokenBucket | LeakyBucket,
+) -> list[Any]:
     return [limiter.throttle]
 
 
@@ -263,6 +271,10 @@ CASES = {
         lambda: RateLimiter(1), of_a_facade, by_with_acquire, False
     ),
     "RateLimiter, limit": Case(lambda: RateLimiter(1), of_a_facade, by_limit, False),
+    "buckets.TokenBucket, consume": Case(lambda: TokenBucket(1, 1), of_a_facade, by_consume, False),
+    "buckets.LeakyBucket, wait_for_tokens": Case(
+        lambda: LeakyBucket(1, 1), of_a_facade, by_wait_for_tokens, False
+    ),
     "threads.Throttle slots, async with": Case(thread_slots, itself, by_with, True),
     "threads.Throttle slots, async with call": Case(thread_slots, itself, by_call, True),
     "threads.Throttle slots, acquire": Case(thread_slots, itself, by_acquire_async, True),

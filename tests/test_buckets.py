@@ -1,0 +1,722 @@
+"""`async_throttle.buckets`: facades that are awaited, and the factor of a leaky bucket."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import MS, TOKEN, Call, Oracle
+from support import now, others_run, queued
+
+import async_throttle
+from async_throttle import Throttle, ThrottleClosed, WeightTooLarge, buckets, testing
+from async_throttle.buckets import ADJMAP, LeakyBucket, TokenBucket
+
+pytestmark = pytest.mark.virtual_time
+
+
+# --- thin ---
+
+
+def test_the_facades_have_no_waiting_and_no_timing_of_their_own() -> None:
+    tree = ast.parse(Path(buckets.__file__).read_text())
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported == {
+        "__future__",
+        "collections.abc",
+        "math",
+        "types",
+        "typing",
+        "async_throttle",  # _units, which refuses bad values by their name
+        "async_throttle._units",
+        "async_throttle.throttle",
+    }
+    assert not any(isinstance(node, ast.While | ast.AsyncFor) for node in ast.walk(tree))
+
+
+def test_the_throttle_beneath_is_there_for_all_that_it_can_do() -> None:
+    bucket = TokenBucket(10, 20)
+    assert (bucket.throttle.capacity, bucket.throttle.burst) == (10.0, 20.0)
+    assert (bucket.throttle.period, bucket.throttle.level) == (1.0, 20.0)
+    leaky = LeakyBucket(20, 10)
+    assert (leaky.throttle.capacity, leaky.throttle.burst) == (10.0, 20.0)
+    assert (leaky.throttle.period, leaky.throttle.level) == (1.0, 20.0)
+
+
+@pytest.mark.parametrize("bucket", [TokenBucket(1, 1), LeakyBucket(1, 1)])
+def test_repr_names_the_facade(bucket: TokenBucket | LeakyBucket) -> None:
+    name = f"<async_throttle.buckets.{type(bucket).__name__} of <async_throttle.Throttle"
+    assert repr(bucket).startswith(name)
+
+
+@pytest.mark.parametrize("bucket", [buckets.TokenBucket, buckets.LeakyBucket])
+def test_a_bucket_is_no_algorithm_and_the_error_names_the_one_that_is(bucket: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        Throttle(10, algorithm=bucket)
+    assert f"got async_throttle.buckets.{bucket.__name__}" in str(caught.value)
+    assert f"did you mean async_throttle.{bucket.__name__}?" in str(caught.value)
+    Throttle(10, algorithm=getattr(async_throttle, bucket.__name__))
+
+
+# --- TokenBucket ---
+
+
+async def test_a_token_bucket_is_full_at_the_start_and_then_keeps_its_rate() -> None:
+    bucket = TokenBucket(10, 3)
+    went = []
+    for _ in range(8):
+        await bucket.consume()
+        went.append(now())
+    assert went == [0.0, 0.0, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_a_token_bucket_says_its_rate_and_capacity_as_floats() -> None:
+    bucket = TokenBucket(10, 3)
+    assert (bucket.rate, bucket.capacity) == (10.0, 3.0)
+    assert {type(bucket.rate), type(bucket.capacity)} == {float}
+    for name in ("rate", "capacity"):
+        with pytest.raises(AttributeError):
+            setattr(bucket, name, 5)
+
+
+async def test_a_token_bucket_may_have_no_rate_limit_and_no_capacity() -> None:
+    assert TokenBucket(math.inf, 5).rate == math.inf
+    await TokenBucket(math.inf, math.inf).consume(1e12)
+    assert now() == 0.0
+
+
+@pytest.mark.parametrize("bad", [0, -1, -0.5, math.nan, 1e-10])
+@pytest.mark.parametrize("name", ["rate", "capacity"])
+def test_a_token_bucket_refuses_what_is_not_positive_by_its_name(name: str, bad: float) -> None:
+    parameters: dict[str, Any] = {"rate": 1.0, "capacity": 1.0, name: bad}
+    with pytest.raises(ValueError, match=rf"^{name} must be .*, got {bad}$"):
+        TokenBucket(**parameters)
+
+
+def test_a_token_bucket_with_a_rate_has_a_finite_capacity() -> None:
+    with pytest.raises(ValueError, match=r"^capacity must be a finite number .*, got inf$"):
+        TokenBucket(1, math.inf)
+
+
+@pytest.mark.parametrize("bad", [-1, -0.5, math.nan, math.inf])
+async def test_consume_refuses_a_bad_amount_by_its_name(bad: float) -> None:
+    bucket = TokenBucket(1, 5)
+    with pytest.raises(ValueError, match=rf"^tokens must be .*, got {bad}$"):
+        await bucket.consume(bad)
+    assert bucket.throttle.level == 5.0
+
+
+async def test_consume_refuses_more_than_the_capacity_at_once() -> None:
+    bucket = TokenBucket(1, 5)
+    with pytest.raises(WeightTooLarge, match="the largest that could ever be granted is 5"):
+        await bucket.consume(5.1)
+    await bucket.consume(5)
+    assert now() == 0.0
+
+
+async def test_a_token_bucket_follows_its_timer() -> None:
+    reading = 1e9
+    bucket = TokenBucket(1, 2, lambda: reading)
+    await bucket.consume(2)
+    assert bucket.throttle.level == 0.0
+    reading += 1.5
+    assert bucket.throttle.level == 1.5
+
+
+# --- LeakyBucket: adding ---
+
+
+async def test_a_leaky_bucket_takes_its_capacity_at_once_and_then_its_leak() -> None:
+    bucket = LeakyBucket(3, 10)
+    waited = [await bucket.wait_for_tokens() for _ in range(6)]
+    assert waited == [0.0, 0.0, 0.0, 0.1, 0.1, 0.1]
+    assert now() == 0.3
+
+
+async def test_acquire_tells_whether_there_was_room_and_takes_no_time() -> None:
+    bucket = LeakyBucket(3, 10)
+    assert await bucket.acquire(2) is True
+    assert await bucket.acquire(1.5) is False
+    assert await bucket.acquire(1) is True
+    assert await bucket.acquire(0.1) is False
+    assert (now(), bucket.throttle.level, bucket.throttle.active) == (0.0, 0.0, 0)
+
+
+async def test_acquire_of_nothing_is_granted_in_a_full_bucket() -> None:
+    bucket = LeakyBucket(1, 1)
+    assert await bucket.acquire()
+    assert await bucket.acquire(0)
+
+
+async def test_acquire_never_overtakes_whoever_waits() -> None:
+    bucket = LeakyBucket(5, 1)
+    await bucket.wait_for_tokens(4)
+    heavy = await queued(bucket.wait_for_tokens(3))
+    assert not await bucket.acquire(1)
+    assert await heavy == 2.0
+    assert now() == 2.0
+
+
+async def test_whoever_waits_goes_in_order_of_arrival() -> None:
+    bucket = LeakyBucket(4, 1)
+    await bucket.wait_for_tokens(4)
+    order: list[float] = []
+
+    async def add(amount: float) -> None:
+        await bucket.wait_for_tokens(amount)
+        order.append(amount)
+
+    amounts = (3, 1, 4, 0.5, 2)
+    await asyncio.gather(*(add(amount) for amount in amounts))
+    assert order == list(amounts)
+    assert now() == 10.5
+
+
+async def test_a_wait_that_is_cancelled_leaves_no_trace() -> None:
+    bucket = LeakyBucket(10, 1)
+    await bucket.wait_for_tokens(8)
+    before = bucket.factor
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(bucket.wait_for_tokens(5), 1)
+    assert (bucket.throttle.level, bucket.throttle.active, bucket.factor) == (3.0, 0, before)
+
+
+async def test_both_calls_refuse_more_than_the_capacity_at_once() -> None:
+    bucket = LeakyBucket(5, 1)
+    for call in (bucket.acquire, bucket.wait_for_tokens):
+        with pytest.raises(WeightTooLarge, match="the largest that could ever be granted is 5"):
+            await call(5.1)
+    assert (now(), bucket.throttle.level) == (0.0, 5.0)
+    assert await bucket.acquire(5)
+
+
+@pytest.mark.parametrize("bad", [-1, -0.5, math.nan, math.inf])
+async def test_both_calls_refuse_a_bad_amount_by_its_name(bad: float) -> None:
+    bucket = LeakyBucket(5, 1)
+    for call in (bucket.acquire, bucket.wait_for_tokens):
+        with pytest.raises(ValueError, match=rf"^amount must be .*, got {bad}$"):
+            await call(bad)
+    with bucket:
+        pass
+    with pytest.raises(ValueError, match=rf"^amount must be .*, got {bad}$"):
+        await bucket.wait_for_tokens(bad)
+    assert bucket.throttle.level == 5.0
+
+
+async def test_a_leaky_bucket_follows_its_timer() -> None:
+    reading = 1e9
+    bucket = LeakyBucket(2, 1, timer=lambda: reading)
+    assert await bucket.acquire(2)
+    reading += 0.5
+    assert not await bucket.acquire()
+    reading += 0.5
+    assert await bucket.acquire()
+
+
+async def test_what_the_throttle_beneath_can_do_works() -> None:
+    bucket = LeakyBucket(2, 1)
+    bucket.throttle.pause(3)
+    assert not await bucket.acquire()
+    assert await bucket.wait_for_tokens() == 3.0
+    waiter = await queued(bucket.wait_for_tokens(2))
+    bucket.throttle.close()
+    with pytest.raises(ThrottleClosed):
+        await waiter
+
+
+# --- LeakyBucket: what it is made with ---
+
+
+GOOD: Final[dict[str, Any]] = {"capacity": 5.0, "leak": 1.0, "min_factor": 0.5, "max_factor": 2.0}
+
+
+@pytest.mark.parametrize("bad", [0, -1, -0.5, math.nan, math.inf, 1e-10])
+@pytest.mark.parametrize("name", GOOD)
+def test_a_leaky_bucket_refuses_what_is_not_positive_by_its_name(name: str, bad: float) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be .*, got {bad}$"):
+        LeakyBucket(**{**GOOD, name: bad})
+
+
+def test_the_largest_factor_is_not_below_the_smallest() -> None:
+    with pytest.raises(
+        ValueError, match=r"^max_factor must be at least min_factor, 0\.5, got 0\.4"
+    ):
+        LeakyBucket(**{**GOOD, "max_factor": 0.4})
+    assert LeakyBucket(**{**GOOD, "max_factor": 0.5}).factor == 0.5
+
+
+def test_the_slowest_leak_is_still_one() -> None:
+    with pytest.raises(ValueError, match=r"^leak \* min_factor must be positive, got 1\.25e-10$"):
+        LeakyBucket(1, 1e-9, 0.125)
+
+
+@pytest.mark.parametrize(
+    "row", [(0.8, 1, 0.2, 1), (0.2, 0, 0.8, 1), (0.2, 1, 0.8, -1), (0.2, math.nan, 0.8, 1)]
+)
+def test_a_row_of_the_map_that_makes_no_sense_is_refused(
+    row: tuple[float, float, float, float],
+) -> None:
+    with pytest.raises(ValueError, match=r"^adjmap must have lbound <= ubound and factors > 0"):
+        LeakyBucket(5, 1, adjmap=[(100, (0.2, 1, 0.8, 1)), (0, row)])
+
+
+def test_a_map_that_does_not_descend_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^adjmap must descend in mincap, got \(\(0, "):
+        LeakyBucket(5, 1, adjmap=((0, (0.2, 1, 0.8, 1)), (100, (0.2, 1, 0.8, 1))))
+
+
+def test_a_leaky_bucket_says_what_it_was_made_with() -> None:
+    bucket = LeakyBucket(5, 2)
+    assert (bucket.capacity, bucket.leak, bucket.factor) == (5.0, 2, 1.0)
+    assert type(bucket.capacity) is float
+    for name in ("capacity", "leak", "throttle"):
+        with pytest.raises(AttributeError):
+            setattr(bucket, name, 5)
+
+
+# --- LeakyBucket: the factor ---
+
+
+STEEP: Final = ((100, (0.25, 4.0, 0.75, 0.5)), (8, (0.25, 2.0, 0.75, 0.25)))
+
+
+async def test_the_factor_is_what_the_map_says_about_the_fill_level_after_the_call() -> None:
+    bucket = LeakyBucket(8, 1, adjmap=STEEP)
+    factors = [bucket.factor]
+    for _ in range(8):
+        assert await bucket.acquire()
+        factors.append(bucket.factor)
+    assert factors == [2.0] * 3 + [1.0] * 3 + [0.25] * 3
+
+
+async def test_a_call_that_finds_no_room_lets_the_factor_follow_too() -> None:
+    bucket = LeakyBucket(8, 1, adjmap=STEEP)
+    assert await bucket.acquire(8)
+    await asyncio.sleep(12)
+    assert bucket.factor == 0.25
+    assert not await bucket.acquire(4)
+    assert (bucket.factor, bucket.throttle.capacity) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "factor"), [(7.9, 1.0), (8, 2.0), (99, 2.0), (100, 4.0), (1e6, 4.0)]
+)
+def test_the_first_row_counts_that_is_for_buckets_of_this_size(
+    capacity: float, factor: float
+) -> None:
+    assert LeakyBucket(capacity, 1, adjmap=STEEP).factor == factor
+
+
+async def test_between_calls_the_leak_is_constant() -> None:
+    bucket = LeakyBucket(8, 1, adjmap=STEEP)
+    assert await bucket.acquire(8)
+    assert bucket.factor == 0.25
+    await asyncio.sleep(28)
+    assert bucket.throttle.level == 7.0
+    assert bucket.factor == 0.25
+
+
+async def test_the_factor_of_the_map_is_clamped() -> None:
+    bucket = LeakyBucket(8, 1, 0.5, 1.5, adjmap=STEEP)
+    assert bucket.factor == 1.5
+    await bucket.acquire(8)
+    assert bucket.factor == 0.5
+    assert LeakyBucket(8, 1, 3.0, adjmap=()).factor == 3.0
+
+
+async def test_the_factor_does_not_compound() -> None:
+    bucket = LeakyBucket(8, 1, adjmap=STEEP)
+    for _ in range(100):
+        await bucket.wait_for_tokens()
+    assert bucket.factor == 0.25
+
+
+@pytest.mark.parametrize("capacity", [1, 9, 10, 200, 1000])
+@pytest.mark.parametrize("share", [1, 0.5, 0.03])
+async def test_by_default_a_saturated_bucket_passes_95_percent_of_its_leak_and_never_more(
+    capacity: float, share: float
+) -> None:
+    leak, seconds, amount = 50, 100, max(1.0, capacity * share)
+    bucket = LeakyBucket(capacity, leak)
+    passed = 0.0
+    await bucket.wait_for_tokens(capacity)
+    while now() < seconds:
+        await bucket.wait_for_tokens(amount)
+        passed += amount
+    assert 0.95 * leak * seconds <= passed <= leak * seconds + amount
+    assert bucket.factor == (0.95 if capacity >= 10 else 1.0)
+
+
+async def test_by_default_a_bucket_that_is_not_nearly_full_leaks_what_it_was_told() -> None:
+    bucket = LeakyBucket(10, 1)
+    for amount, factor in ((8.5, 1.0), (0.5, 0.95), (1, 0.95)):
+        assert await bucket.acquire(amount)
+        assert bucket.factor == factor
+    await asyncio.sleep(2)
+    assert await bucket.acquire(0)
+    assert bucket.factor == 1.0
+
+
+@pytest.mark.parametrize("capacity", [0.5, 1, 9.9, 10, 50, 1e9])
+async def test_by_default_no_bucket_ever_leaks_faster_than_told(capacity: float) -> None:
+    bucket = LeakyBucket(capacity, 1, 1e-3)
+    factors = set()
+    for _ in range(20):
+        factors.add(bucket.factor)
+        assert await bucket.acquire(capacity / 20)
+    assert factors <= {1.0, 0.95}
+    assert len(ADJMAP) == 1
+
+
+async def test_a_factor_that_is_set_stays_whatever_the_fill_level() -> None:
+    bucket = LeakyBucket(8, 1, adjmap=STEEP)
+    bucket.factor = 3
+    for _ in range(8):
+        assert await bucket.acquire()
+        assert bucket.factor == 3
+    assert await bucket.wait_for_tokens(6) == 2.0
+    assert bucket.factor == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "clamped"), [(0.4, 0.5), (0, 0.5), (-3, 0.5), (2.5, 2.0), (math.inf, 2.0), (1.5, 1.5)]
+)
+def test_a_factor_that_is_set_is_clamped(value: float, clamped: float) -> None:
+    bucket = LeakyBucket(**GOOD)
+    bucket.factor = value
+    assert bucket.factor == clamped
+    assert bucket.throttle.capacity == clamped
+
+
+def test_a_factor_that_is_no_number_is_refused_and_changes_nothing() -> None:
+    bucket = LeakyBucket(8, 1, adjmap=STEEP)
+    with pytest.raises(ValueError, match="factor must be a number, got nan"):
+        bucket.factor = math.nan
+    with pytest.raises(TypeError):
+        bucket.factor = "2"  # type: ignore[assignment]
+    del bucket.factor
+    assert bucket.factor == 2.0
+
+
+async def test_deleting_the_factor_lets_it_follow_at_once() -> None:
+    bucket = LeakyBucket(8, 1, adjmap=STEEP)
+    bucket.factor = 1.5
+    await bucket.acquire(8)
+    del bucket.factor
+    assert bucket.factor == 0.25
+    del bucket.factor
+    assert bucket.factor == 0.25
+
+
+def test_a_factor_that_is_not_settable_can_be_neither_set_nor_deleted() -> None:
+    bucket = LeakyBucket(8, 1, external_factor_settable=False, adjmap=STEEP)
+    with pytest.raises(AttributeError, match="external_factor_settable=False") as caught:
+        bucket.factor = 1.0
+    assert (caught.value.name, caught.value.obj) == ("factor", bucket)
+    with pytest.raises(AttributeError, match="external_factor_settable=False"):
+        del bucket.factor
+    assert bucket.factor == 2.0
+
+
+async def test_setting_the_factor_replans_those_who_wait() -> None:
+    bucket = LeakyBucket(4, 1)
+    await bucket.wait_for_tokens(4)
+    waiters = [await queued(bucket.wait_for_tokens(2)) for _ in range(3)]
+    await asyncio.sleep(1)
+    bucket.factor = 2  # one of the first two has leaked, the other one takes half a second
+    assert [await waiter for waiter in waiters] == [1.5, 2.5, 3.5]
+    assert now() == 3.5
+
+
+# --- LeakyBucket: the context ---
+
+
+async def test_both_kinds_of_block_bind_the_bucket() -> None:
+    bucket = LeakyBucket(1, 1)
+    with bucket as same:
+        assert same is bucket
+    async with bucket as same:
+        assert same is bucket
+
+
+async def test_a_bucket_that_nobody_entered_leaks() -> None:
+    bucket = LeakyBucket(1, 1)
+    await bucket.acquire()
+    await asyncio.sleep(1)
+    assert await bucket.acquire()
+
+
+async def test_leaving_stops_the_leak_and_entering_again_lets_it_go_on() -> None:
+    bucket = LeakyBucket(4, 1)
+    with bucket:
+        assert await bucket.acquire(4)
+        await asyncio.sleep(1)
+    await asyncio.sleep(100)
+    assert not await bucket.acquire(2)
+    assert await bucket.acquire(1)
+    await asyncio.sleep(100)
+    assert not await bucket.acquire(0.5)
+    async with bucket:
+        await asyncio.sleep(0.5)
+        assert await bucket.acquire(0.5)
+        assert not await bucket.acquire(0.1)
+        await asyncio.sleep(1)
+    assert await bucket.acquire(1)
+    assert not await bucket.acquire(0.1)
+
+
+async def test_leaving_stops_the_leak_however_the_block_ends() -> None:
+    bucket = LeakyBucket(1, 1)
+    with pytest.raises(KeyError, match="of the body"):  # noqa: PT012
+        async with bucket:
+            await bucket.acquire()
+            raise KeyError("of the body")
+    await asyncio.sleep(10)
+    assert not await bucket.acquire()
+
+
+async def test_it_leaks_as_long_as_one_block_is_open() -> None:
+    bucket = LeakyBucket(1, 1)
+    with bucket:
+        async with bucket:
+            assert await bucket.acquire()
+        assert await bucket.wait_for_tokens() == 1.0
+    await asyncio.sleep(1)
+    assert not await bucket.acquire()
+
+
+async def test_waiting_for_what_will_never_leak_is_an_error() -> None:
+    bucket = LeakyBucket(4, 1)
+    with bucket:
+        assert await bucket.acquire(3)
+    assert await bucket.wait_for_tokens(1) == 0.0
+    with pytest.raises(RuntimeError, match="there is no room for 2 and will be none"):
+        await bucket.wait_for_tokens(2)
+    with pytest.raises(WeightTooLarge):
+        await bucket.wait_for_tokens(5)
+    with bucket:
+        assert await bucket.wait_for_tokens(2) == 2.0
+
+
+async def test_what_was_not_touched_while_the_leak_was_stopped_has_not_leaked() -> None:
+    bucket = LeakyBucket(4, 1)
+    with bucket:
+        assert await bucket.acquire(3)
+    await asyncio.sleep(100)
+    with bucket:
+        assert bucket.throttle.level == 1.0
+
+
+async def test_who_was_queued_when_the_leak_stopped_still_goes_and_nobody_after() -> None:
+    bucket = LeakyBucket(4, 1)
+    with bucket:
+        assert await bucket.acquire(3.5)
+        waiters = [await queued(bucket.wait_for_tokens(n)) for n in (1, 2)]
+    await asyncio.sleep(0.25)
+    assert not await bucket.acquire(0)
+    with pytest.raises(RuntimeError):
+        await bucket.wait_for_tokens(1)
+    assert [await waiter for waiter in waiters] == [0.5, 2.5]
+    await asyncio.sleep(100)
+    assert not await bucket.acquire(0.1)
+
+
+async def test_what_has_leaked_for_somebody_who_gave_up_is_taken_back() -> None:
+    bucket = LeakyBucket(4, 1)
+    with bucket:
+        assert await bucket.acquire(3.5)
+        waiter = await queued(bucket.wait_for_tokens(3))
+    await asyncio.sleep(2)
+    waiter.cancel()
+    await others_run()
+    assert await bucket.acquire(0.5)
+    assert not await bucket.acquire(0.1)
+
+
+async def test_the_factor_follows_while_the_leak_is_stopped() -> None:
+    bucket = LeakyBucket(8, 1, adjmap=STEEP)
+    with bucket:
+        await bucket.acquire(4)
+    await asyncio.sleep(100)
+    assert await bucket.acquire(2)
+    assert bucket.factor == 0.25
+    bucket.factor = 2
+    await asyncio.sleep(100)
+    del bucket.factor
+    assert bucket.factor == 0.25
+    with bucket:
+        await asyncio.sleep(4)
+        assert bucket.throttle.level == 3.0
+
+
+async def test_many_short_stops_do_not_add_up_to_a_drift() -> None:
+    bucket = LeakyBucket(1000, 1 / 3)
+    with bucket:
+        assert await bucket.acquire(900)
+    for _ in range(1000):
+        await asyncio.sleep(0.1)
+        assert await bucket.acquire(0.1)
+    assert not await bucket.acquire(1e-6)
+
+
+# --- LeakyBucket against an oracle ---
+
+
+class LeakyOracle(Oracle):
+    """A token bucket that is obviously right, driven as a leaky one is told to.
+
+    A leak that is stopped is one of next to nothing: a nanotoken in ten thousand years.
+    """
+
+    def __init__(self, capacity: int, leak: int, row: Sequence[Fraction]) -> None:
+        super().__init__(capacity=leak * TOKEN, burst=capacity * TOKEN)
+        self.size, self.leak, self.row = capacity, leak, row
+        self.factor, self.pinned, self.inside, self.left = Fraction(1), False, 0, False
+        self.follow()
+
+    def follow(self) -> None:
+        if not self.pinned:
+            fill = 1 - Fraction(self.level()) / TOKEN / self.size
+            lbound, lfactor, ubound, ufactor = self.row
+            self.multiply(lfactor if fill <= lbound else ufactor if fill >= ubound else Fraction(1))
+
+    def multiply(self, factor: Fraction) -> None:
+        if factor != self.factor:
+            self.factor = factor
+            self.replan()
+
+    def replan(self) -> None:
+        stopped = self.left and not self.waiters and not self.unstarted
+        self.period = 10_000 * 365 * 86_400_000 * MS if stopped else 1_000 * MS
+        rate = self.leak * self.factor * TOKEN
+        assert rate.denominator == 1
+        self.set_capacity(1 if stopped else int(rate))
+
+    def _tell(self, call: Call, *how: str, retry_after: float | None = None) -> None:
+        super()._tell(call, *how, retry_after=retry_after)
+        if "granted" in how:
+            if self.left:
+                self.replan()
+            self.follow()
+
+    def pin(self, factor: Fraction) -> None:
+        self.pinned = True
+        self.multiply(factor)
+
+    def unpin(self) -> None:
+        self.pinned = False
+        self.follow()
+
+    def enter(self) -> None:
+        self.inside += 1
+        self.left = False
+        self.replan()
+
+    def leave_block(self) -> None:
+        self.inside -= 1
+        self.left = self.inside == 0
+        self.replan()
+
+    def acquire(self, weight: int) -> bool:
+        added = isinstance(self.try_acquire(-1, weight), Call)
+        self.follow()
+        return added
+
+
+AMOUNTS: Final = st.sampled_from([0, 0.1, 0.5, 1, 2.5, 10, 25, 50, 88.75, 100])
+STEPS: Final = st.lists(
+    st.one_of(
+        st.tuples(st.just("sleep"), st.integers(1, 500)),
+        st.tuples(st.sampled_from(["acquire", "wait"]), AMOUNTS),
+        st.tuples(st.just("wait"), AMOUNTS),
+        st.tuples(st.just("set"), st.sampled_from([0.1, 0.5, 1, 2, 10])),
+        st.tuples(st.just("del"), st.none()),
+        st.tuples(st.sampled_from(["enter", "leave"]), st.none()),
+    ),
+    min_size=10,
+    max_size=40,
+)
+ROWS: Final = st.sampled_from(
+    [("0", "1", "0.9", "0.95"), ("0.25", "2", "0.75", "0.5"), ("0.5", "0.1", "0.5", "10")]
+)
+
+
+@settings(deadline=None)
+@given(leak=st.sampled_from([20, 40, 100]), row=ROWS, steps=STEPS, blocks=st.integers(0, 2))
+def test_a_leaky_bucket_does_what_an_oracle_does(
+    leak: int, row: tuple[str, str, str, str], steps: list[tuple[str, Any]], blocks: int
+) -> None:
+    lbound, lfactor, ubound, ufactor = map(float, row)
+    oracle = LeakyOracle(100, leak, [Fraction(part) for part in row])
+
+    async def main() -> None:
+        bucket = LeakyBucket(100, leak, adjmap=[(0, (lbound, lfactor, ubound, ufactor))])
+        granted: list[tuple[int, int]] = []
+        arrived: dict[int, int] = {}
+        tasks: list[asyncio.Task[None]] = []
+
+        def instant() -> int:
+            return round(now() * TOKEN)
+
+        async def wait(ident: int, amount: float) -> None:
+            waited = await bucket.wait_for_tokens(amount)
+            assert round(waited * TOKEN) == instant() - arrived[ident]
+            granted.append((ident, instant()))
+
+        async def step(ident: int, what: str, value: Any) -> None:
+            match what:
+                case "sleep":
+                    await asyncio.sleep(value / 1_000)
+                    await others_run()  # whoever is granted in this step has gone on
+                    oracle.advance(instant())
+                case "acquire":
+                    assert await bucket.acquire(value) == oracle.acquire(round(value * TOKEN))
+                case "wait" if oracle.left:
+                    try:
+                        assert await bucket.wait_for_tokens(value) == 0.0
+                        added = True
+                    except RuntimeError:
+                        added = False
+                    assert added == oracle.acquire(round(value * TOKEN))
+                case "wait":
+                    arrived[ident] = instant()
+                    tasks.append(asyncio.create_task(wait(ident, value)))
+                    oracle.arrive(ident, round(value * TOKEN))
+                case "set":
+                    bucket.factor = value
+                    oracle.pin(Fraction(str(value)))
+                case "del":
+                    del bucket.factor
+                    oracle.unpin()
+                case "enter":
+                    await bucket.__aenter__()
+                    oracle.enter()
+                case "leave" if oracle.inside:
+                    bucket.__exit__(None, None, None)
+                    oracle.leave_block()
+            await others_run()
+            oracle.run()
+            assert granted == [(outcome.ident, outcome.at) for outcome in oracle.outcomes]
+            assert bucket.factor == float(oracle.factor)
+            if not oracle.left:
+                assert bucket.throttle.level == float(oracle.level() / TOKEN)
+
+        for ident, (what, value) in enumerate([("enter", None)] * blocks + steps):
+            await step(ident, what, value)
+        await step(-1, "sleep", 10**6)
+        await asyncio.gather(*tasks)
+
+    testing.run(main())
