@@ -9,6 +9,7 @@ keyed.py               `Throttles`, one for each key
 threads.py             `threads.Throttle`, for threads and event loops together
 resources/             `RateLimiter` and `ConcurrencyLimiter`: one of the limits alone
 buckets.py             a token bucket and a leaky bucket that are awaited
+schedule.py            `Schedule`: capacity that changes by the clock
 rules/                 the arithmetic of each algorithm; `Rule`, to bring your own
 exceptions.py          every error, drawn as a tree
 testing.py             an event loop whose clock jumps; pytest_plugin.py gives it to pytest
@@ -46,6 +47,7 @@ from async_throttle.rules import Rule
 from async_throttle.rules.algorithm import RateLimitAlgorithm
 from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
 from async_throttle.rules.window import FixedWindow, SlidingWindow
+from async_throttle.schedule import Schedule
 from async_throttle.throttle import Lease, Throttle
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "ResourceLimit",
     "ResourceLimitError",
     "Rule",
+    "Schedule",
     "SlidingWindow",
     "Throttle",
     "ThrottleClosed",

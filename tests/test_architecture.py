@@ -34,7 +34,7 @@ TIERS: list[set[str]] = [
     {"_base"},
     {"throttle"},
     {"threads"},
-    {"resources", "buckets", "limits", "keyed", "testing"},
+    {"resources", "buckets", "limits", "keyed", "schedule", "testing"},
     {"__init__", "pytest_plugin"},
     {"_demo"},
     {"__main__"},
@@ -64,12 +64,12 @@ WITHIN = {
 """Modules of a subpackage from the bottom up; what only type checkers read may point up."""
 
 WAITS = {
-    "sleep": set[str](),
+    "sleep": {"schedule"},
     "call_later": set[str](),
     "call_at": {"_alarm"},
     "call_soon": {"_desk"},
     "call_soon_threadsafe": {"threads"},
-    "create_task": set[str](),
+    "create_task": {"schedule"},
     "ensure_future": set[str](),
     "run_in_executor": set[str](),
 }

@@ -1,0 +1,151 @@
+"""Schedule: a capacity that changes by the clock, for nights and weekends.
+
+No limiter: it sets the capacity of throttles, as a user would, and they re-plan whoever waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Final, NoReturn, Protocol
+
+from async_throttle._units import SECOND, nanoseconds
+
+__all__ = ["Schedule"]
+
+DAY: Final = 86_400
+"""Seconds."""
+
+SHORTEST: Final = 0.01
+"""Least seconds between two looks: at a clock that stands still just before a multiple of *every*,
+as a frozen one may, we would spin."""
+
+
+class Adjustable(Protocol):
+    """What has a capacity that can be set."""
+
+    @property
+    def capacity(self) -> float: ...
+    @capacity.setter
+    def capacity(self, value: float, /) -> None: ...
+
+
+class Schedule:
+    """A capacity for each time of the day, the week or the year.
+
+    ::
+
+        def hours(now: datetime) -> float:
+            night = now.hour >= 22 or now.hour < 6
+            return 300 if night or now.weekday() >= 5 else 100
+
+        async with Schedule(hours, tz=ZoneInfo("Europe/Berlin")).applied_to(throttle):
+            ...
+
+    It looks at the clock on every whole minute, and sets the capacity where that differs. So a
+    change on a whole minute takes effect on that minute, and whatever else happens to the clock, or
+    to the capacity, is put right on the next one: summer time, a correction, somebody who set
+    another capacity by hand. One schedule may be applied to many throttles.
+
+    Args:
+        capacity: called with the time, as an aware datetime in *tz*; returns the capacity. It is
+            called in the event loop and must not block.
+        tz: the time zone; unset, that of the machine.
+        every: seconds, or a timedelta, from one look at the clock to the next, on multiples of
+            that since midnight.
+        clock: returns the time as an aware datetime, in any zone, for tests; unset,
+            ``datetime.now``.
+
+    Raises:
+        ValueError: *every* is not positive, or more than a day.
+        TypeError: *capacity* cannot be called.
+
+    >>> from async_throttle import Throttle
+    >>> throttle = Throttle(100, period=60)
+    >>> Schedule(lambda now: 300 if now.year >= 2000 else 100).apply(throttle)
+    >>> throttle.capacity
+    300.0
+    """
+
+    __slots__ = ("_capacity", "_clock", "_every", "_tz")
+
+    def __init__(
+        self,
+        capacity: Callable[[datetime], float],
+        *,
+        tz: tzinfo | None = None,
+        every: float | timedelta = 60.0,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        if not callable(capacity):
+            raise TypeError(f"capacity must be callable with a datetime, got {capacity!r}")
+        span = nanoseconds("every", every)
+        if not 1_000 <= span <= DAY * SECOND:
+            raise ValueError(f"every must be positive and at most {DAY} s, a day, got {every!r}")
+        self._capacity = capacity
+        self._tz = tz
+        self._every = timedelta(microseconds=span // 1_000)
+        self._clock = clock
+
+    @asynccontextmanager
+    async def applied_to(self, *throttles: Adjustable) -> AsyncIterator[None]:
+        """Apply it to *throttles* from the start of a block to its end.
+
+        Afterwards they keep the last capacity. If the function fails, or returns what is no
+        capacity, the block is cancelled and ends with that error; it is not entered, if that
+        happens at the start. An error of the block itself stays what it is.
+
+        Args:
+            throttles: anything whose *capacity* can be set: a `Throttle`, one for threads, a
+                `RateLimit`, a member of a set.
+        """
+        self.apply(*throttles)
+        failed: BaseException | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(self.run(*throttles))
+                try:
+                    yield
+                except asyncio.CancelledError:
+                    raise
+                except BaseException as error:  # not for the group, which would wrap it
+                    failed = error
+                finally:
+                    task.cancel()
+        except ExceptionGroup as ours:
+            if failed is not None:
+                raise failed  # noqa: B904  # with ours as its context: neither hides the other
+            failed = ours.exceptions[0]
+        if failed is not None:
+            raise failed
+
+    async def run(self, *throttles: Adjustable) -> NoReturn:
+        """Apply it to *throttles* for ever: for a task of your own.
+
+        ::
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(schedule.run(throttle))
+                ...
+        """
+        while True:  # noqa: ASYNC110  # no event tells that it has become night
+            await asyncio.sleep(self._look(throttles))
+
+    def apply(self, *throttles: Adjustable) -> None:
+        """Apply it to *throttles* once, now: where no event loop runs, or to see what it says."""
+        self._look(throttles)
+
+    def _look(self, throttles: tuple[Adjustable, ...]) -> float:
+        """Set what the clock asks for; seconds until it is to be looked at again."""
+        # datetime is looked up at each call, so that freezegun reaches it.
+        now = (datetime.now(UTC) if self._clock is None else self._clock()).astimezone(self._tz)
+        capacity = self._capacity(now)
+        for throttle in throttles:
+            if throttle.capacity != capacity:
+                throttle.capacity = capacity
+        # By the clock on the wall: in some zones an hour does not begin on the hour of UTC. And by
+        # the reading from above: a later one may be past a multiple that *capacity* has not seen.
+        since = (now.replace(tzinfo=None) - datetime.min) % self._every
+        return max(SHORTEST, (self._every - since).total_seconds())
