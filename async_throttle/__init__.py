@@ -7,7 +7,8 @@ limits/                `LimitSet`, several throttles that are taken together; `L
                        names in the manner of concurry
 keyed.py               `Throttles`, one for each key
 threads.py             `threads.Throttle`, for threads and event loops together
-resources/             `RateLimiter` and `ConcurrencyLimiter`: one of the limits alone
+resources/             `RateLimiter` and `ConcurrencyLimiter`, one of the limits alone;
+                       `TimeoutManager`, how long something may take
 buckets.py             a token bucket and a leaky bucket that are awaited
 schedule.py            `Schedule`: capacity that changes by the clock
 rules/                 the arithmetic of each algorithm; `Rule`, to bring your own
@@ -42,7 +43,7 @@ from async_throttle.limits import (
     RateLimit,
     ResourceLimit,
 )
-from async_throttle.resources import ConcurrencyLimiter, RateLimiter
+from async_throttle.resources import ConcurrencyLimiter, RateLimiter, TimeoutManager
 from async_throttle.rules import Rule
 from async_throttle.rules.algorithm import RateLimitAlgorithm
 from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
@@ -75,6 +76,7 @@ __all__ = [
     "ThrottleFull",
     "ThrottleTimeout",
     "Throttles",
+    "TimeoutManager",
     "TokenBucket",
     "WeightTooLarge",
 ]

@@ -1,14 +1,16 @@
-"""Limits in the manner of mtaio.resources.
+"""Limits and resources in the manner of mtaio.resources.
 
 ================  ===========================================================================
 _limiters.py      `RateLimiter` and `ConcurrencyLimiter`: one of a throttle's limits alone
+_timeouts.py      `TimeoutManager`: how long a block, a call or a series of tries may take
 _call.py          what their methods return that is a coroutine and more
 ================  ===========================================================================
 """
 
 from async_throttle.resources._limiters import ConcurrencyLimiter, RateLimiter
+from async_throttle.resources._timeouts import Attempt, TimeoutManager
 
-__all__ = ["ConcurrencyLimiter", "RateLimiter"]
+__all__ = ["Attempt", "ConcurrencyLimiter", "RateLimiter", "TimeoutManager"]
 
 for _name in __all__:  # users see the name they import, not the module it happens to live in
     globals()[_name].__module__ = __name__
