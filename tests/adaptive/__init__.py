@@ -1,0 +1,1 @@
+"""What adaptive limits are proved on: `queueing` has servers, clients, and a time of its own."""
