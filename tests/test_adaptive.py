@@ -10,9 +10,12 @@ import asyncio
 import copy
 import http
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -1022,3 +1025,38 @@ def test_a_rate_that_is_not_used_is_not_put_to_the_test() -> None:
     client = Pacer(server, BackOff(maximum=1000), 20, demand=5)
     server.world.run(HOUR)
     assert client.most(0, HOUR) == 20
+
+
+# ------------------------------------------------------------------------------------- the picture
+
+
+def test_the_picture_is_drawn_for_every_rule() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.adaptive", "--clients", "2"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    pictures = run.stdout.split("\n\n")
+    assert [picture.split(":")[0] for picture in pictures] == ["AIMD", "Gradient", "BackOff"]
+    for picture in pictures:
+        rows = picture.splitlines()[2:]
+        assert len(rows) == 30
+        assert all("#" in row and ("|" in row or ">" in row) for row in rows)
+
+
+def test_the_picture_says_what_it_shows() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.adaptive", "--help"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0
+    assert "best fixed" in run.stdout
+    assert "--rule" in run.stdout
