@@ -11,7 +11,8 @@ resources/             `RateLimiter` and `ConcurrencyLimiter`, one of the limits
                        `TimeoutManager`, how long something may take
 buckets.py             a token bucket and a leaky bucket that are awaited
 schedule.py            `Schedule`: capacity that changes by the clock
-rules/                 the arithmetic of each algorithm; `Rule`, to bring your own
+rules/                 the arithmetic of each algorithm, and of limits that adapt; `Rule` and
+                       `Adaptive`, to bring your own
 exceptions.py          every error, drawn as a tree
 testing.py             an event loop whose clock jumps; pytest_plugin.py gives it to pytest
 _base.py               what all throttles have in common
@@ -45,6 +46,7 @@ from async_throttle.limits import (
 )
 from async_throttle.resources import ConcurrencyLimiter, RateLimiter, TimeoutManager
 from async_throttle.rules import Rule
+from async_throttle.rules.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
 from async_throttle.rules.algorithm import RateLimitAlgorithm
 from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
 from async_throttle.rules.window import FixedWindow, SlidingWindow
@@ -52,16 +54,21 @@ from async_throttle.schedule import Schedule
 from async_throttle.throttle import Lease, Throttle
 
 __all__ = [
+    "AIMD",
     "GCRA",
+    "Adaptive",
+    "BackOff",
     "CallLimit",
     "ConcurrencyLimiter",
     "FixedWindow",
+    "Gradient",
     "LeakyBucket",
     "Lease",
     "LimitPool",
     "LimitSet",
     "LimitSetAcquisition",
     "LoadBalancingAlgorithm",
+    "Outcome",
     "RateLimit",
     "RateLimitAlgorithm",
     "RateLimiter",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import types
 from collections.abc import Awaitable, Callable, Generator
@@ -22,11 +23,12 @@ from async_throttle._units import (
 )
 from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge
 from async_throttle.rules import Rule
+from async_throttle.rules.adaptive import Adaptive, Outcome
 from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
 from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots
 
-__all__ = ["NOTHING", "UNIT", "BaseThrottle"]
+__all__ = ["NOTHING", "UNIT", "BaseThrottle", "Measure"]
 
 
 @types.coroutine
@@ -52,11 +54,15 @@ class BaseThrottle(Party):
 
     # _open     the flattened entry may be taken while the desk is calm: no pause, not closed,
     #           the rule is a plain bucket
+    # _adapt    what sets a limit by how calls end, begun; None if the limits are fixed
+    # _blocks   what plain blocks enter if their calls are measured: a lease, kept; else None
     # _altered  it is not what it will be when it rests: a setting was changed after it was
     #           made, or it was made less than full
     __slots__ = (
         "__weakref__",
+        "_adapt",
         "_altered",
+        "_blocks",
         "_bucket",
         "_burst",
         "_closed",
@@ -85,6 +91,7 @@ class BaseThrottle(Party):
         max_waiting: int | None = None,
         timer: Callable[[], float] | None = None,
         name: str | None = None,
+        adapt: Adaptive | None = None,
     ) -> None:
         if timer is not None and not callable(timer):
             raise TypeError(f"timer must be callable, got {timer!r}")
@@ -100,6 +107,7 @@ class BaseThrottle(Party):
         if initial is not None:
             self._rule.charge(desk.seen, _spent(initial, self._rule.burst))
         desk.span = self._span()
+        self._adapt = None if adapt is None else _begun(adapt, concurrency, self._rule, desk.seen)
         self._slots = Slots(_limit(concurrency))
         self._gate = Gate(self._rule)
         self._line = desk.queue.line((self._slots, self._rule), (self._gate,))
@@ -109,6 +117,13 @@ class BaseThrottle(Party):
         # The flattened entry reaches into a bucket, and only into ours: a subclass may differ.
         self._plain = rule in (TokenBucket, GCRA, LeakyBucket)
         self._bucket = cast(TokenBucket, self._rule)
+        self._blocks: Any = None
+        if self._adapt is not None:
+            self._blocks = cast(Any, self)(1)
+            self._follow(desk)
+            self._altered = False
+            desk.measured = True
+            desk.recalm()
         self._reopen(desk)
 
     def release(self) -> None:
@@ -297,6 +312,11 @@ class BaseThrottle(Party):
         """Most callers that may queue; None is no bound."""
         return self._max_waiting
 
+    @property
+    def adapt(self) -> Adaptive | None:
+        """What sets a limit by how calls end, with all that it knows; None: they are fixed."""
+        return self._adapt
+
     def __repr__(self) -> str:
         # Tells the present, and changes nothing: not even what time lets happen.
         now = self._at().present()
@@ -326,7 +346,11 @@ class BaseThrottle(Party):
 
     @capacity.setter
     def capacity(self, value: float) -> None:
-        self._configure(positive("capacity", value, infinite=True), self._rule.period, self._burst)
+        capacity = positive("capacity", value, infinite=True)
+        if self._adapt is not None and self._adapt.steers == "capacity":
+            self._begin_anew(_per_second(capacity, self._rule.period))
+        else:
+            self._configure(capacity, self._rule.period, self._burst)
 
     @property
     def period(self) -> float:
@@ -358,8 +382,16 @@ class BaseThrottle(Party):
     @concurrency.setter
     def concurrency(self, value: int) -> None:
         limit = _limit(value)
+        if self._adapt is not None and self._adapt.steers == "concurrency":
+            if limit == UNLIMITED:
+                raise ValueError(f"concurrency must be at least 1 where it adapts, got {value!r}")
+            self._begin_anew(limit)
+            return
+        self._at().elapse()
+        self._resize(limit)
+
+    def _resize(self, limit: int) -> None:
         desk = self._at()
-        desk.elapse()
         self._slots.resize(limit)
         self._altered = True
         desk.announce(desk.queue.refit(self._slots))
@@ -381,6 +413,41 @@ class BaseThrottle(Party):
         rule = self._rule
         fill = rule.period * rule.burst / rule.capacity if rule.capacity < math.inf else 0
         return max(rule.period, math.ceil(fill))
+
+    # -- following the server -----------------------------------------------------------
+
+    def _measure(self, weight: float) -> Measure:
+        """A call that weighs *weight* has just been granted: what will be learnt from it."""
+        return Measure(self, _clock(self._at()), self._slots.used, weight)
+
+    def _learn(self, measure: Measure, outcome: Outcome) -> None:
+        """That call is over."""
+        assert self._adapt is not None, "nobody else is measured"
+        desk = self._at()
+        desk.elapse()
+        began, in_flight, weight = measure.began, measure.in_flight, measure.weight
+        self._adapt.sample(_clock(desk), began, in_flight, weight, outcome)
+        self._follow(desk)
+
+    def _begin_anew(self, limit: float) -> None:
+        """Follow from *limit* on, which the user has set."""
+        assert self._adapt is not None, "only what follows begins"
+        desk = self._at()
+        desk.elapse()
+        self._adapt.begin(limit, _clock(desk))
+        self._follow(desk)
+
+    def _follow(self, desk: Desk) -> None:
+        """Set the limit to what *adapt* says."""
+        assert self._adapt is not None, "only what follows is set"
+        limit = self._adapt.limit
+        if self._adapt.steers == "concurrency":
+            if limit != self._slots.limit:
+                self._resize(int(limit))
+        else:
+            capacity = round(limit * self._rule.period / SECOND * TOKEN)
+            if capacity != self._rule.capacity:
+                self._configure(capacity, self._rule.period, self._burst)
 
     # -- callers ------------------------------------------------------------------------
 
@@ -485,6 +552,55 @@ class BaseThrottle(Party):
 
     def _label(self) -> str:
         return "the throttle" if self._name is None else f"throttle {self._name!r}"
+
+
+class Measure:
+    """What an adaptive limit is to learn from a call, from the grant until the call is over.
+
+    Attributes:
+        began, in_flight, weight: as `Adaptive.sample` is told.
+    """
+
+    __slots__ = ("_throttle", "began", "in_flight", "weight")
+
+    def __init__(self, throttle: BaseThrottle, began: int, in_flight: int, weight: float) -> None:
+        self._throttle = throttle
+        self.began = began
+        self.in_flight = in_flight
+        self.weight = weight
+
+    def end(self, outcome: Outcome) -> None:
+        """The call is over, with *outcome*."""
+        self._throttle._learn(self, outcome)
+
+    def judge(self, error: BaseException | None) -> None:
+        """The block that it was ended with *error*."""
+        assert self._throttle._adapt is not None, "nobody else is measured"
+        self.end(self._throttle._adapt.judge(error))
+
+
+def _clock(desk: Desk) -> int:
+    """What the clock shows: unlike the instants of a desk, the same after it was joined."""
+    return desk.seen - desk.shift
+
+
+def _begun(adapt: Adaptive, concurrency: int, rule: Rule, now: int) -> Adaptive:
+    """A copy of *adapt*, at work from the limits that the throttle starts with."""
+    if not isinstance(adapt, Adaptive):
+        raise TypeError(f"adapt must be an Adaptive, such as AIMD(), got {adapt!r}")
+    begun = copy.copy(adapt)
+    if begun.steers == "concurrency":
+        begun.begin(concurrency or begun.start, now)
+    else:
+        begun.begin(_per_second(rule.capacity, rule.period), now)
+    return begun
+
+
+def _per_second(capacity: int | float, period: int) -> float:
+    """A rate in tokens per second."""
+    if capacity == math.inf:
+        raise ValueError(f"capacity must be finite where it adapts, got {capacity!r}")
+    return capacity / period * SECOND / TOKEN
 
 
 def _period(value: float) -> int:

@@ -118,12 +118,13 @@ class Desk:
         timer: the clock in seconds that the user gave; None is the monotonic clock.
         seen: the latest instant seen; instants are clock readings plus *shift*.
         shut: one of the throttles here was closed.
+        measured: one of them follows how its calls end, so that each is to be looked at.
         span: the longest period or time to fill of all throttles here, in nanoseconds.
         starting: granted, but not running yet: until they do, newcomers queue.
         drainers: who waits for a throttle to be left, and what tells whether it is occupied.
         alone: it has absorbed no other.
-        calm: nobody waits or is about to start, on the usual clock: the flattened entry of a
-            throttle may be taken.
+        calm: nobody waits or is about to start, on the usual clock, and nobody is measured:
+            the flattened entry of a throttle may be taken.
         loop: whose futures and timers these are; any other may take over when none is left.
         into: the desk that has absorbed this one.
     """
@@ -142,6 +143,7 @@ class Desk:
         "drainers",
         "into",
         "loop",
+        "measured",
         "queue",
         "seen",
         "shift",
@@ -164,6 +166,7 @@ class Desk:
         self.into: Desk | None = None
         self.alone = True
         self.shut = False
+        self.measured = False
         self._grants = Alarm()
         self._timeouts = Alarm()
         self.calm = timer is None
@@ -247,6 +250,7 @@ class Desk:
             and not self.starting
             and not self.drainers
             and not self.shift
+            and not self.measured
             and self.timer is None
             and not self.queue.empties
         )
@@ -564,6 +568,7 @@ class Desk:
         self.drainers.update(other.drainers)
         self.span = max(self.span, other.span)
         self.shut = self.shut or other.shut
+        self.measured = self.measured or other.measured
         self.alone = other.calm = False
         other.into = self
         self.recalm()

@@ -422,6 +422,9 @@ class Throttle(BaseThrottle):
     _new_desk = ThreadDesk
 
     def __enter__(self) -> None:
+        if self._blocks is not None:
+            self._blocks.__enter__()
+            return
         wait_in_thread(self, ((self, self._line, UNIT),), None, None)
 
     def __exit__(
@@ -430,9 +433,15 @@ class Throttle(BaseThrottle):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.release()
+        if self._blocks is not None:
+            self._blocks._leave(exc)
+        else:
+            self.release()
 
     async def __aenter__(self) -> None:
+        if self._blocks is not None:
+            await self._blocks.__aenter__()
+            return
         await wait_in_loop(self, ((self, self._line, UNIT),), None, None)
 
     async def __aexit__(
@@ -441,7 +450,7 @@ class Throttle(BaseThrottle):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.release()
+        self.__exit__(exc_type, exc, traceback)
 
     def __call__(
         self, weight: float = 1, *, timeout: float | None = None, priority: int = 0
@@ -611,7 +620,7 @@ class Lease(AsyncLease):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._quit()
+        self._leave(exc)
 
     async def __aenter__(self) -> Lease:
         throttle = cast(Throttle, self._throttle)
@@ -645,7 +654,7 @@ class Lease(AsyncLease):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> types.CoroutineType[Any, Any, None]:
-        self._quit()
+        self._leave(exc)
         return NOTHING
 
     # Many may enter at once: one of them gets this very lease, the others one of their own.
@@ -660,11 +669,9 @@ class Lease(AsyncLease):
     def _unclaim(self) -> None:
         self._state = RELEASED if hasattr(self, "_others") else FRESH
 
-    def _quit(self) -> None:
-        """A block ends."""
-        lease = self._leaving()
-        lease.release()
-        lease._state = RELEASED
+    def _leave(self, error: BaseException | None) -> None:
+        """A block ends, with *error*."""
+        self._leaving()._quit(error)
 
     def _take_over(self) -> Lease | None:
         """This lease, if it was granted without a block."""
@@ -685,11 +692,14 @@ _guard(
     (
         "settle",
         "release",
+        "ok",
+        "ignore",
+        "dropped",
         "_claim",
         "_unclaim",
         "_take_over",
         "_enroll",
-        "_quit",
+        "_leave",
     ),
 )
 

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic_ns
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from async_throttle._base import NOTHING, UNIT, BaseThrottle
+from async_throttle._base import NOTHING, UNIT, BaseThrottle, Measure
 from async_throttle._desk import Waiting, checked_priority
 from async_throttle._queue import Line, Receipt, settle
 from async_throttle._units import (
@@ -27,6 +27,7 @@ from async_throttle._units import (
     SECOND,
     tokens,
 )
+from async_throttle.rules.adaptive import Outcome
 
 __all__ = ["Lease", "Throttle"]
 
@@ -79,6 +80,9 @@ class Throttle(BaseThrottle):
         timer: a clock in seconds; unset, the monotonic clock. One that does not show what the
             event loop's clock does is looked at every 0.1 s while somebody waits.
         name: what errors and repr call it.
+        adapt: lets a limit follow the server, by how the calls end: `AIMD` and `Gradient` set
+            *concurrency*, `BackOff` sets *capacity*. It starts where these are. What is learnt
+            from are blocks and leases; `acquire` with `release` tells nothing of how it went.
 
     Raises:
         ValueError: a parameter is out of range; names it and the value.
@@ -126,6 +130,8 @@ class Throttle(BaseThrottle):
                     desk.seen = now
                     slots.free -= 1
                     return NOTHING
+        if self._blocks is not None:
+            return self._enter(self._blocks)  # type: ignore[return-value]  # it is one
         return self._admit(self._line, UNIT)  # type: ignore[return-value]  # it is one
 
     def __aexit__(
@@ -137,9 +143,15 @@ class Throttle(BaseThrottle):
         slots = self._slots
         if self._desk.calm and slots.free < slots.limit:
             slots.free += 1
-        else:
+        elif self._blocks is None:
             self.release()
+        else:
+            self._blocks._leaving()._quit(exc)
         return NOTHING
+
+    async def _enter(self, blocks: Lease) -> None:
+        """A plain block whose call is measured: one more entry of a lease."""
+        await blocks.__aenter__()
 
     def __call__(
         self, weight: float = 1, *, timeout: float | None = None, priority: int = 0
@@ -273,10 +285,12 @@ class Lease:
     # _debts    (receipt, nanotokens) taken by settling above the weight, the latest last;
     #           unset without
     # _others   the leases of further entries, by task; unset without
+    # _measure  what an adaptive limit is to learn from the call; unset without, and once told
     # _priority unset if it is the usual one
     __slots__ = (
         "__weakref__",
         "_debts",
+        "_measure",
         "_others",
         "_priority",
         "_receipt",
@@ -294,6 +308,7 @@ class Lease:
     _receipt: Any
     _settled: float
     _debts: list[tuple[Any, int]]
+    _measure: Measure
     _others: dict[object, list[Lease]]
     _priority: int
     weight: float
@@ -366,10 +381,47 @@ class Lease:
                 slots.free += 1
                 self._state = RELEASED
                 return NOTHING
-        lease = self._leaving()
-        lease.release()
-        lease._state = RELEASED
+        self._leaving()._quit(exc)
         return NOTHING
+
+    def ok(self) -> None:
+        """The call went well, and is over as far as the server is concerned.
+
+        For a throttle that adapts; it means nothing to others. A block says by itself how it
+        ends: well, or by an exception that `Adaptive.judge` knows. This is for what exceptions
+        do not tell, for leases without a block, and for a block that does more than the call.
+        The first word counts. The slot is held until it is released.
+
+        Raises:
+            RuntimeError: nothing was granted yet.
+        """
+        self._tell(Outcome.OK)
+
+    def ignore(self) -> None:
+        """The call says nothing about the server: it failed here, or never got there. See `ok`."""
+        self._tell(Outcome.IGNORED)
+
+    def dropped(self) -> None:
+        """The server refused the call, or did not answer in time. See `ok`."""
+        self._tell(Outcome.DROPPED)
+
+    def _tell(self, outcome: Outcome) -> None:
+        self._check_granted()
+        if hasattr(self, "_measure"):
+            measure = self._measure
+            del self._measure
+            measure.end(outcome)
+
+    def _quit(self, error: BaseException | None) -> None:
+        """The block that held this ends, with *error*."""
+        try:
+            if hasattr(self, "_measure"):  # nobody has said how the call went
+                measure = self._measure
+                del self._measure
+                measure.judge(error)
+        finally:
+            self.release()
+            self._state = RELEASED
 
     def release(self) -> None:
         """Give the slot back; a second time does nothing.
@@ -504,6 +556,8 @@ class Lease:
         self._receipt = receipts[-1][-1] if receipts else None
         self._settled = self.weight
         self.waited = waited / SECOND
+        if self._throttle._adapt is not None:
+            self._measure = self._throttle._measure(self.weight)
         if self._state == ENTERING:
             self._state = SHARED if hasattr(self, "_others") else HELD
         else:

@@ -60,6 +60,7 @@ from async_throttle import (
 )
 from async_throttle._queue import GRANTED
 from async_throttle.rules import Rule
+from async_throttle.rules.adaptive import Adaptive, Outcome
 from async_throttle.testing import READ_THE_CLOCK
 
 Ts = TypeVarTuple("Ts")
@@ -381,10 +382,16 @@ class Stage:
         burst: int | None = None,
         algorithm: type[Rule] = TokenBucket,
         max_waiting: int | None = None,
+        adapt: Adaptive | None = None,
     ) -> Throttle:
         """Make the throttle; its period is one second."""
         self.throttle = self._throttle_class(
-            capacity, concurrency, burst=burst, algorithm=algorithm, max_waiting=max_waiting
+            capacity,
+            concurrency,
+            burst=burst,
+            algorithm=algorithm,
+            max_waiting=max_waiting,
+            adapt=adapt,
         )
         window = algorithm is SlidingWindow
         self.ledger = Ledger(capacity, self.throttle.burst, concurrency, window=window)
@@ -859,6 +866,30 @@ def a_sliding_window(stage: Stage) -> None:
 def acquire_and_release_without_a_block(stage: Stage) -> None:
     stage.set(2, 1)
     stage.play(stage.hold(), stage.hold(), stage.hold())
+
+
+@scenario
+def a_limit_that_follows_how_calls_end(stage: Stage) -> None:
+    class Seesaw(Adaptive):
+        steers = "concurrency"
+        start = 1
+
+        @property
+        def limit(self) -> int:
+            return self._limit
+
+        def begin(self, limit: float, now: int) -> None:
+            self._limit = int(limit)
+
+        def sample(
+            self, now: int, began: int, in_flight: int, weight: float, outcome: Outcome
+        ) -> None:
+            self._limit = 3 - self._limit
+            stage.tell(f"makes it {self._limit} slots")
+            stage.ledger.resize(stage.loop.now, stage.loop.steps, self._limit)
+
+    stage.set(math.inf, 1, adapt=Seesaw())
+    stage.play(stage.visit(), stage.visit(2), stage.visit())
 
 
 @scenario

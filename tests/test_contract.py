@@ -17,7 +17,10 @@ import pytest
 from support import now, others_run
 
 from async_throttle import (
+    AIMD,
+    BackOff,
     ConcurrencyLimiter,
+    Gradient,
     LimitPool,
     LimitSet,
     RateLimiter,
@@ -186,6 +189,22 @@ def rate() -> Throttle:
     return Throttle(1)
 
 
+def adapting_slots() -> Throttle:
+    return Throttle(1e6, 1, adapt=AIMD(maximum=1))
+
+
+def adapting_rate() -> Throttle:
+    return Throttle(1, adapt=BackOff())
+
+
+def adapting_thread_slots() -> threads.Throttle:
+    return threads.Throttle(1e6, 1, adapt=Gradient(maximum=1))
+
+
+def set_of_adapting_slots() -> LimitSet:
+    return LimitSet(calls=adapting_slots(), requests=Throttle(1e6))
+
+
 def thread_slots() -> threads.Throttle:
     return threads.Throttle(1e6, 1)
 
@@ -255,6 +274,22 @@ CASES = {
     "Throttle rate, lease": Case(rate, itself, by_lease, False),
     "Throttle rate, consume": Case(rate, itself, by_consume, False),
     "Throttle rate, decorator": Case(rate, itself, by_decorator, False),
+    "adapting Throttle slots, async with": Case(adapting_slots, itself, by_with, True),
+    "adapting Throttle slots, async with call": Case(adapting_slots, itself, by_call, True),
+    "adapting Throttle slots, acquire": Case(adapting_slots, itself, by_acquire, True),
+    "adapting Throttle slots, lease": Case(adapting_slots, itself, by_lease, True),
+    "adapting Throttle rate, async with": Case(adapting_rate, itself, by_with, False),
+    "adapting Throttle rate, decorator": Case(adapting_rate, itself, by_decorator, False),
+    "adapting threads.Throttle slots, async with": Case(
+        adapting_thread_slots, itself, by_with, True
+    ),
+    "adapting threads.Throttle slots, async with call": Case(
+        adapting_thread_slots, itself, by_call, True
+    ),
+    "LimitSet of adapting slots, async with": Case(set_of_adapting_slots, of_a_set, by_with, True),
+    "LimitSet of adapting slots, async with call": Case(
+        set_of_adapting_slots, of_a_set, by_call_of_a_set, True
+    ),
     "ConcurrencyLimiter, async with": Case(
         lambda: ConcurrencyLimiter(1), of_a_facade, by_with, True
     ),

@@ -7,9 +7,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from async_throttle import threads
+from async_throttle._base import Measure
 from async_throttle._desk import Party, checked_priority
 from async_throttle._queue import Receipt
 from async_throttle._units import SECOND
+from async_throttle.rules.adaptive import Outcome
 from async_throttle.threads import decorated
 
 if TYPE_CHECKING:
@@ -64,11 +66,13 @@ class LimitSetAcquisition:
     #            until one of them has granted it
     # _receipts  the same, of its rates, to give back
     # _settled   by key: nanotokens now, and debts, of what was settled; unset without
+    # _measures  what adaptive limits are to learn from the call; unset without, and once told
     # _held_up   what held up the head of the line, and how long; unset without a wait
     __slots__ = (
         "__weakref__",
         "_amounts",
         "_held_up",
+        "_measures",
         "_priority",
         "_receipts",
         "_settled",
@@ -81,6 +85,7 @@ class LimitSetAcquisition:
     )
 
     _held_up: list[int]
+    _measures: list[Measure]
     _receipts: list[Receipt]
     _settled: dict[Hashable, tuple[int, list[tuple[Any, int]]]]
     _weights: tuple[Any, ...]
@@ -146,7 +151,7 @@ class LimitSetAcquisition:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.release()
+        self._quit(exc)
 
     def __enter__(self) -> LimitSetAcquisition:
         if self._state == GRANTED:
@@ -167,8 +172,7 @@ class LimitSetAcquisition:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._state == GRANTED:  # as in release()
-            self.limit_set._release(self)  # type: ignore[union-attr]  # it is granted
+        self._quit(exc)
 
     def __await__(self) -> Generator[Any, Any, LimitSetAcquisition]:
         return self.__aenter__().__await__()
@@ -187,6 +191,34 @@ class LimitSetAcquisition:
         if self._state == GRANTED:
             assert self.limit_set is not None, "whoever holds, holds of a set"
             self.limit_set._release(self)
+
+    def _quit(self, error: BaseException | None) -> None:
+        """The block that held this ends, with *error*."""
+        if self._state == GRANTED:
+            limit_set = self.limit_set
+            assert limit_set is not None, "whoever holds, holds of a set"
+            try:
+                if limit_set._measured:
+                    limit_set._learn(self, lambda measure: measure.judge(error))
+            finally:
+                limit_set._release(self)
+
+    def ok(self) -> None:
+        """The call went well: for those limits that adapt. See `Lease.ok`."""
+        self._tell(Outcome.OK)
+
+    def ignore(self) -> None:
+        """The call says nothing about the server. See `Lease.ok`."""
+        self._tell(Outcome.IGNORED)
+
+    def dropped(self) -> None:
+        """The server refused the call, or did not answer in time. See `Lease.ok`."""
+        self._tell(Outcome.DROPPED)
+
+    def _tell(self, outcome: Outcome) -> None:
+        if self.limit_set is None:
+            raise RuntimeError(f"nothing was granted to {self!r}")
+        self.limit_set._learn(self, lambda measure: measure.end(outcome))
 
     def settle(self, **actual: float) -> None:
         """Say what the call really took, by limit, also after the block.
@@ -228,6 +260,8 @@ class LimitSetAcquisition:
         self._receipts = receipts
         self.waited = waited / SECOND
         self._state = GRANTED
+        if option[0]._measured:
+            self._measures = option[0]._measure(self._weights)
 
     def __repr__(self) -> str:
         asked = ", ".join(f"{key}={amount:g}" for key, amount in self._amounts.items())

@@ -15,7 +15,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, cast
 
 from async_throttle import threads
-from async_throttle._base import NOTHING, BaseThrottle
+from async_throttle._base import NOTHING, BaseThrottle, Measure
 from async_throttle._desk import Desk, Party, checked_priority, known, together, told
 from async_throttle._queue import SKIP, Gate, SetLine, settle
 from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, seconds, tokens, whole
@@ -143,6 +143,7 @@ class LimitSet(Party):
         "_inside",
         "_limits",
         "_line",
+        "_measured",
         "_members",
         "_mode",
         "_places",
@@ -226,6 +227,7 @@ class LimitSet(Party):
         }
         self._unit: tuple[int, ...] = (1, TOKEN) * len(members)
         self._bounded = [throttle for throttle in members if throttle.max_waiting is not None]
+        self._measured = [key for key in ordered if _throttle(self._limits[key]).adapt]
         self._desk = members[0]._at() if members else threads.ThreadDesk(None)
         for throttle in members[1:]:
             self._desk = together(self._desk, throttle._at(), self)
@@ -318,7 +320,7 @@ class LimitSet(Party):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave()
+        self._leave(exc)
 
     def __enter__(self) -> LimitSetAcquisition:
         return self._enter(LimitSetAcquisition(self, {}, None, 0).__enter__())
@@ -329,22 +331,23 @@ class LimitSet(Party):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave()
+        self._leave(exc)
 
     def _enter(self, acquisition: LimitSetAcquisition) -> LimitSetAcquisition:
         """A block of whoever runs begins."""
         self._inside.setdefault(threads.who(), []).append(acquisition)
         return acquisition
 
-    def _leave(self) -> None:
-        """The last block that whoever runs began ends."""
+    def _leave(self, error: BaseException | None) -> None:
+        """The last block that whoever runs began ends, with *error*."""
         who = threads.who()
         if who not in self._inside:
             who = next(iter(self._inside))  # begun in one task, ended in another
         inside = self._inside[who]
-        inside.pop().release()
+        acquisition = inside.pop()
         if not inside:
             del self._inside[who]
+        acquisition._quit(error)
 
     # -- holding everybody --------------------------------------------------------------
 
@@ -399,7 +402,7 @@ class LimitSet(Party):
         try:
             return self._limits[key]
         except KeyError:
-            raise KeyError(f"no limit of the set is called {key!r}; {self._names()}") from None
+            raise KeyError(self._unknown(key)) from None
 
     def __iter__(self) -> Iterator[Hashable]:
         return iter(self._limits)
@@ -523,9 +526,7 @@ class LimitSet(Party):
             try:
                 place, kind = self._places[key]
             except KeyError:
-                raise ValueError(
-                    f"no limit of the set is called {key!r}; {self._names()}"
-                ) from None
+                raise ValueError(self._unknown(key)) from None
             if type(amount) is int and amount > 0 and kind == RATE:
                 weights[place + 1] = amount * TOKEN
                 continue
@@ -539,9 +540,10 @@ class LimitSet(Party):
                 weights[place] = weights[place + 1] = SKIP
         return tuple(weights)
 
-    def _names(self) -> str:
+    def _unknown(self, key: Hashable) -> str:
         names = ", ".join(map(repr, self._limits))
-        return f"there are {names}" if names else "there are none"
+        there = f"there are {names}" if names else "there are none"
+        return f"no limit of the set is called {key!r}; {there}"
 
     def _key(self, place: int) -> Hashable:
         """Which limit the rule at *place* of the line belongs to; None is the set's own pause."""
@@ -567,6 +569,26 @@ class LimitSet(Party):
             if held_up[-1]:
                 blamed[None] = held_up[-1] / SECOND
         return blamed
+
+    def _measure(self, weights: tuple[int, ...]) -> list[Measure]:
+        """What limits that adapt will learn from a call that was granted *weights* just now."""
+        told = self._told(weights)
+        return [
+            _throttle(self._limits[key])._measure(told[key])
+            for key in self._measured
+            if weights[self._places[key][0] + 1] != SKIP
+        ]
+
+    def _learn(self, acquisition: LimitSetAcquisition, tell: Callable[[Measure], None]) -> None:
+        """*tell* the limits that adapt how the call went, unless they know."""
+        desk = self._locked()
+        try:
+            measures = getattr(acquisition, "_measures", ())
+            acquisition._measures = []
+            for measure in measures:
+                tell(measure)
+        finally:
+            desk.lock.release()
 
     def _release(self, acquisition: LimitSetAcquisition) -> None:
         desk = self._desk if self._desk.into is None else self._at()
@@ -598,9 +620,7 @@ class LimitSet(Party):
             try:
                 place, kind = self._places[key]
             except KeyError:
-                raise ValueError(
-                    f"no limit of the set is called {key!r}; {self._names()}"
-                ) from None
+                raise ValueError(self._unknown(key)) from None
             if type(actual) is int and settled is None and actual * TOKEN == taken[place + 1]:
                 continue  # as asked for; of calls nobody may ask for another number than one
             amount = tokens(key, actual)

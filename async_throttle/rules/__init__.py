@@ -12,6 +12,8 @@ SlidingWindow      never more than *capacity* in any window of *period*
 FixedWindow        never more than *capacity* between two ticks of a clock
 Slots              so many at once
 =================  ==================================================================
+
+adaptive.py is of another kind: limits that are set by how calls end.
 """
 
 from __future__ import annotations

@@ -1,0 +1,603 @@
+"""Throttles whose limit follows how their calls end: what is measured, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple, cast
+
+import pytest
+from support import at, now, queued
+
+from async_throttle import (
+    AIMD,
+    Adaptive,
+    BackOff,
+    Gradient,
+    LimitPool,
+    LimitSet,
+    Outcome,
+    Throttle,
+    Throttles,
+    ThrottleTimeout,
+    threads,
+)
+
+OK, IGNORED, DROPPED = Outcome
+
+
+class Sample(NamedTuple):
+    latency: int
+    in_flight: int
+    weight: float
+    outcome: Outcome
+
+
+class Recorder(Adaptive):
+    """Says what it was told to say, one limit after the other; keeps what it is told."""
+
+    steers = "concurrency"
+    start = 10
+
+    def __init__(self, *limits: float) -> None:
+        super().__init__()
+        self._limits = limits
+
+    @property
+    def limit(self) -> float:
+        return self._limit
+
+    def begin(self, limit: float, now: int) -> None:
+        self._limit = limit
+        self._next = iter(self._limits)
+        self.samples: list[Sample] = []
+
+    def sample(self, now: int, began: int, in_flight: int, weight: float, outcome: Outcome) -> None:
+        self.samples.append(Sample(now - began, in_flight, weight, outcome))
+        self._limit = next(self._next, self._limit)
+
+
+class RateRecorder(Recorder):
+    steers = "capacity"
+
+
+def adapting(*limits: float, concurrency: int = 2, **kwargs: Any) -> Throttle:
+    return Throttle(math.inf, concurrency, adapt=Recorder(*limits), **kwargs)
+
+
+def samples(throttle: Any) -> list[Sample]:
+    assert isinstance(throttle.adapt, Recorder)
+    return throttle.adapt.samples
+
+
+def outcomes(throttle: Any) -> list[Outcome]:
+    return [sample.outcome for sample in samples(throttle)]
+
+
+# ------------------------------------------------------------------ the ways to make a call
+
+Body = Callable[[], Awaitable[object]]
+Call = Callable[[Throttle, Body], Coroutine[Any, Any, None]]
+
+
+async def plain_block(throttle: Throttle, body: Body) -> None:
+    async with throttle:
+        await body()
+
+
+async def block(throttle: Throttle, body: Body) -> None:
+    async with throttle(3):
+        await body()
+
+
+async def leased_block(throttle: Throttle, body: Body) -> None:
+    async with await throttle.lease():
+        await body()
+
+
+async def decorated(throttle: Throttle, body: Body) -> None:
+    @throttle(2)
+    async def call() -> None:
+        await body()
+
+    await call()
+
+
+async def set_block(throttle: Throttle, body: Body) -> None:
+    async with LimitSet(throttle, other=Throttle(100)):
+        await body()
+
+
+async def set_call(throttle: Throttle, body: Body) -> None:
+    async with LimitSet(throttle, other=Throttle(100))(other=5):
+        await body()
+
+
+async def pool_call(throttle: Throttle, body: Body) -> None:
+    async with LimitPool([LimitSet(throttle)])():
+        await body()
+
+
+every_way = pytest.mark.parametrize(
+    "call", [plain_block, block, leased_block, decorated, set_block, set_call, pool_call]
+)
+
+
+@every_way
+async def test_a_call_that_ends_well_is_measured(call: Call) -> None:
+    throttle = adapting()
+    await asyncio.sleep(1)
+    await call(throttle, lambda: asyncio.sleep(0.25))
+    (sample,) = samples(throttle)
+    assert (sample.latency, sample.in_flight, sample.outcome) == (250_000_000, 1, OK)
+    assert throttle.active == 0
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (TimeoutError(), DROPPED),
+        (ThrottleTimeout("of another throttle"), IGNORED),
+        (KeyError("x"), IGNORED),
+        (asyncio.CancelledError(), IGNORED),
+        (KeyboardInterrupt(), IGNORED),
+    ],
+    ids=repr,
+)
+async def test_how_a_block_ends_tells_how_the_call_did(
+    call: Call, error: BaseException, outcome: Outcome
+) -> None:
+    throttle = adapting()
+
+    async def body() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        await call(throttle, body)
+    assert raised.value is error
+    assert outcomes(throttle) == [outcome]
+    assert throttle.active == 0
+
+
+@every_way
+async def test_a_call_that_was_never_granted_is_not_measured(call: Call) -> None:
+    throttle = adapting(concurrency=1)
+    await throttle.acquire()
+    waiting = await queued(call(throttle, asyncio.Event().wait))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    throttle.release()
+    assert samples(throttle) == []
+    assert throttle.active == 0
+
+
+async def test_how_many_were_in_flight_is_told() -> None:
+    throttle = adapting()
+    await asyncio.gather(*(plain_block(throttle, lambda: asyncio.sleep(1)) for _ in range(5)))
+    assert [sample.in_flight for sample in samples(throttle)] == [1, 2, 2, 2, 1]
+
+
+async def test_acquire_and_release_are_not_measured() -> None:
+    throttle = adapting()
+    await throttle.acquire()
+    throttle.release()
+    await throttle.consume()
+    assert throttle.try_acquire()
+    throttle.release()
+    assert samples(throttle) == []
+
+
+async def test_tokens_are_told() -> None:
+    throttle = Throttle(10, adapt=RateRecorder())
+    async with throttle:
+        pass
+    async with throttle(2.5) as lease:
+        lease.settle(1)
+    await asyncio.sleep(1)
+    async with LimitSet(tokens=throttle)(tokens=4):
+        pass
+    assert [sample.weight for sample in samples(throttle)] == [1, 2.5, 4]
+
+
+async def test_of_what_counts_slots_a_set_tells_the_slots() -> None:
+    throttle = adapting(concurrency=5)
+    api = LimitSet(calls=throttle, tokens=Throttle(100))
+    async with api(calls=3, tokens=9):
+        pass
+    assert [(s.weight, s.in_flight) for s in samples(throttle)] == [(3, 3)]
+
+
+async def test_a_set_measures_only_what_a_call_takes() -> None:
+    throttle = adapting()
+    api = LimitSet(calls=throttle, tokens=Throttle(100))
+    async with api(calls=0):
+        pass
+    assert samples(throttle) == []
+
+
+async def test_each_limit_of_a_set_judges_for_itself() -> None:
+    class Stoic(Recorder):
+        def judge(self, error: BaseException | None) -> Outcome:
+            return OK
+
+    one = adapting()
+    other = Throttle(math.inf, 5, adapt=Stoic())
+    with pytest.raises(TimeoutError):
+        async with LimitSet(one, other):
+            raise TimeoutError
+    assert (outcomes(one), outcomes(other)) == ([DROPPED], [OK])
+
+
+async def test_latency_is_that_of_the_call_without_the_wait() -> None:
+    throttle = adapting(concurrency=1)
+    await asyncio.gather(*(block(throttle, lambda: asyncio.sleep(1)) for _ in range(3)))
+    assert [sample.latency for sample in samples(throttle)] == [1_000_000_000] * 3
+
+
+async def test_latency_stands_when_the_throttle_is_joined_to_another_meanwhile() -> None:
+    throttle = adapting()
+    await asyncio.sleep(10)
+    late = Throttle(5, timer=None)
+    late_too = Throttle(5)
+
+    async def join() -> None:
+        await asyncio.sleep(0.5)
+        LimitSet(late, late_too)
+        LimitSet(throttle, late)
+        await asyncio.sleep(0.5)
+
+    await block(throttle, join)
+    (sample,) = samples(throttle)
+    assert sample.latency == 1_000_000_000
+
+
+async def test_many_enter_one_throttle_at_once_and_each_is_measured() -> None:
+    throttle = adapting(concurrency=100)
+
+    async def body(seconds: float) -> None:
+        async with throttle:
+            await asyncio.sleep(seconds)
+
+    await asyncio.gather(*(body(n) for n in (3, 1, 2)))
+    await body(4)
+    assert [sample.latency / 1e9 for sample in samples(throttle)] == [1, 2, 3, 4]
+
+
+async def test_nested_blocks_of_one_task_are_measured_each() -> None:
+    throttle = adapting()
+    async with throttle:
+        await asyncio.sleep(1)
+        async with throttle:
+            await asyncio.sleep(1)
+            assert throttle.active == 2
+    assert [sample.latency / 1e9 for sample in samples(throttle)] == [1, 2]
+
+
+async def test_a_plain_block_binds_nothing_as_ever() -> None:
+    async with adapting() as bound:
+        assert bound is None
+
+
+# ------------------------------------------------------------------------ what is said of it
+
+
+@pytest.mark.parametrize("make", [lambda t: t(1), lambda t: LimitSet(t)()])
+async def test_a_lease_can_say_how_the_call_went_and_the_first_word_counts(make: Any) -> None:
+    throttle = adapting(concurrency=5)
+    async with make(throttle) as lease:
+        await asyncio.sleep(1)
+        lease.dropped()
+        lease.ok()
+        await asyncio.sleep(1)
+        assert throttle.active == 1
+    with contextlib.suppress(TimeoutError):
+        async with make(throttle) as lease:
+            lease.ok()
+            raise TimeoutError
+    async with make(throttle) as lease:
+        lease.ignore()
+    assert outcomes(throttle) == [DROPPED, OK, IGNORED]
+    assert samples(throttle)[0].latency == 1_000_000_000
+    assert throttle.active == 0
+
+
+async def test_a_lease_without_a_block_tells_only_what_it_is_told() -> None:
+    throttle = adapting()
+    lease = await throttle.lease()
+    lease.release()
+    assert samples(throttle) == []
+    lease = await throttle.lease()
+    lease.ok()
+    lease.release()
+    lease.dropped()
+    assert outcomes(throttle) == [OK]
+
+
+@pytest.mark.parametrize("say", ["ok", "ignore", "dropped"])
+async def test_the_words_mean_nothing_to_a_throttle_that_does_not_adapt(say: str) -> None:
+    throttle = Throttle(10, 2)
+    async with throttle(2) as lease:
+        getattr(lease, say)()
+    async with LimitSet(throttle)() as acquisition:
+        getattr(acquisition, say)()
+    assert (throttle.concurrency, throttle.adapt) == (2, None)
+
+
+@pytest.mark.parametrize("say", ["ok", "ignore", "dropped"])
+@pytest.mark.parametrize("make", [lambda t: t(1), lambda t: LimitSet(t)()])
+async def test_what_was_not_granted_did_not_go(make: Any, say: str) -> None:
+    with pytest.raises(RuntimeError, match="nothing was granted"):
+        getattr(make(adapting()), say)()
+
+
+# ------------------------------------------------------------------------- the limit follows
+
+
+async def test_it_starts_at_what_the_throttle_was_given_or_where_the_algorithm_does() -> None:
+    assert adapting(concurrency=7).concurrency == 7
+    assert Throttle(5, adapt=Recorder()).concurrency == 10
+    assert Throttle(30, period=60, adapt=RateRecorder()).adapt.limit == 0.5  # type: ignore[union-attr]
+
+
+async def test_when_the_limit_grows_waiters_go_at_once() -> None:
+    throttle = adapting(3, concurrency=1)
+    started: list[float] = []
+
+    async def call() -> None:
+        async with throttle:
+            started.append(now())
+            await asyncio.sleep(1)
+
+    await asyncio.gather(*(call() for _ in range(5)))
+    assert started == [0, 1, 1, 1, 2]
+    assert throttle.concurrency == 3
+
+
+async def test_when_it_shrinks_holders_finish_and_nobody_enters() -> None:
+    throttle = adapting(1, concurrency=3)
+    started: list[float] = []
+
+    async def call(seconds: float) -> None:
+        async with throttle:
+            started.append(now())
+            await asyncio.sleep(seconds)
+
+    await asyncio.gather(*(call(seconds) for seconds in (1, 2, 3, 1, 1)))
+    assert started == [0, 0, 0, 3, 4]
+
+
+async def test_a_rate_follows_and_those_who_wait_are_planned_anew() -> None:
+    throttle = Throttle(10, burst=1, adapt=RateRecorder(2))
+    started: list[float] = []
+
+    async def call() -> None:
+        async with throttle:
+            started.append(now())
+
+    await asyncio.gather(*(call() for _ in range(4)))
+    assert started == [0, 0.5, 1, 1.5]
+    assert throttle.capacity == 2
+
+
+async def test_a_rate_is_per_second_whatever_the_period() -> None:
+    throttle = Throttle(600, period=60, adapt=RateRecorder(5))
+    async with throttle:
+        pass
+    assert throttle.capacity == 300
+
+
+async def test_setting_the_limit_is_a_new_beginning() -> None:
+    throttle = adapting(5)
+    async with throttle:
+        pass
+    throttle.concurrency = 3
+    assert (throttle.concurrency, samples(throttle)) == (3, [])
+    rate = Throttle(10, adapt=RateRecorder(5))
+    async with rate:
+        pass
+    rate.capacity = 20
+    assert (rate.capacity, samples(rate)) == (20, [])
+    rate.concurrency = 4  # which it does not steer
+    throttle.capacity = 7
+    assert (rate.concurrency, throttle.capacity) == (4, 7)
+
+
+async def test_one_algorithm_given_to_two_throttles_is_two() -> None:
+    shared = Recorder(5)
+    one, other = (Throttle(math.inf, 2, adapt=shared) for _ in range(2))
+    async with one:
+        pass
+    assert (one.concurrency, other.concurrency) == (5, 2)
+    assert one.adapt is not other.adapt is not shared
+    each: Throttles[str, Throttle] = Throttles(lambda _: Throttle(math.inf, 2, adapt=shared))
+    async with each["a"]:
+        pass
+    assert (each["a"].concurrency, each["b"].concurrency) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: Throttle(1, adapt=cast(Any, Recorder)),
+            TypeError,
+            r"adapt must be an Adaptive.*Recorder",
+        ),
+        (
+            lambda: Throttle(1, adapt=cast(Any, "AIMD")),
+            TypeError,
+            r"adapt must be an Adaptive.*'AIMD'",
+        ),
+        (
+            lambda: Throttle(math.inf, adapt=RateRecorder()),
+            ValueError,
+            "capacity must be finite where it adapts, got inf",
+        ),
+        (
+            lambda: setattr(adapting(), "concurrency", 0),
+            ValueError,
+            "concurrency must be at least 1 where it adapts, got 0",
+        ),
+        (
+            lambda: setattr(Throttle(1, adapt=RateRecorder()), "capacity", math.inf),
+            ValueError,
+            "capacity must be finite where it adapts, got inf",
+        ),
+    ],
+)
+async def test_what_cannot_adapt_is_refused(make: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+async def test_a_judge_that_fails_costs_no_slot() -> None:
+    class Failing(Recorder):
+        def judge(self, error: BaseException | None) -> Outcome:
+            raise ZeroDivisionError
+
+    throttle = Throttle(math.inf, 1, adapt=Failing())
+    for make in (lambda: throttle, lambda: throttle(2), lambda: LimitSet(throttle)):
+        with pytest.raises(ZeroDivisionError):
+            async with make():
+                pass
+        assert throttle.active == 0
+
+
+async def test_those_who_share_a_desk_with_it_lose_nothing() -> None:
+    plain, throttle = Throttle(10, 2), adapting()
+    LimitSet(plain, throttle)
+    async with plain, plain(3) as lease:
+        lease.settle(2)
+        assert (plain.active, plain.level) == (2, 7)
+    assert plain.active == 0
+
+
+async def test_a_call_that_outlives_a_new_beginning_counts_for_it() -> None:
+    throttle = adapting()
+    at(0.5, lambda: setattr(throttle, "concurrency", 1))
+    await block(throttle, lambda: asyncio.sleep(1))
+    assert len(samples(throttle)) == 1
+
+
+# ------------------------------------------------------------------------------------ threads
+
+
+def test_threads_are_measured_too() -> None:
+    throttle = threads.Throttle(math.inf, 2, adapt=Recorder(4))
+    with throttle:
+        pass
+    assert throttle.concurrency == 4
+    with pytest.raises(TimeoutError), throttle(3):
+        raise TimeoutError
+    with pytest.raises(KeyError), throttle:
+        raise KeyError
+    with throttle(1) as lease:
+        lease.dropped()
+
+    @throttle(1)
+    def work() -> None:
+        """Decorated."""
+
+    work()
+    with LimitSet(throttle) as acquisition:
+        acquisition.ignore()
+
+    async def main() -> None:
+        async with throttle:
+            pass
+        with pytest.raises(TimeoutError):
+            async with throttle(2):
+                raise TimeoutError
+
+    asyncio.run(main())
+    assert outcomes(throttle) == [OK, DROPPED, IGNORED, DROPPED, OK, IGNORED, OK, DROPPED]
+    assert throttle.active == 0
+
+
+# ------------------------------------------------------------------------------ with a server
+
+
+class Busy(Exception):
+    status = 503
+
+
+class Server:
+    """So many workers; a call takes a tenth of a second. Refuses when *most* are there already."""
+
+    def __init__(self, workers: int, most: float = math.inf) -> None:
+        self.workers = asyncio.Semaphore(workers)
+        self.most = most
+        self.inside = self.served = self.refused = 0
+
+    async def answer(self) -> None:
+        if self.inside >= self.most:
+            self.refused += 1
+            raise Busy
+        self.inside += 1
+        try:
+            async with self.workers:
+                await asyncio.sleep(0.1)
+            self.served += 1
+        finally:
+            self.inside -= 1
+
+
+async def besiege(limiter: Any, server: Server, seconds: float) -> None:
+    """Fifty clients call as often as they are let."""
+    until = now() + seconds
+
+    async def client() -> None:
+        while now() < until:
+            with contextlib.suppress(Busy):
+                async with limiter:
+                    await server.answer()
+
+    await asyncio.gather(*(client() for _ in range(50)))
+
+
+@pytest.mark.parametrize("make", [lambda t: t, LimitSet], ids=["alone", "in a set"])
+async def test_a_throttle_finds_what_a_server_bears(make: Any) -> None:
+    throttle = Throttle(math.inf, adapt=Gradient())
+    limiter, server = make(throttle), Server(8)
+    await besiege(limiter, server, 10)
+    server.served = 0
+    await besiege(limiter, server, 60)
+    assert server.served >= 0.95 * 60 * 80  # a fixed limit of 8 would serve 80 per second
+    assert 8 < throttle.concurrency <= 8 + 2 * math.sqrt(8)
+
+
+async def test_a_throttle_grows_until_it_is_refused() -> None:
+    throttle = Throttle(math.inf, adapt=AIMD())
+    server = Server(8, most=12)
+    await besiege(throttle, server, 10)
+    server.served = server.refused = 0
+    await besiege(throttle, server, 60)
+    assert server.served >= 0.95 * 60 * 80
+    assert 0 < server.refused <= 0.05 * server.served
+    assert 9 <= throttle.concurrency <= 13
+
+
+async def test_a_rate_backs_off_from_refusals_and_comes_back() -> None:
+    allowed = Throttle(100, burst=5)  # the server's own limit
+    throttle = Throttle(1_000, burst=1, adapt=BackOff())
+    served = refused = 0
+
+    async def client() -> None:
+        nonlocal served, refused
+        while now() < 600:
+            with contextlib.suppress(Busy):
+                async with throttle:
+                    if not allowed.try_acquire():
+                        refused += 1
+                        raise Busy
+                    served += 1
+
+    at(300, lambda: setattr(allowed, "capacity", 50))
+    await asyncio.gather(*(client() for _ in range(5)))
+    assert served >= 0.9 * (300 * 100 + 300 * 50)
+    assert refused <= 0.01 * served
+    assert 35 <= throttle.capacity <= 60
