@@ -8,7 +8,8 @@ limits/                `LimitSet`, several throttles that are taken together; `L
 keyed.py               `Throttles`, one for each key
 threads.py             `threads.Throttle`, for threads and event loops together
 resources/             `RateLimiter` and `ConcurrencyLimiter`, one of the limits alone;
-                       `TimeoutManager`, how long something may take
+                       `TimeoutManager`, how long something may take; `ResourceGroup`,
+                       what is entered and left together
 buckets.py             a token bucket and a leaky bucket that are awaited
 schedule.py            `Schedule`: capacity that changes by the clock
 rules/                 the arithmetic of each algorithm, and of limits that adapt; `Rule` and
@@ -44,7 +45,12 @@ from async_throttle.limits import (
     RateLimit,
     ResourceLimit,
 )
-from async_throttle.resources import ConcurrencyLimiter, RateLimiter, TimeoutManager
+from async_throttle.resources import (
+    ConcurrencyLimiter,
+    RateLimiter,
+    ResourceGroup,
+    TimeoutManager,
+)
 from async_throttle.rules import Rule
 from async_throttle.rules.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
 from async_throttle.rules.algorithm import RateLimitAlgorithm
@@ -73,6 +79,7 @@ __all__ = [
     "RateLimitAlgorithm",
     "RateLimiter",
     "ResourceError",
+    "ResourceGroup",
     "ResourceLimit",
     "ResourceLimitError",
     "Rule",
