@@ -7,9 +7,10 @@ limits/                `LimitSet`, several throttles that are taken together; `L
                        names in the manner of concurry
 keyed.py               `Throttles`, one for each key
 threads.py             `threads.Throttle`, for threads and event loops together
-resources/             `RateLimiter` and `ConcurrencyLimiter`, one of the limits alone;
-                       `TimeoutManager`, how long something may take; `ResourceGroup`,
-                       what is entered and left together
+resources/             `RateLimiter`, `ConcurrencyLimiter`, one of the limits alone;
+                       `AdaptiveRateLimiter`, by a load that is reported;
+                       `TimeoutManager`, how long something may take;
+                       `ResourceGroup`, what is entered and left together
 buckets.py             a token bucket and a leaky bucket that are awaited
 schedule.py            `Schedule`: capacity that changes by the clock
 rules/                 the arithmetic of each algorithm, and of limits that adapt; `Rule` and
@@ -46,6 +47,7 @@ from async_throttle.limits import (
     ResourceLimit,
 )
 from async_throttle.resources import (
+    AdaptiveRateLimiter,
     ConcurrencyLimiter,
     RateLimiter,
     ResourceGroup,
@@ -63,6 +65,7 @@ __all__ = [
     "AIMD",
     "GCRA",
     "Adaptive",
+    "AdaptiveRateLimiter",
     "BackOff",
     "CallLimit",
     "ConcurrencyLimiter",

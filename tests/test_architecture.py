@@ -59,7 +59,7 @@ CLOCKS_AND_LOOPS = {
 
 WITHIN = {
     "limits": ["_single", "_acquisition", "_set", "_pool", "__init__"],
-    "resources": ["_call", "_limiters", "_timeouts", "_group", "__init__"],
+    "resources": ["_call", "_limiters", "_timeouts", "_group", "_adaptive", "__init__"],
 }
 """Modules of a subpackage from the bottom up; what only type checkers read may point up."""
 

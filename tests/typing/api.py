@@ -15,31 +15,41 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 from async_throttle import (
+    AIMD,
     GCRA,
+    Adaptive,
+    AdaptiveRateLimiter,
+    BackOff,
     CallLimit,
     ConcurrencyLimiter,
     FixedWindow,
+    Gradient,
     LeakyBucket,
     Lease,
     LimitPool,
     LimitSet,
     LimitSetAcquisition,
     LoadBalancingAlgorithm,
+    Outcome,
     RateLimit,
     RateLimitAlgorithm,
     RateLimiter,
     ResourceError,
+    ResourceGroup,
     ResourceLimit,
     ResourceLimitError,
     Rule,
+    Schedule,
     SlidingWindow,
     Throttle,
     ThrottleClosed,
     ThrottleFull,
     Throttles,
     ThrottleTimeout,
+    TimeoutManager,
     TokenBucket,
     WeightTooLarge,
+    buckets,
     exceptions,
     threads,
 )
@@ -533,6 +543,78 @@ async def in_several_event_loops(throttle: threads.Throttle) -> None:
     assert_type(await fetch("x"), bytes)
     await fetch(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await throttle.acquire()  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+
+
+async def limits_that_adapt(api: LimitSet) -> None:
+    throttle = Throttle(math.inf, 5, adapt=AIMD(minimum=2, maximum=50, timeout=2.5))
+    Throttle(100, adapt=BackOff(recovery=60))
+    threads.Throttle(math.inf, adapt=Gradient(judge=lambda error: Outcome.OK))
+    assert_type(throttle.adapt, Adaptive | None)
+    async with throttle(2) as lease, api(tokens=5) as acquisition:
+        assert_type(lease.ok(), None)
+        assert_type(lease.ignore(), None)
+        assert_type(lease.dropped(), None)
+        assert_type(acquisition.ok(), None)
+        assert_type(acquisition.ignore(), None)
+        assert_type(acquisition.dropped(), None)
+    Throttle(5, adapt=AIMD)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    throttle.adapt = AIMD()  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+    limiter = AdaptiveRateLimiter(10, maximum=100)
+    assert_type(await limiter.acquire("database"), None)
+    assert_type(limiter.adjust_rate("database", 0.5), None)
+    assert_type(limiter.rates, Mapping[str, float])
+    assert_type(limiter.throttle("database"), Throttle)
+
+
+async def what_can_be_awaited_besides() -> None:
+    bucket = buckets.TokenBucket(10, 5)
+    assert_type(await bucket.consume(2), None)
+    assert_type(bucket.capacity, float)
+    with buckets.LeakyBucket(5, 2, 0.5, 2.0, True, adjmap=()) as leaky:
+        assert_type(leaky, buckets.LeakyBucket)
+        assert_type(await leaky.acquire(2), bool)
+        assert_type(await leaky.wait_for_tokens(), float)
+        leaky.factor = 2
+        del leaky.factor
+    async with leaky as the_same:
+        assert_type(the_same, buckets.LeakyBucket)
+
+
+async def deadlines(fetch: Callable[[], Coroutine[Any, Any, bytes]]) -> None:
+    async with TimeoutManager(5.0) as timeouts:
+        assert_type(timeouts, TimeoutManager)
+        assert_type(await timeouts.run(fetch(), timeout=2), bytes)
+        assert_type(await timeouts.cascade(fetch, [0.5, 1]), bytes)
+        assert_type(timeouts.remaining(), float)
+    async with timeouts.timeout(1):
+        pass
+    for attempt in timeouts.attempts((1, 2)):
+        async with attempt:
+            assert_type(attempt.number, int)
+
+    @timeouts
+    async def handle(name: str) -> int:
+        return len(name)
+
+    assert_type(await handle("x"), int)
+    await handle(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def resources_together() -> None:
+    group = ResourceGroup()
+    limiter = await group.add(RateLimiter(10.0))
+    assert_type(limiter, RateLimiter)
+    async with group as entered:
+        assert_type(entered, ResourceGroup)
+    assert_type(await group.remove(limiter), None)
+
+
+async def by_the_clock(throttle: Throttle, slots: threads.Throttle) -> None:
+    schedule = Schedule(lambda now: 300 if now.hour < 6 else 100, every=timedelta(minutes=5))
+    async with schedule.applied_to(throttle, slots, RateLimit("x", 60, capacity=5)):
+        pass
+    schedule.apply(throttle)
 
 
 def refusals_of_a_set(api: LimitSet) -> None:
