@@ -21,6 +21,7 @@ _base.py               what all throttles have in common
 _desk.py               where callers wait: a queue, a clock, futures and timers
 _queue.py              who goes next
 _alarm.py, _units.py   a timer that does not spin; numbers as integers
+_decorator.py          functions that run within a block
 __main__.py, _demo/    ``python -m async_throttle``: what all this is for
 =====================  ==============================================================
 

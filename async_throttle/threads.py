@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import threading
 import types
 from collections.abc import Callable, Coroutine, Iterable
@@ -33,6 +32,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from async_throttle._alarm import Alarm
 from async_throttle._base import NOTHING, UNIT, BaseThrottle
+from async_throttle._decorator import within_either
 from async_throttle._desk import (
     Desk,
     Options,
@@ -646,7 +646,7 @@ class Lease(AsyncLease):
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]: ...
     def __call__(self, func: Callable[P, Any]) -> Callable[P, Any]:
         """Decorate a ``def`` or an ``async def``: each call takes the weight and a slot."""
-        return decorated(func, self._twin)
+        return within_either("a throttle", func, self._twin)
 
     def __aexit__(
         self,
@@ -702,22 +702,3 @@ _guard(
         "_leave",
     ),
 )
-
-
-def decorated(func: Callable[P, Any], enter: Callable[[], Any]) -> Callable[P, Any]:
-    """*func* within ``enter()``, entered in the manner that goes with it."""
-    if inspect.iscoroutinefunction(func):
-
-        @functools.wraps(func)
-        async def throttled(*args: P.args, **kwargs: P.kwargs) -> Any:
-            async with enter():
-                return await func(*args, **kwargs)
-
-        return throttled
-
-    @functools.wraps(func)
-    def throttled_in_threads(*args: P.args, **kwargs: P.kwargs) -> Any:
-        with enter():
-            return func(*args, **kwargs)
-
-    return throttled_in_threads

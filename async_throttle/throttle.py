@@ -12,14 +12,13 @@ together. They may be taken only while the desk is calm and the throttle is open
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import types
 from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic_ns
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from async_throttle._base import NOTHING, UNIT, BaseThrottle, Measure
+from async_throttle._decorator import within
 from async_throttle._desk import Waiting, checked_priority
 from async_throttle._queue import Line, Receipt, settle
 from async_throttle._units import (
@@ -493,15 +492,7 @@ class Lease:
     def __call__(self, func: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]: ...
     def __call__(self, func: Callable[P, Any]) -> Callable[P, Any]:
         """Decorate an ``async def``: each call takes the weight and a slot while it runs."""
-        if not inspect.iscoroutinefunction(func):
-            raise TypeError(f"a throttle decorates an async def, got {func!r}")
-
-        @functools.wraps(func)
-        async def throttled(*args: P.args, **kwargs: P.kwargs) -> Any:
-            async with self._twin():
-                return await func(*args, **kwargs)
-
-        return throttled
+        return within("a throttle", func, self._twin)
 
     def __repr__(self) -> str:
         return (

@@ -27,7 +27,7 @@ PACKAGE = Path(async_throttle.__file__).parent
 ROOT = PACKAGE.parent
 
 TIERS: list[set[str]] = [
-    {"exceptions", "_units"},
+    {"exceptions", "_units", "_decorator"},
     {"rules"},
     {"_queue", "_alarm", "stores"},
     {"_desk"},

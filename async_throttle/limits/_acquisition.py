@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from async_throttle import threads
 from async_throttle._base import Measure
+from async_throttle._decorator import within_either
 from async_throttle._desk import Party, checked_priority
 from async_throttle._queue import Receipt
 from async_throttle._units import SECOND
 from async_throttle.rules.adaptive import Outcome
-from async_throttle.threads import decorated
 
 if TYPE_CHECKING:
     from async_throttle.limits._set import LimitSet
@@ -249,7 +249,8 @@ class LimitSetAcquisition:
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]: ...
     def __call__(self, func: Callable[P, Any]) -> Callable[P, Any]:
         """Decorate an ``async def``, or a ``def`` that runs in threads: each call takes this."""
-        return decorated(
+        return within_either(
+            "a set of limits",
             func,
             lambda: type(self)(self._source, self._amounts, self._timeout, self._priority),
         )

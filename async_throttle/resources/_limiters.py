@@ -6,15 +6,14 @@ Facades. They wait for nothing and count nothing: all of that is a `Throttle`'s.
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
+from async_throttle._decorator import within
 from async_throttle._units import positive, whole
 from async_throttle.resources._call import Call
-from async_throttle.threads import decorated
 from async_throttle.throttle import Throttle
 
 __all__ = ["ConcurrencyLimiter", "RateLimiter"]
@@ -77,12 +76,6 @@ class _Limiter:
         self.release()
 
 
-def _decorate(func: Callable[P, Any], enter: Callable[[], _Acquire[Any]]) -> Callable[P, Any]:
-    if not inspect.iscoroutinefunction(func):
-        raise TypeError(f"limit() decorates an async def, got {func!r}")
-    return decorated(func, enter)
-
-
 class RateLimiter(_Limiter):
     """So many operations per second, in bursts of at most *burst*.
 
@@ -135,7 +128,7 @@ class RateLimiter(_Limiter):
         """Decorate an ``async def``: ``@limiter.limit`` or ``@limiter.limit(tokens=5)``."""
         if func is None:
             return functools.partial(self.limit, tokens=tokens)
-        return _decorate(func, lambda: self.acquire(tokens))
+        return within("limit()", func, lambda: self.acquire(tokens))
 
     def __repr__(self) -> str:
         return f"<async_throttle.RateLimiter of {self._throttle!r}>"
@@ -192,7 +185,7 @@ class ConcurrencyLimiter(_Limiter):
         self, func: Callable[P, Coroutine[Any, Any, R]]
     ) -> Callable[P, Coroutine[Any, Any, R]]:
         """Decorate an ``async def``: ``@limiter.limit``."""
-        return _decorate(func, self.acquire)
+        return within("limit()", func, self.acquire)
 
     def __repr__(self) -> str:
         return f"<async_throttle.ConcurrencyLimiter of {self._throttle!r}>"

@@ -20,9 +20,9 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+from async_throttle._decorator import within
 from async_throttle.exceptions import TimeoutError
 from async_throttle.resources._call import Call
-from async_throttle.threads import decorated
 
 __all__ = ["Attempt", "TimeoutManager"]
 
@@ -145,9 +145,7 @@ class TimeoutManager:
         self, func: Callable[P, Coroutine[Any, Any, R]]
     ) -> Callable[P, Coroutine[Any, Any, R]]:
         """Decorate an ``async def``: each call may take the default."""
-        if not inspect.iscoroutinefunction(func):
-            raise TypeError(f"a TimeoutManager decorates an async def, got {func!r}")
-        return decorated(func, lambda: _Scope(self, self._default, func))
+        return within("a TimeoutManager", func, lambda: _Scope(self, self._default, func))
 
     def attempts(self, timeouts: Iterable[float]) -> Iterator[Attempt]:
         """Try with one timeout after the other, until one suffices.

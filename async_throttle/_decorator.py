@@ -1,0 +1,40 @@
+"""Functions that run within a block: what all decorators of the package make."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+__all__ = ["within", "within_either"]
+
+P = ParamSpec("P")
+
+
+def within(what: str, func: Callable[P, Any], enter: Callable[[], Any]) -> Callable[P, Any]:
+    """*func*, an ``async def``, in the block ``enter()``; *what* refuses anything else."""
+    if not inspect.iscoroutinefunction(func):
+        raise TypeError(f"{what} decorates an async def, got {func!r}")
+
+    @functools.wraps(func)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        async with enter():
+            return await func(*args, **kwargs)
+
+    return call
+
+
+def within_either(what: str, func: Callable[P, Any], enter: Callable[[], Any]) -> Callable[P, Any]:
+    """The same for what is entered with ``with`` too: a ``def`` may be decorated as well."""
+    if inspect.iscoroutinefunction(func):
+        return within(what, func, enter)
+    if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+        raise TypeError(f"{what} decorates a function, got a generator: {func!r}")
+
+    @functools.wraps(func)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        with enter():
+            return func(*args, **kwargs)
+
+    return call

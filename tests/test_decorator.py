@@ -1,0 +1,84 @@
+"""What decorators take and refuse, whatever it is that decorates."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from async_throttle import (
+    ConcurrencyLimiter,
+    LimitSet,
+    RateLimiter,
+    Throttle,
+    TimeoutManager,
+    threads,
+)
+
+pytestmark = pytest.mark.virtual_time
+
+FOR_LOOPS = {
+    "throttle": lambda: Throttle(math.inf, 1)(1),
+    "limit() of a rate": lambda: RateLimiter(1).limit,
+    "limit(tokens=)": lambda: RateLimiter(1).limit(tokens=1),
+    "limit() of slots": lambda: ConcurrencyLimiter(1).limit,
+    "TimeoutManager": lambda: TimeoutManager(1.0),
+}
+FOR_THREADS = {
+    "threads.Throttle": lambda: threads.Throttle(math.inf, 1)(1),
+    "LimitSet": lambda: LimitSet(threads.Throttle(math.inf, 1))(),
+}
+EVERY = {**FOR_LOOPS, **FOR_THREADS}
+
+
+def work(a: int, *, b: int = 2) -> int:
+    """Adds."""
+    return a + b
+
+
+async def wait(a: int, *, b: int = 2) -> int:
+    """Adds, in time."""
+    await asyncio.sleep(0.5)
+    return a + b
+
+
+def generate() -> Iterator[int]:
+    yield 1
+
+
+async def stream() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
+async def test_a_coroutine_function_stays_what_it_was(make: Any) -> None:
+    decorated = make()(wait)
+    assert await decorated(1, b=3) == 4
+    assert inspect.iscoroutinefunction(decorated)
+    assert (decorated.__name__, decorated.__doc__) == ("wait", "Adds, in time.")
+    assert inspect.signature(decorated) == inspect.signature(wait)
+
+
+@pytest.mark.parametrize("make", FOR_THREADS.values(), ids=FOR_THREADS)
+def test_what_threads_enter_decorates_a_function_as_well(make: Any) -> None:
+    decorated = make()(work)
+    assert decorated(1, b=3) == 4
+    assert inspect.signature(decorated) == inspect.signature(work)
+
+
+@pytest.mark.parametrize("make", FOR_LOOPS.values(), ids=FOR_LOOPS)
+@pytest.mark.parametrize("func", [work, generate, stream])
+def test_what_only_loops_enter_decorates_nothing_else(make: Any, func: Any) -> None:
+    with pytest.raises(TypeError, match=rf"decorates an async def, got .*{func.__name__}"):
+        make()(func)
+
+
+@pytest.mark.parametrize("make", FOR_THREADS.values(), ids=FOR_THREADS)
+@pytest.mark.parametrize("func", [generate, stream])
+def test_a_generator_would_run_when_its_block_is_over_and_is_refused(make: Any, func: Any) -> None:
+    with pytest.raises(TypeError, match=rf"got a generator: .*{func.__name__}"):
+        make()(func)
