@@ -19,10 +19,13 @@ from support import now, others_run, queued
 from async_throttle import (
     ConcurrencyLimiter,
     RateLimiter,
+    ResourceGroup,
     ResourceLimitError,
     SlidingWindow,
     Throttle,
+    TimeoutManager,
     WeightTooLarge,
+    exceptions,
     testing,
 )
 
@@ -451,3 +454,127 @@ def test_mx_2_a_concurrency_limiter_works_in_a_second_loop_after_contention() ->
 
     assert testing.run(main()) == 3.0
     assert testing.run(main()) == 3.0
+
+
+async def test_mt_4_resources_can_be_grouped() -> None:
+    """There: ImportError, though that is how the documents use it."""
+    group = ResourceGroup()
+    slots = await group.add(ConcurrencyLimiter(2))
+    async with group:
+        assert slots.throttle.active == 1
+    assert slots.throttle.active == 0
+
+
+async def test_mt_6_a_part_of_a_block_has_a_timeout_of_its_own() -> None:
+    """There: AttributeError, though that is how the documents use it."""
+    with pytest.raises(TimeoutError):
+        async with TimeoutManager().timeout(0.5):
+            await asyncio.sleep(60)
+    assert now() == 0.5
+
+
+async def test_mt_11_a_timeout_is_no_cancellation() -> None:
+    """There: ``('raised', 'CancelledError: ') after 0.502 s``, in a caller nobody cancelled."""
+    manager = TimeoutManager(0.5)
+    for _ in range(2):
+        with pytest.raises(exceptions.TimeoutError):
+            async with manager:
+                await asyncio.sleep(60)
+        with pytest.raises(exceptions.TimeoutError):
+            await manager.run(asyncio.sleep(60))
+    task = asyncio.current_task()
+    assert task is not None
+    assert (now(), task.cancelling()) == (2.0, 0)
+
+
+@pytest.mark.parametrize("seconds", [0.11, 0.15, 0.201, 0.25, 0.31])
+async def test_mt_12_a_timeout_comes_to_the_instant(seconds: float) -> None:
+    """There a task looked every 100 ms: up to 100 ms late."""
+    with pytest.raises(TimeoutError):
+        await TimeoutManager(seconds).run(asyncio.sleep(60))
+    assert now() == seconds
+
+
+async def test_mt_13_a_call_has_its_timeout_outside_of_a_block_too() -> None:
+    """There: ``('ok', None) 1.00 s``, none at all."""
+    with pytest.raises(TimeoutError):
+        await TimeoutManager(0.2).run(asyncio.sleep(1))
+    with pytest.raises(TimeoutError):
+        await TimeoutManager().run(asyncio.sleep(1), timeout=0.2)
+    assert now() == 0.4
+
+
+async def test_mt_14_a_block_has_a_timeout_whatever_it_does() -> None:
+    """There: ``no error 1.00 s``. Only what went through run() was limited."""
+    with pytest.raises(TimeoutError):
+        async with TimeoutManager(0.2):
+            await asyncio.sleep(1)
+    assert now() == 0.2
+
+
+async def test_mt_18_of_several_calls_none_vanishes_and_none_goes_on() -> None:
+    """There a group of calls returned ``['a']``: those without a timeout were not awaited and
+    those that timed out were left out. Or it raised CancelledError, late, and calls went on."""
+    manager = TimeoutManager()
+    going_on = []
+
+    async def call(name: str, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        going_on.append(name)
+        return name
+
+    calls = [
+        manager.run(call("a", 0.1), timeout=0.15),
+        manager.run(call("without", 0.3)),
+        manager.run(call("late", 1.0), timeout=0.15),
+    ]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert results[:2] == ["a", "without"]
+    assert type(results[2]) is exceptions.TimeoutError
+    assert now() == 0.3
+    await asyncio.sleep(60)
+    assert going_on == ["a", "without"]
+
+
+async def test_mt_19_a_timeout_leaves_the_time_that_it_says() -> None:
+    """There: ``Operation timed out after 5.0 seconds after 0.0000 s``."""
+    async with TimeoutManager().timeout(5.0):
+        await asyncio.sleep(4.9)
+    with pytest.raises(TimeoutError, match="after 5 s"):
+        async with TimeoutManager().timeout(5.0):
+            await asyncio.sleep(60)
+    assert now() == 9.9
+
+
+async def test_mt_20b_nothing_is_cancelled_after_the_block() -> None:
+    """There, where what was to be done at the timeout took long: ``CancelledError``."""
+
+    async def body() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(5)
+            raise
+
+    with pytest.raises(TimeoutError):
+        async with TimeoutManager(1.0):
+            await body()
+    await asyncio.sleep(60)
+    assert now() == 66.0
+
+
+async def test_mt_27_one_timeout_manager_serves_many_requests() -> None:
+    """There the first to leave cancelled the others, ``['CancelledError: ', 'fast done']``, and
+    tasks that watched the time were left behind."""
+    manager = TimeoutManager(5.0)
+
+    async def request(name: str, seconds: float) -> str:
+        async with manager:
+            await asyncio.sleep(seconds)
+        return f"{name} done"
+
+    tasks = [asyncio.create_task(request("slow", 2.0)), asyncio.create_task(request("fast", 0.1))]
+    await asyncio.sleep(0.05)
+    assert asyncio.all_tasks() == {asyncio.current_task(), *tasks}
+    assert await asyncio.gather(*tasks) == ["slow done", "fast done"]
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -1,8 +1,7 @@
-"""Every example about rate and concurrency in the documents of mtaio.resources, run.
+"""Every example in the documents of mtaio.resources, run; that of an adaptive limiter elsewhere.
 
 The code between the quoting comments is theirs; only the import line and the names that they
-leave open (`perform_operation`, `logger` and such) are supplied here, and lines about timeouts are
-left out of examples that combine the two.
+leave open (`perform_operation`, `logger` and such) are supplied here.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, type-arg"
@@ -12,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from contextlib import AsyncExitStack
+import math
+from contextlib import AsyncExitStack, asynccontextmanager
 from os import cpu_count
 from typing import Any, Optional, get_type_hints
 
@@ -20,7 +20,12 @@ import pytest
 from support import now
 
 from async_throttle.exceptions import ResourceError, ResourceLimitError, TimeoutError
-from async_throttle.resources import ConcurrencyLimiter, RateLimiter
+from async_throttle.resources import (
+    ConcurrencyLimiter,
+    RateLimiter,
+    ResourceGroup,
+    TimeoutManager,
+)
 
 pytestmark = pytest.mark.virtual_time
 
@@ -111,6 +116,62 @@ async def test_rate_limiter_limit_with_tokens(performed: list[float]) -> None:
     assert performed == [0.0, 0.0, 0.5]
 
 
+# --- TimeoutManager ---
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ended"),
+    [(1.0, 1.5, 2.5), (1.0, 60, 3.0), (60, 1.0, 5.0), (4.0, 60, 5.0)],
+    ids=["in time", "the second operation", "the first operation", "the block"],
+)
+async def test_timeout_manager_basic_usage(first: float, second: float, ended: float) -> None:
+    async def long_running_operation() -> str:
+        await asyncio.sleep(first)
+        return "long"
+
+    async def another_operation() -> str:
+        await asyncio.sleep(second)
+        return "another"
+
+    async def operation_with_timeout():
+        # Set timeout for a block of operations
+        async with TimeoutManager(5.0) as tm:  # 5 seconds timeout
+            result = await tm.run(long_running_operation())
+
+            # Different timeout for specific operation
+            result2 = await tm.run(
+                another_operation(),
+                timeout=2.0  # 2 seconds timeout
+            )  # fmt: skip
+        return result, result2
+
+    if ended == 2.5:
+        assert await operation_with_timeout() == ("long", "another")
+    else:
+        with pytest.raises(TimeoutError):
+            await operation_with_timeout()
+    assert now() == ended
+
+
+def test_timeout_manager_class_reference() -> None:
+    parameters = inspect.signature(TimeoutManager).parameters
+    assert list(parameters) == ["default_timeout"]
+    assert parameters["default_timeout"].default is None
+    run = inspect.signature(TimeoutManager.run).parameters
+    assert list(run) == ["self", "coro", "timeout"]
+    assert (run["timeout"].default, run["timeout"].kind) == (None, run["timeout"].KEYWORD_ONLY)
+
+
+async def test_timeout_manager_run_returns_the_result_of_the_coroutine() -> None:
+    assert await TimeoutManager().run(asyncio.sleep(60, "result")) == "result"
+    assert await TimeoutManager(2.0).run(asyncio.sleep(1, "result"), timeout=None) == "result"
+    with pytest.raises(TimeoutError):  # "If operation times out"
+        await TimeoutManager(2.0).run(asyncio.sleep(60))
+    with pytest.raises(TimeoutError):  # "Optional timeout override"
+        await TimeoutManager(60).run(asyncio.sleep(60), timeout=2.0)
+    assert now() == 65.0
+
+
 # --- ConcurrencyLimiter ---
 
 
@@ -149,21 +210,163 @@ async def test_concurrency_limiter_acquire_can_be_awaited() -> None:
         await impatient.acquire()
 
 
+# --- ResourceGroup ---
+
+
+async def test_resource_group_basic_usage(performed: list[float]) -> None:
+    async def manage_resources():
+        group = ResourceGroup()
+
+        # Add resources to group
+        rate_limiter = await group.add(RateLimiter(10.0))
+        timeout = await group.add(TimeoutManager(5.0))
+
+        # Resources are automatically managed
+        async with group:  # noqa: SIM117
+            async with timeout:
+                await rate_limiter.acquire()
+                await perform_operation()
+        return rate_limiter, timeout
+
+    rate_limiter, timeout = await manage_resources()
+    assert isinstance(rate_limiter, RateLimiter)
+    assert isinstance(timeout, TimeoutManager)
+    assert performed == [0.0]
+    assert rate_limiter.throttle.level == 8.5  # to enter it costs one token: 10 - 2 + 0.05 s
+
+
+def test_resource_group_class_reference() -> None:
+    assert list(inspect.signature(ResourceGroup).parameters) == []
+    for method in (ResourceGroup.add, ResourceGroup.remove):
+        assert inspect.iscoroutinefunction(method)
+        assert list(inspect.signature(method).parameters) == ["self", "resource"]
+
+
+async def test_resource_group_add_and_remove() -> None:
+    group = ResourceGroup()
+    limiter = ConcurrencyLimiter(5)
+    assert await group.add(limiter) is limiter  # "Added resource"
+    async with group:
+        assert limiter.throttle.active == 1
+        await group.remove(limiter)
+        assert limiter.throttle.active == 0
+
+
+# --- Cascading timeouts ---
+
+
+async def test_cascading_timeouts_cannot_be_a_context_manager() -> None:
+    """As printed it yields again where the first block has timed out. A context manager cannot
+    run its body twice: contextlib says so, and the body's timeout is lost."""
+
+    class TimeoutController:
+        def __init__(self):
+            self.timeouts = TimeoutManager()
+
+        @asynccontextmanager
+        async def cascading_timeout(self, timeouts: list[float]):
+            """Implements cascading timeouts with fallback."""
+            for timeout in timeouts:
+                try:
+                    async with self.timeouts.timeout(timeout):
+                        yield
+                    break
+                except TimeoutError:
+                    if timeout == timeouts[-1]:
+                        raise
+                    continue
+
+    controller = TimeoutController()
+    async with controller.cascading_timeout([0.5, 1.0]):
+        await asyncio.sleep(0.4)
+    with pytest.raises(TimeoutError, match="after 2 s"):
+        async with controller.cascading_timeout([2.0]):
+            await asyncio.sleep(60)
+    with pytest.raises(RuntimeError, match="didn't stop after athrow"):
+        async with controller.cascading_timeout([0.5, 1.0]):
+            await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize(("takes", "ended"), [(0.4, 0.4), (0.9, 1.4), (1.9, 3.4), (60, 3.5)])
+async def test_cascading_timeouts_with_fallback(takes: float, ended: float) -> None:
+    """What they are meant to do, as a loop whose body can be run again, and as a call."""
+
+    async def operation() -> str:
+        await asyncio.sleep(takes)
+        return "result"
+
+    class TimeoutController:
+        def __init__(self) -> None:
+            self.timeouts = TimeoutManager()
+
+        async def in_a_loop(self, timeouts: list[float]) -> str:
+            result = "none"
+            for attempt in self.timeouts.attempts(timeouts):
+                async with attempt:
+                    result = await operation()
+            return result
+
+        async def as_a_call(self, timeouts: list[float]) -> str:
+            return await self.timeouts.cascade(operation, timeouts)
+
+    controller = TimeoutController()
+    for cascade in (controller.in_a_loop, controller.as_a_call):
+        began = now()
+        if takes < 2.0:
+            assert await cascade([0.5, 1.0, 2.0]) == "result"
+        else:
+            with pytest.raises(TimeoutError):
+                await cascade([0.5, 1.0, 2.0])
+        assert now() - began == pytest.approx(ended)
+
+
 # --- Best practices ---
 
 
 async def test_resource_cleanup() -> None:
-    async def cleanup_resources() -> None:
+    async def cleanup_resources():
         async with AsyncExitStack() as stack:
             # Add resources to stack
             rate_limiter = await stack.enter_async_context(RateLimiter(10.0))
+            timeout = await stack.enter_async_context(TimeoutManager(5.0))
+
             # Resources are automatically cleaned up
-            concurrency_limiter = await stack.enter_async_context(ConcurrencyLimiter(1))
             assert rate_limiter.throttle.level == 9.0
-            assert concurrency_limiter.throttle.active == 1
-        assert concurrency_limiter.throttle.active == 0
+            assert timeout.remaining() == 5.0
+        assert timeout.remaining() == math.inf
 
     await cleanup_resources()
+
+
+@pytest.mark.parametrize(
+    ("takes", "tokens", "told"),
+    [
+        (1.0, 10, None),
+        (60, 10, "Operation timed out"),
+        (1.0, 11, "Resource limit exceeded: weight 11 exceeds the burst"),
+    ],
+)
+async def test_error_handling(
+    takes: float, tokens: int, told: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def operation() -> None:
+        await RateLimiter(10.0).acquire(tokens)
+        await asyncio.sleep(takes)
+
+    async def handle_resource_errors():
+        try:
+            async with TimeoutManager(5.0) as tm:
+                await tm.run(operation())
+        except TimeoutError:
+            logger.error("Operation timed out")
+        except ResourceLimitError as e:
+            logger.error(f"Resource limit exceeded: {e}")
+
+    await handle_resource_errors()
+    if told is None:
+        assert caplog.text == ""
+    else:
+        assert told in caplog.text
 
 
 def test_performance_optimization() -> None:
@@ -173,6 +376,12 @@ def test_performance_optimization() -> None:
         burst=20       # Allow bursts of 20 operations
     )  # fmt: skip
     assert (rate_limiter.throttle.capacity, rate_limiter.throttle.burst) == (100.0, 20.0)
+
+    # Set appropriate timeouts
+    timeout_manager = TimeoutManager(
+        default_timeout=30.0  # Default 30 seconds
+    )
+    assert timeout_manager.default_timeout == 30.0
 
     # Limit concurrent operations based on system capacity
     concurrency_limiter = ConcurrencyLimiter(
@@ -238,17 +447,25 @@ async def test_web_application() -> None:
     class RateLimitedAPI:
         def __init__(self):
             self.rate_limiter = RateLimiter(100.0)  # 100 requests/second
+            self.timeout = TimeoutManager(5.0)  # 5 second timeout
 
         async def handle_request(self, request):
-            await self.rate_limiter.acquire()
-            return await process_request(request)
+            async with self.timeout:
+                await self.rate_limiter.acquire()
+                return await process_request(request)
 
     async def process_request(request: int) -> tuple[int, float]:
-        return request, now()
+        began = now()
+        await asyncio.sleep(60 if request == 50 else 0)
+        return request, began
 
     api = RateLimitedAPI()
-    answers = await asyncio.gather(*(api.handle_request(n) for n in range(102)))
-    assert answers == [(n, 0.0) for n in range(100)] + [(100, 0.01), (101, 0.02)]
+    requests = (api.handle_request(n) for n in range(102))
+    answers = await asyncio.gather(*requests, return_exceptions=True)
+    assert isinstance(answers.pop(50), TimeoutError)
+    went = [(n, 0.0) for n in range(100) if n != 50]
+    assert answers == [*went, (100, 0.01), (101, 0.02)]
+    assert now() == 5.0
 
 
 async def test_task_processing() -> None:
@@ -280,3 +497,6 @@ def test_the_documented_types_are_accepted() -> None:
     hints: dict[str, Any] = get_type_hints(RateLimiter.__init__)
     assert hints["rate"] is float
     assert hints["burst"] == Optional[float]  # noqa: UP045  # theirs is within it
+    # There: default_timeout: Optional[float] = None, timeout: Optional[float] = None
+    assert get_type_hints(TimeoutManager.__init__)["default_timeout"] == Optional[float]  # noqa: UP045
+    assert get_type_hints(TimeoutManager.run)["timeout"] == Optional[float]  # noqa: UP045

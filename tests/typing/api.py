@@ -54,6 +54,7 @@ from async_throttle import (
     threads,
 )
 from async_throttle.limits import Delay, ExecutionMode, Limit
+from async_throttle.resources import Attempt
 
 
 def construction() -> None:
@@ -242,6 +243,51 @@ async def concurrency_limiting(limiter: ConcurrencyLimiter) -> None:
     assert_type(await one(1), str)
     await wrapped(1)
     await limiter.acquire(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def timing_out(manager: TimeoutManager) -> str:
+    TimeoutManager()
+    TimeoutManager(default_timeout=30)
+    async with manager as same:
+        assert_type(same, TimeoutManager)
+    async with manager.timeout(2.0) as same:
+        assert_type(same, TimeoutManager)
+    async with AsyncExitStack() as stack:
+        assert_type(await stack.enter_async_context(manager), TimeoutManager)
+    assert_type(await manager.run(asyncio.sleep(1, 5)), int)
+    assert_type(await manager.run(asyncio.Future[str](), timeout=2), str)
+    task: asyncio.Task[int] = asyncio.create_task(manager.run(asyncio.sleep(1, 5)))
+    await task
+    assert_type(manager.remaining(), float)
+    assert_type(manager.default_timeout, float | None)
+
+    @manager
+    async def fetch(a: int) -> str:
+        return str(a)
+
+    assert_type(await fetch(1), str)
+    assert_type(await manager.cascade(lambda: fetch(1), [0.5, 1]), str)
+    for attempt in manager.attempts((0.5, 1)):
+        assert_type(attempt, Attempt)
+        async with attempt as same_attempt:
+            assert_type(same_attempt, Attempt)
+            assert_type(attempt.number, int)
+            assert_type(attempt.timeout, float)
+            await fetch(1)
+    await fetch("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await manager.run(fetch)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await manager.run(fetch(1), 2.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await manager.cascade(fetch(1), [1])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    manager(len)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    async with manager:  # which swallows nothing, so that this always returns or raises
+        return await fetch(1)
+
+
+async def grouping(group: ResourceGroup, limiter: RateLimiter) -> None:
+    assert_type(await group.add(limiter), RateLimiter)
+    assert_type(await group.remove(limiter), None)
+    async with group as same:
+        assert_type(same, ResourceGroup)
 
 
 def catching(throttle: Throttle) -> None:
