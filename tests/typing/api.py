@@ -627,35 +627,6 @@ async def what_can_be_awaited_besides() -> None:
         assert_type(the_same, buckets.LeakyBucket)
 
 
-async def deadlines(fetch: Callable[[], Coroutine[Any, Any, bytes]]) -> None:
-    async with TimeoutManager(5.0) as timeouts:
-        assert_type(timeouts, TimeoutManager)
-        assert_type(await timeouts.run(fetch(), timeout=2), bytes)
-        assert_type(await timeouts.cascade(fetch, [0.5, 1]), bytes)
-        assert_type(timeouts.remaining(), float)
-    async with timeouts.timeout(1):
-        pass
-    for attempt in timeouts.attempts((1, 2)):
-        async with attempt:
-            assert_type(attempt.number, int)
-
-    @timeouts
-    async def handle(name: str) -> int:
-        return len(name)
-
-    assert_type(await handle("x"), int)
-    await handle(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-
-
-async def resources_together() -> None:
-    group = ResourceGroup()
-    limiter = await group.add(RateLimiter(10.0))
-    assert_type(limiter, RateLimiter)
-    async with group as entered:
-        assert_type(entered, ResourceGroup)
-    assert_type(await group.remove(limiter), None)
-
-
 async def by_the_clock(throttle: Throttle, slots: threads.Throttle) -> None:
     schedule = Schedule(lambda now: 300 if now.hour < 6 else 100, every=timedelta(minutes=5))
     async with schedule.applied_to(throttle, slots, RateLimit("x", 60, capacity=5)):
