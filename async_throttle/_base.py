@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import math
+import threading
 import types
 from collections.abc import Awaitable, Callable, Generator
 from datetime import timedelta
@@ -27,8 +29,9 @@ from async_throttle.rules.adaptive import Adaptive, Outcome
 from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
 from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots
+from async_throttle.rules.window import FixedWindow, SlidingWindow
 
-__all__ = ["NOTHING", "UNIT", "BaseThrottle", "Measure"]
+__all__ = ["NOTHING", "UNIT", "BaseThrottle", "Inside", "Measure", "who"]
 
 
 @types.coroutine
@@ -49,24 +52,61 @@ UNIT: Final = (1, TOKEN)
 """A slot and one token."""
 
 
+def who() -> object:
+    """Who runs: a task, or a thread."""
+    if asyncio._get_running_loop() is None:
+        return threading.get_ident()
+    return asyncio.current_task()
+
+
+class Inside:
+    """What is held by the blocks of something that many enter, by whoever entered."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: dict[object, list[Any]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def __contains__(self, who: object) -> bool:
+        return who in self._held
+
+    def enter(self, held: Any) -> None:
+        """A block of whoever runs begins, and holds *held*."""
+        self._held.setdefault(who(), []).append(held)
+
+    def leave(self) -> Any:
+        """The last block that whoever runs began ends: what it held."""
+        inside = who()
+        if inside not in self._held:
+            inside = next(iter(self._held))  # begun in one task, ended in another
+        held = self._held[inside]
+        last = held.pop()
+        if not held:
+            del self._held[inside]
+        return last
+
+
 class BaseThrottle(Party):
     """A rate and a number of slots, without the calls that wait."""
 
+    # _inside   the leases of plain blocks whose calls are measured; None if they are not
     # _open     the flattened entry may be taken while the desk is calm: no pause, not closed,
     #           the rule is a plain bucket
     # _adapt    what sets a limit by how calls end, begun; None if the limits are fixed
-    # _blocks   what plain blocks enter if their calls are measured: a lease, kept; else None
     # _altered  it is not what it will be when it rests: a setting was changed after it was
     #           made, or it was made less than full
     __slots__ = (
         "__weakref__",
         "_adapt",
         "_altered",
-        "_blocks",
         "_bucket",
         "_burst",
         "_closed",
         "_gate",
+        "_inside",
         "_line",
         "_max_waiting",
         "_name",
@@ -113,17 +153,15 @@ class BaseThrottle(Party):
         self._line = desk.queue.line((self._slots, self._rule), (self._gate,))
         self._tokens_line = desk.queue.line((self._rule,), (self._gate,))
         self._closed = False
-        self._altered = self._rule.fresh_at(desk.seen) > desk.seen  # less than full: unlike later
         # The flattened entry reaches into a bucket, and only into ours: a subclass may differ.
         self._plain = rule in (TokenBucket, GCRA, LeakyBucket)
         self._bucket = cast(TokenBucket, self._rule)
-        self._blocks: Any = None
+        self._inside = None if self._adapt is None else Inside()
         if self._adapt is not None:
-            self._blocks = cast(Any, self)(1)
             self._follow(desk)
-            self._altered = False
             desk.measured = True
             desk.recalm()
+        self._altered = self._rule.fresh_at(desk.seen) > desk.seen  # less than full: unlike later
         self._reopen(desk)
 
     def release(self) -> None:
@@ -347,10 +385,10 @@ class BaseThrottle(Party):
     @capacity.setter
     def capacity(self, value: float) -> None:
         capacity = positive("capacity", value, infinite=True)
-        if self._adapt is not None and self._adapt.steers == "capacity":
-            self._begin_anew(_per_second(capacity, self._rule.period))
-        else:
-            self._configure(capacity, self._rule.period, self._burst)
+        if self._steered("capacity"):
+            _check_finite(capacity)
+        self._configure(capacity, self._rule.period, self._burst)
+        self._begin_anew("capacity", capacity)
 
     @property
     def period(self) -> float:
@@ -360,6 +398,7 @@ class BaseThrottle(Party):
     @period.setter
     def period(self, value: float) -> None:
         self._configure(self._rule.capacity, _period(value), self._burst)
+        self._begin_anew("capacity", self._rule.capacity)
 
     @property
     def burst(self) -> float:
@@ -372,6 +411,7 @@ class BaseThrottle(Party):
     @burst.setter
     def burst(self, value: float | None) -> None:
         self._configure(self._rule.capacity, self._rule.period, value)
+        self._burst = value
 
     @property
     def concurrency(self) -> int:
@@ -382,17 +422,17 @@ class BaseThrottle(Party):
     @concurrency.setter
     def concurrency(self, value: int) -> None:
         limit = _limit(value)
-        if self._adapt is not None and self._adapt.steers == "concurrency":
-            if limit == UNLIMITED:
-                raise ValueError(f"concurrency must be at least 1 where it adapts, got {value!r}")
-            self._begin_anew(limit)
-            return
-        self._at().elapse()
-        self._resize(limit)
+        if not self._steered("concurrency"):
+            self._at().elapse()
+            self._resize(limit)
+        elif limit == UNLIMITED:
+            raise ValueError(f"concurrency must be at least 1 where it adapts, got {value!r}")
+        else:
+            self._begin_anew("concurrency", limit)
 
-    def _resize(self, limit: int) -> None:
+    def _resize(self, limit: int, burst: int | None = None) -> None:
         desk = self._at()
-        self._slots.resize(limit)
+        self._slots.resize(limit, burst)
         self._altered = True
         desk.announce(desk.queue.refit(self._slots))
         desk.decide()
@@ -401,7 +441,6 @@ class BaseThrottle(Party):
         checked = _burst(burst, capacity)
         desk = self._at()
         self._rule.configure(desk.elapse(), capacity, period, checked)
-        self._burst = burst
         self._altered = True
         desk.span = self._span() if desk.alone else max(desk.span, self._span())
         self._reopen(desk)
@@ -418,36 +457,45 @@ class BaseThrottle(Party):
 
     def _measure(self, weight: float) -> Measure:
         """A call that weighs *weight* has just been granted: what will be learnt from it."""
-        return Measure(self, _clock(self._at()), self._slots.used, weight)
+        return Measure(self, _clock(self._at()), self._slots, weight)
 
     def _learn(self, measure: Measure, outcome: Outcome) -> None:
         """That call is over."""
         assert self._adapt is not None, "nobody else is measured"
         desk = self._at()
         desk.elapse()
-        began, in_flight, weight = measure.began, measure.in_flight, measure.weight
-        self._adapt.sample(_clock(desk), began, in_flight, weight, outcome)
+        # Granted as one of many in one instant, it was not alone for being the first of them.
+        in_flight = max(measure.in_flight, min(measure.limit, self._slots.used))
+        self._adapt.sample(_clock(desk), measure.began, in_flight, measure.weight, outcome)
         self._follow(desk)
 
-    def _begin_anew(self, limit: float) -> None:
-        """Follow from *limit* on, which the user has set."""
-        assert self._adapt is not None, "only what follows begins"
-        desk = self._at()
-        desk.elapse()
-        self._adapt.begin(limit, _clock(desk))
-        self._follow(desk)
+    def _steered(self, what: str) -> bool:
+        """Whether *what*, the concurrency or the capacity, follows how calls end."""
+        return self._adapt is not None and self._adapt.steers == what
+
+    def _begin_anew(self, what: str, limit: float) -> None:
+        """The user has set *what* to *limit*: if that is what follows, it does so from there on."""
+        if self._adapt is not None and self._adapt.steers == what:
+            desk = self._at()
+            desk.elapse()
+            start = _per_second(self._rule) if what == "capacity" else limit
+            self._adapt.begin(start, _clock(desk))
+            self._follow(desk)
 
     def _follow(self, desk: Desk) -> None:
         """Set the limit to what *adapt* says."""
         assert self._adapt is not None, "only what follows is set"
         limit = self._adapt.limit
         if self._adapt.steers == "concurrency":
-            if limit != self._slots.limit:
-                self._resize(int(limit))
+            # What is sure to be granted, however low the limit falls, is the least that it can be.
+            limits = int(limit), int(self._adapt.minimum)
+            if limits != (self._slots.limit, self._slots.burst):
+                self._resize(*limits)
         else:
-            capacity = round(limit * self._rule.period / SECOND * TOKEN)
+            capacity = max(1, round(limit * self._rule.period / SECOND * TOKEN))
             if capacity != self._rule.capacity:
-                self._configure(capacity, self._rule.period, self._burst)
+                # The burst stays: a call that could go is not impossible because of a low rate.
+                self._configure(capacity, self._rule.period, self._rule.burst / TOKEN)
 
     # -- callers ------------------------------------------------------------------------
 
@@ -558,25 +606,29 @@ class Measure:
     """What an adaptive limit is to learn from a call, from the grant until the call is over.
 
     Attributes:
-        began, in_flight, weight: as `Adaptive.sample` is told.
+        began: instant of the grant, on the clock that `Adaptive.sample` is told.
+        in_flight, limit: slots in use then, its own included, and slots that there were.
+        weight: tokens that it took.
     """
 
-    __slots__ = ("_throttle", "began", "in_flight", "weight")
+    __slots__ = ("_throttle", "began", "in_flight", "limit", "weight")
 
-    def __init__(self, throttle: BaseThrottle, began: int, in_flight: int, weight: float) -> None:
+    def __init__(self, throttle: BaseThrottle, began: int, slots: Slots, weight: float) -> None:
         self._throttle = throttle
         self.began = began
-        self.in_flight = in_flight
+        self.in_flight = slots.used
+        self.limit = slots.limit
         self.weight = weight
 
-    def end(self, outcome: Outcome) -> None:
-        """The call is over, with *outcome*."""
+    def end(self, outcome: Outcome, weight: float) -> None:
+        """The call is over, with *outcome*; it has taken *weight* tokens, as settled by now."""
+        self.weight = weight
         self._throttle._learn(self, outcome)
 
-    def judge(self, error: BaseException | None) -> None:
-        """The block that it was ended with *error*."""
+    def judge(self, error: BaseException | None) -> Outcome:
+        """How a block counts that ended with *error*: user code, so not under any lock."""
         assert self._throttle._adapt is not None, "nobody else is measured"
-        self.end(self._throttle._adapt.judge(error))
+        return self._throttle._adapt.judge(error)
 
 
 def _clock(desk: Desk) -> int:
@@ -592,15 +644,24 @@ def _begun(adapt: Adaptive, concurrency: int, rule: Rule, now: int) -> Adaptive:
     if begun.steers == "concurrency":
         begun.begin(concurrency or begun.start, now)
     else:
-        begun.begin(_per_second(rule.capacity, rule.period), now)
+        _check_finite(rule.capacity)
+        if isinstance(rule, (SlidingWindow, FixedWindow)):
+            raise ValueError(
+                f"algorithm must be a bucket where the capacity adapts, got {type(rule).__name__}: "
+                "what a window lets go at once is its capacity"
+            )
+        begun.begin(_per_second(rule), now)
     return begun
 
 
-def _per_second(capacity: int | float, period: int) -> float:
-    """A rate in tokens per second."""
+def _check_finite(capacity: float) -> None:
     if capacity == math.inf:
         raise ValueError(f"capacity must be finite where it adapts, got {capacity!r}")
-    return capacity / period * SECOND / TOKEN
+
+
+def _per_second(rule: Rule) -> float:
+    """A rate in tokens per second."""
+    return rule.capacity / rule.period * SECOND / TOKEN
 
 
 def _period(value: float) -> int:

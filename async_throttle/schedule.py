@@ -6,6 +6,7 @@ No limiter: it sets the capacity of throttles, as a user would, and they re-plan
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -44,10 +45,11 @@ class Schedule:
         async with Schedule(hours, tz=ZoneInfo("Europe/Berlin")).applied_to(throttle):
             ...
 
-    It looks at the clock on every whole minute, and sets the capacity where that differs. So a
-    change on a whole minute takes effect on that minute, and whatever else happens to the clock, or
-    to the capacity, is put right on the next one: summer time, a correction, somebody who set
-    another capacity by hand. One schedule may be applied to many throttles.
+    It looks at the clock on every whole minute, and sets the capacity when that has changed. So a
+    change on a whole minute takes effect on that minute, and whatever else happens to the clock is
+    put right on the next one: summer time, a correction. A capacity that was set by hand meanwhile,
+    or that follows the server (`BackOff`), stands until the schedule has another one. One schedule
+    may be applied to many throttles.
 
     Args:
         capacity: called with the time, as an aware datetime in *tz*; returns the capacity. It is
@@ -101,11 +103,11 @@ class Schedule:
             throttles: anything whose *capacity* can be set: a `Throttle`, one for threads, a
                 `RateLimit`, a member of a set.
         """
-        self.apply(*throttles)
+        capacity, _ = self._look(throttles)
         failed: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                task = group.create_task(self.run(*throttles))
+                task = group.create_task(self._keep(throttles, capacity))
                 try:
                     yield
                 except asyncio.CancelledError:
@@ -130,22 +132,35 @@ class Schedule:
                 group.create_task(schedule.run(throttle))
                 ...
         """
-        while True:  # noqa: ASYNC110  # no event tells that it has become night
-            await asyncio.sleep(self._look(throttles))
+        await self._keep(throttles)
 
     def apply(self, *throttles: Adjustable) -> None:
         """Apply it to *throttles* once, now: where no event loop runs, or to see what it says."""
         self._look(throttles)
 
-    def _look(self, throttles: tuple[Adjustable, ...]) -> float:
-        """Set what the clock asks for; seconds until it is to be looked at again."""
+    async def _keep(
+        self, throttles: tuple[Adjustable, ...], capacity: float = math.nan
+    ) -> NoReturn:
+        """Set what the clock asks for whenever it is not what it was, *capacity* to begin with."""
+        while True:  # no event tells that it has become night
+            capacity, pause = self._look(throttles, capacity)
+            await asyncio.sleep(pause)
+
+    def _look(
+        self, throttles: tuple[Adjustable, ...], before: float = math.nan
+    ) -> tuple[float, float]:
+        """Set what the clock asks for, if it is not what it was *before*.
+
+        Returns:
+            That capacity, and seconds until the clock is to be looked at again.
+        """
         # datetime is looked up at each call, so that freezegun reaches it.
         now = (datetime.now(UTC) if self._clock is None else self._clock()).astimezone(self._tz)
         capacity = self._capacity(now)
-        for throttle in throttles:
+        for throttle in throttles if capacity != before else ():
             if throttle.capacity != capacity:
                 throttle.capacity = capacity
         # By the clock on the wall: in some zones an hour does not begin on the hour of UTC. And by
         # the reading from above: a later one may be past a multiple that *capacity* has not seen.
         since = (now.replace(tzinfo=None) - datetime.min) % self._every
-        return max(SHORTEST, (self._every - since).total_seconds())
+        return capacity, max(SHORTEST, (self._every - since).total_seconds())

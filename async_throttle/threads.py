@@ -364,13 +364,6 @@ def wait_in_thread(
         desk.lock.release()
 
 
-def who() -> object:
-    """Who runs: a task, or a thread."""
-    if asyncio._get_running_loop() is None:
-        return threading.get_ident()
-    return asyncio.current_task()
-
-
 def possible(options: Options) -> Options:
     """Those of *options* that may ever be granted.
 
@@ -422,8 +415,8 @@ class Throttle(BaseThrottle):
     _new_desk = ThreadDesk
 
     def __enter__(self) -> None:
-        if self._blocks is not None:
-            self._blocks.__enter__()
+        if self._inside is not None:
+            self._inside.enter(self.lease())
             return
         wait_in_thread(self, ((self, self._line, UNIT),), None, None)
 
@@ -433,14 +426,14 @@ class Throttle(BaseThrottle):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._blocks is not None:
-            self._blocks._leave(exc)
+        if self._inside is not None:
+            self._inside.leave()._quit(exc)
         else:
             self.release()
 
     async def __aenter__(self) -> None:
-        if self._blocks is not None:
-            await self._blocks.__aenter__()
+        if self._inside is not None:
+            self._inside.enter(await self.lease_async())
             return
         await wait_in_loop(self, ((self, self._line, UNIT),), None, None)
 
@@ -620,7 +613,7 @@ class Lease(AsyncLease):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(exc)
+        self._leaving()._quit(exc)
 
     async def __aenter__(self) -> Lease:
         throttle = cast(Throttle, self._throttle)
@@ -654,7 +647,7 @@ class Lease(AsyncLease):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> types.CoroutineType[Any, Any, None]:
-        self._leave(exc)
+        self._leaving()._quit(exc)
         return NOTHING
 
     # Many may enter at once: one of them gets this very lease, the others one of their own.
@@ -669,19 +662,12 @@ class Lease(AsyncLease):
     def _unclaim(self) -> None:
         self._state = RELEASED if hasattr(self, "_others") else FRESH
 
-    def _leave(self, error: BaseException | None) -> None:
-        """A block ends, with *error*."""
-        self._leaving()._quit(error)
-
     def _take_over(self) -> Lease | None:
         """This lease, if it was granted without a block."""
         if self._state == LEASED:
             self._state = HELD
             return self
         return None
-
-    def _who(self) -> object:
-        return who()
 
     def _locked(self) -> Desk:
         return self._throttle._locked()
@@ -692,13 +678,12 @@ _guard(
     (
         "settle",
         "release",
-        "ok",
-        "ignore",
-        "dropped",
+        "_tell",
+        "_end",
         "_claim",
         "_unclaim",
         "_take_over",
         "_enroll",
-        "_leave",
+        "_leaving",
     ),
 )

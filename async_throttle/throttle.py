@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic_ns
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from async_throttle._base import NOTHING, UNIT, BaseThrottle, Measure
+from async_throttle._base import NOTHING, UNIT, BaseThrottle, Inside, Measure, who
 from async_throttle._decorator import within
 from async_throttle._desk import Waiting, checked_priority
 from async_throttle._queue import Line, Receipt, settle
@@ -129,8 +129,8 @@ class Throttle(BaseThrottle):
                     desk.seen = now
                     slots.free -= 1
                     return NOTHING
-        if self._blocks is not None:
-            return self._enter(self._blocks)  # type: ignore[return-value]  # it is one
+        if self._inside is not None:
+            return self._enter(self._inside)  # type: ignore[return-value]  # it is one
         return self._admit(self._line, UNIT)  # type: ignore[return-value]  # it is one
 
     def __aexit__(
@@ -142,15 +142,15 @@ class Throttle(BaseThrottle):
         slots = self._slots
         if self._desk.calm and slots.free < slots.limit:
             slots.free += 1
-        elif self._blocks is None:
+        elif self._inside is None:
             self.release()
         else:
-            self._blocks._leaving()._quit(exc)
+            self._inside.leave()._quit(exc)
         return NOTHING
 
-    async def _enter(self, blocks: Lease) -> None:
-        """A plain block whose call is measured: one more entry of a lease."""
-        await blocks.__aenter__()
+    async def _enter(self, inside: Inside) -> None:
+        """Enter a plain block whose call is measured: it needs a lease that knows when it began."""
+        inside.enter(await self.lease())
 
     def __call__(
         self, weight: float = 1, *, timeout: float | None = None, priority: int = 0
@@ -308,7 +308,7 @@ class Lease:
     _settled: float
     _debts: list[tuple[Any, int]]
     _measure: Measure
-    _others: dict[object, list[Lease]]
+    _others: Inside
     _priority: int
     weight: float
     waited: float
@@ -409,18 +409,19 @@ class Lease:
         if hasattr(self, "_measure"):
             measure = self._measure
             del self._measure
-            measure.end(outcome)
+            measure.end(outcome, self._settled)
 
     def _quit(self, error: BaseException | None) -> None:
         """The block that held this ends, with *error*."""
         try:
             if hasattr(self, "_measure"):  # nobody has said how the call went
-                measure = self._measure
-                del self._measure
-                measure.judge(error)
+                self._tell(self._measure.judge(error))
         finally:
-            self.release()
-            self._state = RELEASED
+            self._end()
+
+    def _end(self) -> None:
+        self.release()
+        self._state = RELEASED
 
     def release(self) -> None:
         """Give the slot back; a second time does nothing.
@@ -516,31 +517,21 @@ class Lease:
             )
         )
 
-    def _who(self) -> object:
-        """Who enters or leaves."""
-        return asyncio.current_task()
-
     def _enroll(self, lease: L) -> L:
         """*lease* is what this further entry holds."""
         if not hasattr(self, "_others"):
-            self._others = {}
-        self._others.setdefault(self._who(), []).append(lease)
+            self._others = Inside()
+        self._others.enter(lease)
         # Whoever enters or leaves from here on must look who else is inside.
         self._state = {HELD: SHARED, FRESH: RELEASED}.get(self._state, self._state)
         return lease
 
     def _leaving(self) -> Lease:
         """The lease of the block that ends: the last one that this task entered."""
-        others: dict[object, list[Lease]] = getattr(self, "_others", {})
-        task = self._who()
-        if task not in others:
-            if self._state in (HELD, SHARED, EARLY) or not others:
-                return self
-            task = next(iter(others))  # entered in one task, left in another
-        leases = others[task]
-        lease = leases.pop()
-        if not leases:
-            del others[task]
+        others: Inside | None = getattr(self, "_others", None)
+        if not others or (self._state in (HELD, SHARED, EARLY) and who() not in others):
+            return self
+        lease: Lease = others.leave()
         return lease
 
     def _hold(self, receipts: list[Receipt], waited: int, option: object = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, cast
 
@@ -15,13 +16,17 @@ from async_throttle import (
     AIMD,
     Adaptive,
     BackOff,
+    FixedWindow,
     Gradient,
     LimitPool,
     LimitSet,
     Outcome,
+    Schedule,
+    SlidingWindow,
     Throttle,
     Throttles,
     ThrottleTimeout,
+    WeightTooLarge,
     threads,
 )
 
@@ -63,8 +68,10 @@ class RateRecorder(Recorder):
     steers = "capacity"
 
 
-def adapting(*limits: float, concurrency: int = 2, **kwargs: Any) -> Throttle:
-    return Throttle(math.inf, concurrency, adapt=Recorder(*limits), **kwargs)
+def adapting(*limits: float, concurrency: int = 2, minimum: int = 1) -> Throttle:
+    adapt = Recorder(*limits)
+    adapt.minimum = minimum
+    return Throttle(math.inf, concurrency, adapt=adapt)
 
 
 def samples(throttle: Any) -> list[Sample]:
@@ -178,7 +185,8 @@ async def test_a_call_that_was_never_granted_is_not_measured(call: Call) -> None
 async def test_how_many_were_in_flight_is_told() -> None:
     throttle = adapting()
     await asyncio.gather(*(plain_block(throttle, lambda: asyncio.sleep(1)) for _ in range(5)))
-    assert [sample.in_flight for sample in samples(throttle)] == [1, 2, 2, 2, 1]
+    # The first one too: there were two of them while it ran.
+    assert [sample.in_flight for sample in samples(throttle)] == [2, 2, 2, 2, 1]
 
 
 async def test_acquire_and_release_are_not_measured() -> None:
@@ -191,20 +199,26 @@ async def test_acquire_and_release_are_not_measured() -> None:
     assert samples(throttle) == []
 
 
-async def test_tokens_are_told() -> None:
+async def test_tokens_are_told_as_they_were_settled_by_then() -> None:
     throttle = Throttle(10, adapt=RateRecorder())
     async with throttle:
         pass
     async with throttle(2.5) as lease:
         lease.settle(1)
+    async with throttle(2.5) as lease:
+        lease.ok()
+        lease.settle(1)
     await asyncio.sleep(1)
-    async with LimitSet(tokens=throttle)(tokens=4):
+    api = LimitSet(tokens=throttle)
+    async with api(tokens=4):
         pass
-    assert [sample.weight for sample in samples(throttle)] == [1, 2.5, 4]
+    async with api(tokens=4) as acquisition:
+        acquisition.settle(tokens=6)
+    assert [sample.weight for sample in samples(throttle)] == [1, 1, 2.5, 4, 6]
 
 
 async def test_of_what_counts_slots_a_set_tells_the_slots() -> None:
-    throttle = adapting(concurrency=5)
+    throttle = adapting(concurrency=5, minimum=3)
     api = LimitSet(calls=throttle, tokens=Throttle(100))
     async with api(calls=3, tokens=9):
         pass
@@ -536,6 +550,7 @@ class Server:
     async def answer(self) -> None:
         if self.inside >= self.most:
             self.refused += 1
+            await asyncio.sleep(0.01)
             raise Busy
         self.inside += 1
         try:
@@ -594,6 +609,7 @@ async def test_a_rate_backs_off_from_refusals_and_comes_back() -> None:
                     if not allowed.try_acquire():
                         refused += 1
                         raise Busy
+                    allowed.release()
                     served += 1
 
     at(300, lambda: setattr(allowed, "capacity", 50))
@@ -601,3 +617,135 @@ async def test_a_rate_backs_off_from_refusals_and_comes_back() -> None:
     assert served >= 0.9 * (300 * 100 + 300 * 50)
     assert refused <= 0.01 * served
     assert 35 <= throttle.capacity <= 60
+
+
+# ------------------------------------------------------- what went wrong before it was released
+
+
+def refuse(throttle: Throttle, times: int = 1) -> None:
+    """So many calls are dropped, one after the other."""
+    for _ in range(times):
+        lease = asyncio.run(throttle.lease())
+        lease.dropped()
+        lease.release()
+
+
+def test_another_period_is_another_rate_from_there_on() -> None:
+    throttle = Throttle(100, adapt=BackOff())
+    throttle.period = 60
+    refuse(throttle)
+    assert throttle.capacity == 70
+
+
+def test_a_rate_that_falls_makes_no_call_impossible() -> None:
+    throttle = Throttle(100, adapt=BackOff())
+    refuse(throttle, 5)
+    assert throttle.capacity < 20
+    assert throttle.burst == 100
+    throttle.delay(60)  # no WeightTooLarge
+    throttle.capacity = 50  # by hand, it follows as it always does
+    assert throttle.burst == 50
+
+
+@pytest.mark.parametrize("algorithm", [SlidingWindow, FixedWindow])
+def test_what_a_window_lets_go_at_once_is_not_to_fall(algorithm: Any) -> None:
+    with pytest.raises(ValueError, match=f"algorithm must be a bucket .* got {algorithm.__name__}"):
+        Throttle(100, algorithm=algorithm, adapt=BackOff())
+
+
+async def test_what_a_call_may_take_of_a_limit_that_adapts_is_what_it_never_goes_below() -> None:
+    for adapt in (AIMD(), Gradient()):
+        api = LimitSet(calls=Throttle(math.inf, 20, adapt=adapt))
+        with pytest.raises(WeightTooLarge, match="could ever be granted is 1"):
+            await api.acquire({"calls": 2})
+    throttle = Throttle(math.inf, 20, adapt=AIMD(minimum=5))
+    api = LimitSet(calls=throttle)
+    for _ in range(20):
+        async with api(calls=5) as lease:
+            lease.dropped()
+        await asyncio.sleep(1)
+    assert throttle.concurrency == 5
+
+
+def test_it_is_in_no_reference_cycle_and_forgotten_like_others() -> None:
+    hosts: Throttles[int, Throttle] = Throttles(lambda _: Throttle(math.inf, 4, adapt=AIMD()))
+    for key in range(100):
+        assert hosts[key].concurrency == 4
+    assert len(hosts) <= 2
+
+
+async def test_one_that_was_made_less_than_full_is_still_unlike_a_new_one() -> None:
+    hosts: Throttles[int, Throttle] = Throttles(lambda _: Throttle(100, initial=0, adapt=BackOff()))
+    for key in range(10):
+        hosts[key].try_acquire(0)
+    assert len(hosts) == 10
+
+
+def test_a_block_of_a_loop_that_was_closed_gives_its_slot_back() -> None:
+    throttle = Throttle(math.inf, 1, adapt=AIMD())
+
+    async def hold() -> None:
+        async with throttle:
+            await asyncio.Event().wait()
+
+    loop = asyncio.new_event_loop()
+    coroutine = hold()
+    task = loop.create_task(coroutine)
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    coroutine.close()  # as the garbage collector does
+    assert not task.done()
+    assert throttle.active == 0
+
+
+async def test_a_schedule_and_what_follows_the_server_get_along() -> None:
+    throttle = Throttle(100, adapt=BackOff())
+    async with Schedule(lambda _: 100).applied_to(throttle):
+        async with throttle(1) as lease:
+            lease.dropped()
+        await asyncio.sleep(200)
+        assert throttle.capacity == 70
+
+
+async def test_the_first_of_many_that_were_let_through_at_once_was_not_alone() -> None:
+    throttle = Throttle(math.inf, 100, adapt=AIMD())
+
+    async def call(number: int) -> None:
+        async with throttle:
+            await asyncio.sleep(0.1)
+            if number == 0:
+                raise Busy
+
+    await asyncio.gather(*(call(number) for number in range(100)), return_exceptions=True)
+    assert throttle.concurrency == 90
+
+
+def test_a_rate_falls_to_next_to_nothing_and_not_to_nothing() -> None:
+    throttle = Throttle(10, burst=1e6, adapt=BackOff(minimum=1e-12))
+    refuse(throttle, 100)
+    assert throttle.capacity == 1e-9
+
+
+def test_a_judge_is_asked_under_no_lock() -> None:
+    asked = []
+
+    def judge(error: BaseException) -> Outcome | None:
+        other = threading.Thread(target=lambda: asked.append(throttle.try_acquire()))
+        other.start()
+        other.join()  # for ever, if it waits for us
+        return None
+
+    throttle = threads.Throttle(math.inf, adapt=AIMD(judge=judge))
+    for make in (lambda: throttle, lambda: throttle(1), lambda: LimitSet(throttle)()):
+        with contextlib.suppress(KeyError), make():
+            raise KeyError
+    assert asked == [True, True, True]
+
+
+async def test_a_call_of_a_set_that_was_released_early_still_tells_how_its_block_ended() -> None:
+    throttle = adapting()
+    with contextlib.suppress(TimeoutError):
+        async with LimitSet(throttle)() as acquisition:
+            acquisition.release()
+            raise TimeoutError
+    assert outcomes(throttle) == [DROPPED]

@@ -1060,3 +1060,16 @@ def test_the_picture_says_what_it_shows() -> None:
     assert run.returncode == 0
     assert "best fixed" in run.stdout
     assert "--rule" in run.stdout
+
+
+def test_what_is_dropped_when_it_is_time_to_measure_still_cuts() -> None:
+    rule = Gradient()
+    rule.begin(20, now=0)
+    served = [(at, n % 20 + 1) for n, at in enumerate(range(10**6, 10**9, 10**6))]
+    for at, in_flight in served:
+        rule.sample(at, at - 5 * 10**5, in_flight, 1, Outcome.OK)
+    twin = copy.copy(rule)
+    assert not rule._resume
+    rule.sample(rule._due, rule._due - 1_000, 20, 1, Outcome.DROPPED)
+    twin.sample(twin._due, twin._due - 1_000, 20, 1, Outcome.OK)
+    assert rule._resume < twin._resume

@@ -168,12 +168,12 @@ async def test_it_is_set_only_where_it_differs() -> None:
     assert (right.set, wrong.set) == ([300], [100, 300])
 
 
-async def test_a_capacity_that_somebody_else_sets_holds_until_the_next_look() -> None:
+async def test_a_capacity_that_somebody_else_sets_holds_until_the_next_change() -> None:
     throttle = Throttle(1)
     async with schedule().applied_to(throttle):
         await asyncio.sleep(1)
         throttle.capacity = 5
-        assert await changes(throttle, 60) == [(1.0, 5.0), (40.0, 100.0)]
+        assert await changes(throttle, 120) == [(1.0, 5.0), (100.0, 300.0)]
 
 
 async def test_afterwards_the_last_capacity_stays_and_nothing_is_left_behind() -> None:

@@ -85,7 +85,7 @@ class LimitSetAcquisition:
     )
 
     _held_up: list[int]
-    _measures: list[Measure]
+    _measures: dict[Hashable, Measure]
     _receipts: list[Receipt]
     _settled: dict[Hashable, tuple[int, list[tuple[Any, int]]]]
     _weights: tuple[Any, ...]
@@ -194,14 +194,16 @@ class LimitSetAcquisition:
 
     def _quit(self, error: BaseException | None) -> None:
         """The block that held this ends, with *error*."""
-        if self._state == GRANTED:
-            limit_set = self.limit_set
-            assert limit_set is not None, "whoever holds, holds of a set"
+        limit_set = self.limit_set
+        if limit_set is not None:
             try:
                 if limit_set._measured:
-                    limit_set._learn(self, lambda measure: measure.judge(error))
+                    measures = getattr(self, "_measures", {})
+                    judged = {key: measure.judge(error) for key, measure in measures.items()}
+                    limit_set._learn(self, judged)
             finally:
-                limit_set._release(self)
+                if self._state == GRANTED:
+                    limit_set._release(self)
 
     def ok(self) -> None:
         """The call went well: for those limits that adapt. See `Lease.ok`."""
@@ -218,7 +220,7 @@ class LimitSetAcquisition:
     def _tell(self, outcome: Outcome) -> None:
         if self.limit_set is None:
             raise RuntimeError(f"nothing was granted to {self!r}")
-        self.limit_set._learn(self, lambda measure: measure.end(outcome))
+        self.limit_set._learn(self, dict.fromkeys(getattr(self, "_measures", ()), outcome))
 
     def settle(self, **actual: float) -> None:
         """Say what the call really took, by limit, also after the block.

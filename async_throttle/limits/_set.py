@@ -15,7 +15,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, cast
 
 from async_throttle import threads
-from async_throttle._base import NOTHING, BaseThrottle, Measure
+from async_throttle._base import NOTHING, BaseThrottle, Inside, Measure
 from async_throttle._desk import Desk, Party, checked_priority, known, together, told
 from async_throttle._queue import SKIP, Gate, SetLine, settle
 from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, seconds, tokens, whole
@@ -35,6 +35,7 @@ from async_throttle.limits._acquisition import (
     Option,
 )
 from async_throttle.limits._single import RESERVED, CallLimit, Limit
+from async_throttle.rules.adaptive import Outcome
 from async_throttle.throttle import Throttle
 
 __all__ = ["Delay", "ExecutionMode", "LimitSet"]
@@ -187,7 +188,7 @@ class LimitSet(Party):
         if self._mode is not ExecutionMode.Sync and not shared:
             raise ValueError(f"mode must be 'sync' where shared is False, got {mode!r}")
         self.config: Mapping[str, Any] = MappingProxyType(dict(config or {}))
-        self._inside: dict[object, list[LimitSetAcquisition]] = {}
+        self._inside = Inside()
         self._limits: dict[Hashable, Any] = {}
         for place, limit in enumerate((*limits, *throttles)):
             if isinstance(limit, BaseThrottle):
@@ -312,7 +313,9 @@ class LimitSet(Party):
         return acquisition
 
     async def __aenter__(self) -> LimitSetAcquisition:
-        return self._enter(await LimitSetAcquisition(self, {}, None, 0))
+        acquisition = await LimitSetAcquisition(self, {}, None, 0)
+        self._inside.enter(acquisition)
+        return acquisition
 
     async def __aexit__(
         self,
@@ -320,10 +323,12 @@ class LimitSet(Party):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(exc)
+        self._inside.leave()._quit(exc)
 
     def __enter__(self) -> LimitSetAcquisition:
-        return self._enter(LimitSetAcquisition(self, {}, None, 0).__enter__())
+        acquisition = LimitSetAcquisition(self, {}, None, 0).__enter__()
+        self._inside.enter(acquisition)
+        return acquisition
 
     def __exit__(
         self,
@@ -331,23 +336,7 @@ class LimitSet(Party):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(exc)
-
-    def _enter(self, acquisition: LimitSetAcquisition) -> LimitSetAcquisition:
-        """A block of whoever runs begins."""
-        self._inside.setdefault(threads.who(), []).append(acquisition)
-        return acquisition
-
-    def _leave(self, error: BaseException | None) -> None:
-        """The last block that whoever runs began ends, with *error*."""
-        who = threads.who()
-        if who not in self._inside:
-            who = next(iter(self._inside))  # begun in one task, ended in another
-        inside = self._inside[who]
-        acquisition = inside.pop()
-        if not inside:
-            del self._inside[who]
-        acquisition._quit(error)
+        self._inside.leave()._quit(exc)
 
     # -- holding everybody --------------------------------------------------------------
 
@@ -570,23 +559,28 @@ class LimitSet(Party):
                 blamed[None] = held_up[-1] / SECOND
         return blamed
 
-    def _measure(self, weights: tuple[int, ...]) -> list[Measure]:
+    def _measure(self, weights: tuple[int, ...]) -> dict[Hashable, Measure]:
         """What limits that adapt will learn from a call that was granted *weights* just now."""
         told = self._told(weights)
-        return [
-            _throttle(self._limits[key])._measure(told[key])
+        return {
+            key: _throttle(self._limits[key])._measure(told[key])
             for key in self._measured
             if weights[self._places[key][0] + 1] != SKIP
-        ]
+        }
 
-    def _learn(self, acquisition: LimitSetAcquisition, tell: Callable[[Measure], None]) -> None:
-        """*tell* the limits that adapt how the call went, unless they know."""
+    def _learn(
+        self, acquisition: LimitSetAcquisition, outcomes: Mapping[Hashable, Outcome]
+    ) -> None:
+        """Tell the limits that adapt how the call went, and what it took, unless they know."""
         desk = self._locked()
         try:
-            measures = getattr(acquisition, "_measures", ())
-            acquisition._measures = []
-            for measure in measures:
-                tell(measure)
+            measures = getattr(acquisition, "_measures", {})
+            settled = getattr(acquisition, "_settled", {})
+            for key, outcome in outcomes.items():
+                measure = measures.pop(key, None)
+                if measure is not None:
+                    amount = settled[key][0] / TOKEN if key in settled else measure.weight
+                    measure.end(outcome, amount)
         finally:
             desk.lock.release()
 

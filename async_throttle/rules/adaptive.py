@@ -120,6 +120,9 @@ class Adaptive(ABC):
     start: ClassVar[float]
     """Where it begins if the throttle does not say."""
 
+    minimum: Any = 1
+    """What it never goes below. So many slots one call may have, that is sure to get them."""
+
     def __init__(self, *, judge: Judge | None = None) -> None:
         self._judge = judge
 
@@ -140,8 +143,9 @@ class Adaptive(ABC):
             now: the instant, in nanoseconds.
             began: the instant at which it was let through. A sample that ends before it began
                 (another clock) is passed over.
-            in_flight: slots in use just after it was let through, its own included.
-            weight: tokens that it took.
+            in_flight: slots in use when it was let through, its own included; or when it ended,
+                if more of those that there were have been taken meanwhile.
+            weight: tokens that it took, as settled.
             outcome: how it ended.
         """
 
@@ -400,14 +404,11 @@ class Gradient(_Concurrency):
             self._cut = now - 1
             self._due = now
             self._hold(now)
+        if outcome is Outcome.DROPPED and self._cut < began <= now:
+            self._drop(now, in_flight)
         if not self._resume and now >= self._due:
             self._measure(now, self._limit - max(self._limit / 2, 2 * math.sqrt(self._limit)))
-        elif outcome is Outcome.IGNORED or began > now:
-            pass
-        elif outcome is Outcome.DROPPED:
-            if began > self._cut:
-                self._drop(now, in_flight)
-        elif began >= self._since:
+        elif outcome is Outcome.OK and self._since <= began <= now:
             self._spans.append(now - began)
             if in_flight >= self.limit:
                 self._reached = True

@@ -20,8 +20,9 @@ class Slots(Rule):
 
     The whole state is `free`, which is negative after the limit was cut below the number of
     holders: they finish, and nobody enters before it is positive again. A weight is a number
-    of slots, and so is `burst`, the limit: what exceeds it can never be had. A caller without
-    a slot has no instant: `ready_at` is NEVER until one is freed.
+    of slots, and so is `burst`: what exceeds it is never granted. It is the limit, unless that
+    changes by itself. A caller without a slot has no instant: `ready_at` is NEVER until one is
+    freed.
     """
 
     __slots__ = ("free", "limit")
@@ -30,10 +31,11 @@ class Slots(Rule):
         self.limit = self.burst = self.free = limit
         self.capacity = math.inf
 
-    def resize(self, limit: int) -> None:
-        """Have *limit* slots from now on."""
+    def resize(self, limit: int, burst: int | None = None) -> None:
+        """Have *limit* slots from now on, of which one caller may have *burst*; unset, all."""
         self.free += limit - self.limit
-        self.limit = self.burst = limit
+        self.limit = limit
+        self.burst = limit if burst is None else burst
 
     @property
     def used(self) -> int:
