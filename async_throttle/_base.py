@@ -52,11 +52,11 @@ UNIT: Final = (1, TOKEN)
 """A slot and one token."""
 
 
-def who() -> object:
-    """Who runs: a task, or a thread."""
+def who() -> int:
+    """Who runs: a task, or a thread; a number, so that nobody is kept alive."""
     if asyncio._get_running_loop() is None:
-        return threading.get_ident()
-    return asyncio.current_task()
+        return -threading.get_ident()
+    return id(asyncio.current_task())
 
 
 class Inside:
@@ -65,12 +65,12 @@ class Inside:
     __slots__ = ("_held",)
 
     def __init__(self) -> None:
-        self._held: dict[object, list[Any]] = {}
+        self._held: dict[int, list[Any]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._held)
 
-    def __contains__(self, who: object) -> bool:
+    def __contains__(self, who: int) -> bool:
         return who in self._held
 
     def enter(self, held: Any) -> None:
@@ -147,8 +147,8 @@ class BaseThrottle(Party):
         if initial is not None:
             self._rule.charge(desk.seen, _spent(initial, self._rule.burst))
         desk.span = self._span()
-        self._adapt = None if adapt is None else _begun(adapt, concurrency, self._rule, desk.seen)
         self._slots = Slots(_limit(concurrency))
+        self._adapt = None if adapt is None else _begun(adapt, concurrency, self._rule, desk.seen)
         self._gate = Gate(self._rule)
         self._line = desk.queue.line((self._slots, self._rule), (self._gate,))
         self._tokens_line = desk.queue.line((self._rule,), (self._gate,))
@@ -488,7 +488,7 @@ class BaseThrottle(Party):
         limit = self._adapt.limit
         if self._adapt.steers == "concurrency":
             # What is sure to be granted, however low the limit falls, is the least that it can be.
-            limits = int(limit), int(self._adapt.minimum)
+            limits = max(1, int(limit)), max(1, int(self._adapt.minimum))
             if limits != (self._slots.limit, self._slots.burst):
                 self._resize(*limits)
         else:
@@ -640,6 +640,10 @@ def _begun(adapt: Adaptive, concurrency: int, rule: Rule, now: int) -> Adaptive:
     """A copy of *adapt*, at work from the limits that the throttle starts with."""
     if not isinstance(adapt, Adaptive):
         raise TypeError(f"adapt must be an Adaptive, such as AIMD(), got {adapt!r}")
+    if adapt.steers not in ("concurrency", "capacity"):
+        raise ValueError(
+            f"adapt must steer 'concurrency' or 'capacity', got {adapt.steers!r} of {adapt!r}"
+        )
     begun = copy.copy(adapt)
     if begun.steers == "concurrency":
         begun.begin(concurrency or begun.start, now)

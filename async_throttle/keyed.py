@@ -2,7 +2,8 @@
 
 What may be forgotten? A throttle that nobody could tell from a new one: nobody waits at it or
 holds a slot, all its tokens are there, it is not paused, closed or changed, and nobody else
-has a reference to it. The last is what `weakref` tells: the throttle is taken out of the
+has a reference to it. One that adapts and has learnt something is unlike a new one, and kept. That
+nobody refers to it is what `weakref` tells: the throttle is taken out of the
 table, and if it is still alive then, it goes back. (A throttle is in no reference cycle, so
 it does not wait for the garbage collector.)
 

@@ -80,8 +80,9 @@ class Throttle(BaseThrottle):
             event loop's clock does is looked at every 0.1 s while somebody waits.
         name: what errors and repr call it.
         adapt: lets a limit follow the server, by how the calls end: `AIMD` and `Gradient` set
-            *concurrency*, `BackOff` sets *capacity*. It starts where these are. What is learnt
-            from are blocks and leases; `acquire` with `release` tells nothing of how it went.
+            *concurrency*, `BackOff` sets *capacity*, within their bounds and from where these
+            are (`Gradient` lowers it first, to measure). What is learnt from are blocks and
+            leases; `acquire` with `release` tells nothing of how it went.
 
     Raises:
         ValueError: a parameter is out of range; names it and the value.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import logging
 import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -749,3 +751,84 @@ async def test_a_call_of_a_set_that_was_released_early_still_tells_how_its_block
             acquisition.release()
             raise TimeoutError
     assert outcomes(throttle) == [DROPPED]
+
+
+@pytest.mark.parametrize("said", ["dropped", True, 429])
+async def test_what_is_no_verdict_is_refused_and_counts_for_nothing(said: Any) -> None:
+    throttle = Throttle(math.inf, 5, adapt=AIMD(judge=lambda error: said))
+    with pytest.raises(TypeError, match="judge must return an Outcome or None, got"):
+        async with throttle:
+            raise KeyError
+    assert (throttle.active, throttle.concurrency) == (0, 5)
+
+
+def test_who_cannot_judge_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"judge must be callable .* got 'x'"):
+        AIMD(judge=cast(Any, "x"))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: AIMD(decrease=cast(Any, "a")), ValueError, "decrease must be .* got 'a'"),
+        (lambda: AIMD(decrease=cast(Any, None)), TypeError, "decrease must be .* got None"),
+        (lambda: BackOff(minimum=cast(Any, "a")), ValueError, "minimum must be .* got 'a'"),
+        (lambda: BackOff(maximum=cast(Any, [])), TypeError, r"maximum must be .* got \[\]"),
+        (
+            lambda: Throttle(10, cast(Any, "5"), adapt=AIMD()),
+            ValueError,
+            "concurrency must be .* got '5'",
+        ),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(make: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_one_of_ones_own_needs_little_and_is_told_what_is_wrong_with_it() -> None:
+    class Own(Adaptive):
+        """Of a class that does not call what it inherits."""
+
+        start = 3
+
+        @property
+        def limit(self) -> int:
+            return 0  # less than there can be
+
+        def __init__(self, steers: str) -> None:
+            self.steers = steers  # type: ignore[misc]
+
+        def begin(self, limit: float, now: int) -> None: ...
+
+        def sample(
+            self, now: int, began: int, in_flight: int, weight: float, outcome: Outcome
+        ) -> None: ...
+
+    throttle = Throttle(math.inf, adapt=Own("concurrency"))
+    assert throttle.concurrency == 1
+    assert Own("concurrency").judge(TimeoutError()) is DROPPED
+    with pytest.raises(ValueError, match=r"adapt must steer .* got 'rate'"):
+        Throttle(1, adapt=Own("rate"))
+
+
+def test_a_task_that_nobody_keeps_is_not_kept_by_the_block_that_it_is_in() -> None:
+    async def hold(limiter: Any) -> None:
+        async with limiter:
+            await asyncio.Future()  # which nobody keeps either
+
+    async def main(limiter: Any, throttle: Throttle) -> None:
+        tasks = [asyncio.create_task(hold(limiter)) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert throttle.active == 3
+        del tasks
+        gc.collect()
+        assert throttle.active == 0
+
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells of tasks destroyed pending
+    try:
+        for make in (lambda t: t, lambda t: LimitSet(t), lambda t: t(1)):
+            throttle = Throttle(math.inf, 5, adapt=AIMD())
+            asyncio.run(main(make(throttle), throttle))
+    finally:
+        logging.getLogger("asyncio").setLevel(logging.NOTSET)

@@ -1073,3 +1073,21 @@ def test_what_is_dropped_when_it_is_time_to_measure_still_cuts() -> None:
     rule.sample(rule._due, rule._due - 1_000, 20, 1, Outcome.DROPPED)
     twin.sample(twin._due, twin._due - 1_000, 20, 1, Outcome.OK)
     assert rule._resume < twin._resume
+
+
+@pytest.mark.parametrize(
+    ("attributes", "outcome"),
+    [
+        ({"status": "error", "status_code": 429}, Outcome.DROPPED),
+        ({"status": "RESOURCE_EXHAUSTED", "code": 429}, Outcome.DROPPED),
+        ({"status": 404, "code": 429}, Outcome.IGNORED),
+        ({"status": type("Odd", (), {"name": []})()}, Outcome.IGNORED),
+    ],
+)
+def test_the_first_status_that_is_a_number_decides(
+    attributes: dict[str, object], outcome: Outcome
+) -> None:
+    error = OSError()
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    assert AIMD().judge(error) is outcome

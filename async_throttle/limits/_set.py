@@ -228,7 +228,7 @@ class LimitSet(Party):
         }
         self._unit: tuple[int, ...] = (1, TOKEN) * len(members)
         self._bounded = [throttle for throttle in members if throttle.max_waiting is not None]
-        self._measured = [key for key in ordered if _throttle(self._limits[key]).adapt]
+        self._measured = [key for key in ordered if _throttle(self._limits[key]).adapt is not None]
         self._desk = members[0]._at() if members else threads.ThreadDesk(None)
         for throttle in members[1:]:
             self._desk = together(self._desk, throttle._at(), self)

@@ -9,7 +9,8 @@ Gradient   concurrency  keeps a short queue at the server, as the latency shows 
 BackOff    rate         backs off from refusals, and remembers at which rate they came
 =========  ===========  ===============================================================
 
-They agree on this. A limit grows only while it is what binds. It is cut once for all calls
+They agree on this. A limit grows only while it is used, which is to say nearly reached (by half,
+while it doubles). It is cut once for all calls
 that were on their way together: a hundred refusals at once are one event. What cut it is how
 many were in flight, not how many could have been, so the cut is taken from there (RFC 5681
 does the same). It never leaves *minimum* to *maximum*.
@@ -74,7 +75,7 @@ OUTLIER: Final = 4
 """Times B that one call may count for: one that is stuck must not empty the queue for all."""
 
 APART: Final = 10
-"""Times as long as a drain takes lie between two of them, at least; 40 times at most."""
+"""Times as long as a drain takes the grid is wide, at least; 40 times at most."""
 
 USED: Final = 0.8
 """The part of a rate that must have been used for it to count as used."""
@@ -124,6 +125,8 @@ class Adaptive(ABC):
     """What it never goes below. So many slots one call may have, that is sure to get them."""
 
     def __init__(self, *, judge: Judge | None = None) -> None:
+        if judge is not None and not callable(judge):
+            raise TypeError(f"judge must be callable with an error, got {judge!r}")
         self._judge = judge
 
     @property
@@ -165,9 +168,12 @@ class Adaptive(ABC):
         """
         if error is None:
             return Outcome.OK
-        verdict = None if self._judge is None else self._judge(error)
+        judge: Judge | None = getattr(self, "_judge", None)  # a subclass may not call __init__
+        verdict = None if judge is None else judge(error)
         if verdict is None:
             return Outcome.DROPPED if _overload(error) else Outcome.IGNORED
+        if not isinstance(verdict, Outcome):
+            raise TypeError(f"judge must return an Outcome or None, got {verdict!r}")
         return verdict
 
 
@@ -191,11 +197,10 @@ def _refusal(answer: object) -> bool:
                 status = status()
             except Exception:
                 status = None
-        if status is not None:
-            # The first one decides. To ask aiohttp for `code` beside `status` is deprecated.
-            if isinstance(status, int):
-                return status in REFUSED
-            return _attribute(status, "name") in REFUSED_BY_NAME
+        if isinstance(status, int):
+            return status in REFUSED  # and no more is asked: with aiohttp, `code` is deprecated
+        if any(_attribute(status, "name") == refused for refused in REFUSED_BY_NAME):
+            return True
     return False
 
 
@@ -509,7 +514,7 @@ class BackOff(Adaptive):
         minimum: tokens per second; unset, a hundredth of where it began.
         maximum: tokens per second; unset, where it began: the throttle's own rate.
         decrease: what a cut leaves, between 0 and 1.
-        recovery: seconds until it is back.
+        recovery: seconds of use until it is back, after at least ten calls.
         judge: see `Adaptive`.
 
     Raises:
@@ -574,7 +579,7 @@ class BackOff(Adaptive):
 
     def begin(self, limit: float, now: int) -> None:
         limit = _rate("limit", limit)
-        self._most = limit if self.maximum is None else self.maximum
+        self._most = max(limit, self.minimum or 0) if self.maximum is None else self.maximum
         self._least = min(limit, self._most) / 100 if self.minimum is None else self.minimum
         self._set(limit)
         self._cut = now - 1
@@ -627,16 +632,22 @@ class BackOff(Adaptive):
         )
 
 
+def _between(name: str, what: str, value: float, most: float) -> float:
+    try:
+        fits = not isinstance(value, str) and 0 < value < most
+    except TypeError:
+        raise TypeError(f"{name} must be {what}, got {value!r}") from None
+    if not fits:
+        raise ValueError(f"{name} must be {what}, got {value!r}")
+    return float(value)
+
+
 def _fraction(name: str, value: float) -> float:
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
-    return value
+    return _between(name, "between 0 and 1", value, 1)
 
 
 def _rate(name: str, value: float) -> float:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
-    return float(value)
+    return _between(name, "a finite number above 0", value, math.inf)
 
 
 def _span(name: str, value: float) -> int:
