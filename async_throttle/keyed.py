@@ -2,10 +2,10 @@
 
 What may be forgotten? A throttle that nobody could tell from a new one: nobody waits at it or
 holds a slot, all its tokens are there, it is not paused, closed or changed, and nobody else
-has a reference to it. One that adapts and has learnt something is unlike a new one, and kept. That
-nobody refers to it is what `weakref` tells: the throttle is taken out of the
-table, and if it is still alive then, it goes back. (A throttle is in no reference cycle, so
-it does not wait for the garbage collector.)
+has a reference to it. (One whose limit follows the server and has moved is unlike a new one.)
+That nobody refers to it is what `weakref` tells: the throttle is taken out of the table, and
+if it is still alive then, it goes back. (A throttle is in no reference cycle, so it does not
+wait for the garbage collector.)
 
 When? Whenever a key comes that is not in the table, the two that were looked at least
 recently are looked at. So the table holds at most about twice as many as must be kept, a new
