@@ -1079,7 +1079,8 @@ def test_what_is_dropped_when_it_is_time_to_measure_still_cuts() -> None:
     ("attributes", "outcome"),
     [
         ({"status": "error", "status_code": 429}, Outcome.DROPPED),
-        ({"status": "RESOURCE_EXHAUSTED", "code": 429}, Outcome.DROPPED),
+        ({"status": "RESOURCE_EXHAUSTED"}, Outcome.DROPPED),
+        ({"status": "NOT_FOUND", "code": 404}, Outcome.IGNORED),
         ({"status": 404, "code": 429}, Outcome.IGNORED),
         ({"status": type("Odd", (), {"name": []})()}, Outcome.IGNORED),
     ],
@@ -1091,3 +1092,12 @@ def test_the_first_status_that_is_a_number_decides(
     for name, value in attributes.items():
         setattr(error, name, value)
     assert AIMD().judge(error) is outcome
+
+
+def test_what_was_cancelled_after_the_timeout_counts_as_dropped() -> None:
+    rule = AIMD(timeout=2)
+    rule.begin(10, now=0)
+    rule.sample(10**9, 1, 10, 1, Outcome.IGNORED)
+    assert rule.limit == 10
+    rule.sample(3 * 10**9, 1, 10, 1, Outcome.IGNORED)
+    assert rule.limit == 9

@@ -158,7 +158,7 @@ class Adaptive(ABC):
         No error is OK. Dropped are timeouts, whoever's they are: the builtin, and every class
         with "timeout" in its name or its bases'; the statuses 429, 503 and 529, as *status*,
         *status_code* or *code* of the error or of its *response*; RESOURCE_EXHAUSTED,
-        UNAVAILABLE and DEADLINE_EXCEEDED of gRPC; and a group with one of these in it.
+        UNAVAILABLE and DEADLINE_EXCEEDED, as gRPC has it; and a group with one of these in it.
         Everything else is ignored: cancellation, the refusal of a throttle, which says nothing
         of the server, and errors that a smaller limit would not have helped.
 
@@ -199,8 +199,9 @@ def _refusal(answer: object) -> bool:
                 status = None
         if isinstance(status, int):
             return status in REFUSED  # and no more is asked: with aiohttp, `code` is deprecated
-        if any(_attribute(status, "name") == refused for refused in REFUSED_BY_NAME):
-            return True
+        for said in (status, _attribute(status, "name")):
+            if isinstance(said, str) and said in REFUSED_BY_NAME:
+                return True
     return False
 
 
@@ -264,7 +265,8 @@ class AIMD(_Concurrency):
         minimum: slots, at least 1.
         maximum: slots.
         decrease: what a cut leaves, between 0 and 1.
-        timeout: seconds; a call that took longer counts as dropped, however it ended.
+        timeout: seconds; a call that took longer counts as dropped, however it ended: so does
+            one that a timeout around the throttle has cancelled.
         judge: see `Adaptive`.
 
     Raises:
@@ -309,9 +311,9 @@ class AIMD(_Concurrency):
     def sample(self, now: int, began: int, in_flight: int, weight: float, outcome: Outcome) -> None:
         if now < self._cut:  # another clock
             self._cut = now - 1
-        if outcome is Outcome.IGNORED or began > now:
-            return
         dropped = outcome is Outcome.DROPPED or now - began > self.timeout
+        if began > now or (outcome is Outcome.IGNORED and not dropped):
+            return
         self._in_a_row = self._in_a_row + 1 if dropped else 0
         if began <= self._cut:
             return
