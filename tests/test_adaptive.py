@@ -336,8 +336,15 @@ def test_calls_let_through_after_a_cut_can_cut_again() -> None:
 def test_a_cut_starts_from_what_was_in_flight() -> None:
     rule = AIMD()
     rule.begin(1000, 0)
-    rule.sample(10, 5, 20, 1, DROPPED)
-    assert rule.limit == 18
+    rule.sample(10, 5, 800, 1, DROPPED)
+    assert rule.limit == 720
+
+
+def test_one_call_that_fails_among_few_says_little_about_many() -> None:
+    rule = AIMD()
+    rule.begin(1000, 0)
+    rule.sample(10, 5, 1, 1, DROPPED)
+    assert rule.limit == 450
 
 
 def test_a_whole_round_of_drops_and_nothing_served_cuts_twice_as_deep() -> None:
@@ -376,7 +383,7 @@ def test_aimd_doubles_with_each_round_trip_until_something_is_dropped() -> None:
 
 def test_aimd_grows_by_one_with_each_round_trip_after_a_drop() -> None:
     rule = AIMD()
-    rule.begin(50, -10)
+    rule.begin(10, -10)
     rule.sample(-1, -5, 10, 1, DROPPED)
     assert rule.limit == 9
     limits = rounds(rule, 50)

@@ -10,10 +10,11 @@ BackOff    rate         backs off from refusals, and remembers at which rate the
 =========  ===========  ===============================================================
 
 They agree on this. A limit grows only while it is used, which is to say nearly reached (by half,
-while it doubles). It is cut once for all calls
-that were on their way together: a hundred refusals at once are one event. What cut it is how
-many were in flight, not how many could have been, so the cut is taken from there (RFC 5681
-does the same). It never leaves *minimum* to *maximum*.
+while it doubles). It is cut once for all calls that were on their way together: a hundred
+refusals at once are one event. What cut it is how many were in flight, not how many could have
+been, so the cut is taken from there, as RFC 5681 does; but from no less than half the limit,
+since a single call that fails among few says little about many. It never leaves *minimum* to
+*maximum*.
 
 `Gradient` in full, since its design is the least usual one. With L calls in flight, mean latency R
 and the latency B that a call has where nobody queues, Little's law says that L * B / R calls
@@ -242,6 +243,10 @@ class _Concurrency(Adaptive):
     def _set(self, limit: float) -> None:
         self._limit = min(max(limit, self.minimum), self.maximum)
 
+    def _used(self, in_flight: int) -> float:
+        """What there is to cut, after a call was dropped that was one of *in_flight*."""
+        return min(self._limit, max(in_flight, self._limit / 2))
+
     def __repr__(self) -> str:
         return (
             f"<{type(self).__name__} [limit:{self.limit}, minimum:{self.minimum}, "
@@ -320,7 +325,7 @@ class AIMD(_Concurrency):
         if dropped:
             # A whole round of them and nothing served: not a little too much, but far too much.
             decrease = self.decrease if self._in_a_row < self.limit else self.decrease / 2
-            self._set(min(self._limit, in_flight) * decrease)
+            self._set(self._used(in_flight) * decrease)
             self._cut = now
             self._doubling = False
         elif self._doubling:
@@ -478,7 +483,7 @@ class Gradient(_Concurrency):
         if self._resume:  # what was measured so far still holds
             self._resume = max(self._limit, self._resume * self.decrease)
         else:
-            self._set(min(self._limit, in_flight) * self.decrease)
+            self._set(self._used(in_flight) * self.decrease)
             self._settled = self._limit
             self._step = 0.0
             self._hold(now)
