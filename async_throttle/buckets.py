@@ -25,6 +25,9 @@ __all__ = ["LeakyBucket", "TokenBucket"]
 ADJMAP: Final = ((10, (0.0, 1.0, 0.9, 0.95)),)
 """How the factor of a `LeakyBucket` follows its fill level, unless told otherwise."""
 
+MOST: Final = 1e24
+"""Tokens. However slow the leak, a bucket of so many is empty before the end of all instants."""
+
 
 class TokenBucket:
     """So many tokens per second, at most *capacity* of them at once.
@@ -37,7 +40,7 @@ class TokenBucket:
         timer: a clock in seconds; unset, the monotonic clock. See `Throttle`.
 
     Raises:
-        ValueError: *rate* or *capacity* is not positive.
+        ValueError: *rate* or *capacity* is not positive, or above 1e24.
 
     >>> import asyncio
     >>> from async_throttle import testing
@@ -55,8 +58,8 @@ class TokenBucket:
     def __init__(
         self, rate: float, capacity: float, timer: Callable[[], float] | None = None
     ) -> None:
-        positive("rate", rate, infinite=True)
-        positive("capacity", capacity, infinite=rate == math.inf)
+        rate = _size("rate", rate, infinite=True)
+        capacity = _size("capacity", capacity, infinite=rate == math.inf)
         self._throttle = Throttle(rate, burst=capacity, timer=timer)
 
     async def consume(self, tokens: float = 1.0) -> None:
@@ -154,28 +157,22 @@ class LeakyBucket:
         *,
         adjmap: Sequence[tuple[float, tuple[float, float, float, float]]] = ADJMAP,
     ) -> None:
-        for name, value in (
-            ("capacity", capacity),
-            ("leak", leak),
-            ("min_factor", min_factor),
-            ("max_factor", max_factor),
-            ("leak * min_factor", leak * min_factor),
-        ):
-            positive(name, value)
-        if max_factor < min_factor:
+        capacity = _size("capacity", capacity)
+        self._leak = _size("leak", leak)
+        self._min_factor = _size("min_factor", min_factor)
+        self._max_factor = _size("max_factor", max_factor)
+        positive("leak * min_factor", self._leak * self._min_factor)
+        if self._max_factor < self._min_factor:
             raise ValueError(
                 f"max_factor must be at least min_factor, {min_factor!r}, got {max_factor!r}"
             )
-        self._leak = leak
-        self._min_factor = min_factor
-        self._max_factor = max_factor
         self._settable = external_factor_settable
         self._row = _row(adjmap, capacity)
         self._factor = self._mapped(0.0)
         self._pinned = False
         self._contexts = 0
         self._room: float | None = None
-        self._throttle = Throttle(leak * self._factor, burst=capacity, timer=timer)
+        self._throttle = Throttle(self._leak * self._factor, burst=capacity, timer=timer)
 
     async def acquire(self, amount: float = 1.0) -> bool:
         """Add *amount* if there is room and nobody waits for it; never waits.
@@ -193,7 +190,7 @@ class LeakyBucket:
         if added:
             self._throttle.release()
             if self._room is not None:
-                self._room -= amount
+                self._room -= float(amount)
         self._follow()
         return added
 
@@ -254,10 +251,8 @@ class LeakyBucket:
     @factor.setter
     def factor(self, value: float) -> None:
         self._check_settable()
-        if math.isnan(value):
-            raise ValueError(f"factor must be a number, got {value!r}")
+        self._multiply(self._clamped(_number("factor", value)))
         self._pinned = True
-        self._multiply(self._clamped(value))
 
     @factor.deleter
     def factor(self) -> None:
@@ -318,8 +313,8 @@ class LeakyBucket:
 
     def _multiply(self, factor: float) -> None:
         if factor != self._factor:
-            self._factor = factor
             self._throttle.capacity = self._leak * factor
+            self._factor = factor
 
     def _check_settable(self) -> None:
         if not self._settable:
@@ -328,6 +323,28 @@ class LeakyBucket:
                 name="factor",
                 obj=self,
             )
+
+
+def _size(name: str, value: float, *, infinite: bool = False) -> float:
+    """A positive number that a bucket can be made of, as a float."""
+    positive(name, value, infinite=infinite)
+    if MOST < value < math.inf:
+        raise ValueError(f"{name} must be at most {MOST:g}, got {value!r}")
+    return float(value)
+
+
+def _number(name: str, value: float) -> float:
+    """A number of either sign, as a float."""
+    try:
+        # Text is refused, though float() would read it.
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    except OverflowError:
+        number = math.nan
+    if math.isnan(number):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    return number
 
 
 def _row(

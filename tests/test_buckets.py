@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import asyncio
 import math
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -103,6 +105,16 @@ async def test_a_token_bucket_may_have_no_rate_limit_and_no_capacity() -> None:
 def test_a_token_bucket_refuses_what_is_not_positive_by_its_name(name: str, bad: float) -> None:
     parameters: dict[str, Any] = {"rate": 1.0, "capacity": 1.0, name: bad}
     with pytest.raises(ValueError, match=rf"^{name} must be .*, got {bad}$"):
+        TokenBucket(**parameters)
+
+
+@pytest.mark.parametrize("bad", ["2", None, 1.1e24, 1e308, 10**400])
+@pytest.mark.parametrize("name", ["rate", "capacity"])
+def test_a_token_bucket_refuses_what_it_cannot_be_made_of_by_its_name(name: str, bad: Any) -> None:
+    parameters: dict[str, Any] = {"rate": 1.0, "capacity": 1.0, name: bad}
+    with pytest.raises(
+        (TypeError, ValueError), match=rf"^{name} must be .*, got {re.escape(repr(bad))}$"
+    ):
         TokenBucket(**parameters)
 
 
@@ -248,6 +260,42 @@ GOOD: Final[dict[str, Any]] = {"capacity": 5.0, "leak": 1.0, "min_factor": 0.5, 
 def test_a_leaky_bucket_refuses_what_is_not_positive_by_its_name(name: str, bad: float) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be .*, got {bad}$"):
         LeakyBucket(**{**GOOD, name: bad})
+
+
+@pytest.mark.parametrize("bad", ["2", None, 1.1e24, 1e308, 10**400])
+@pytest.mark.parametrize("name", GOOD)
+def test_a_leaky_bucket_refuses_what_it_cannot_be_made_of_by_its_name(name: str, bad: Any) -> None:
+    with pytest.raises(
+        (TypeError, ValueError), match=rf"^{name} must be .*, got {re.escape(repr(bad))}$"
+    ):
+        LeakyBucket(**{**GOOD, name: bad})
+
+
+@pytest.mark.parametrize("number", [Decimal, Fraction])
+async def test_any_kind_of_number_will_do(number: Any) -> None:
+    bucket = LeakyBucket(number(5), number(2), number(1) / 2, number(4))
+    assert (bucket.capacity, bucket.leak) == (5.0, 2.0)
+    bucket.factor = number(2)
+    assert await bucket.acquire(number(5))
+    assert await bucket.wait_for_tokens(number(1)) == 0.25
+    del bucket.factor
+    with bucket:
+        await asyncio.sleep(1)
+    assert await bucket.acquire(number(1) / 2)
+    assert await bucket.wait_for_tokens(number(1)) == 0.0
+    assert {type(bucket.leak), type(bucket.factor), type(bucket.capacity)} == {float}
+    tokens = TokenBucket(number(4), number(2))
+    await tokens.consume(number(2))
+    await tokens.consume(number(1))
+    assert now() == 1.5
+
+
+async def test_the_largest_and_slowest_bucket_is_empty_one_day() -> None:
+    bucket = LeakyBucket(1e24, 1e-9, 1, 1e24)
+    assert await bucket.acquire(1e24)
+    assert bucket.throttle.delay(1e24) == pytest.approx(1e33 / 0.95, rel=0.1)
+    bucket.factor = 1e24
+    assert bucket.throttle.capacity == 1e15
 
 
 def test_the_largest_factor_is_not_below_the_smallest() -> None:
@@ -401,14 +449,27 @@ def test_a_factor_that_is_set_is_clamped(value: float, clamped: float) -> None:
     assert bucket.throttle.capacity == clamped
 
 
-def test_a_factor_that_is_no_number_is_refused_and_changes_nothing() -> None:
+@pytest.mark.parametrize("bad", [math.nan, Decimal("NaN"), "2", b"2", None, 2j, [2], 10**400])
+async def test_a_factor_that_is_no_number_is_refused_and_changes_nothing(bad: Any) -> None:
     bucket = LeakyBucket(8, 1, adjmap=STEEP)
-    with pytest.raises(ValueError, match="factor must be a number, got nan"):
-        bucket.factor = math.nan
+    with pytest.raises((TypeError, ValueError)) as caught:
+        bucket.factor = bad
+    assert str(caught.value) == f"factor must be a number, got {bad!r}"
+    assert (bucket.factor, bucket.throttle.capacity) == (2.0, 2.0)
+    await bucket.acquire(8)
+    assert bucket.factor == 0.25  # it follows, as before
+
+
+async def test_a_factor_that_could_not_be_set_is_not_half_set() -> None:
+    reading: Any = 0.0
+    bucket = LeakyBucket(8, 1, timer=lambda: reading + 0.0, adjmap=STEEP)
+    reading = None
     with pytest.raises(TypeError):
-        bucket.factor = "2"  # type: ignore[assignment]
-    del bucket.factor
-    assert bucket.factor == 2.0
+        bucket.factor = 1.5
+    reading = 0.0
+    assert (bucket.factor, bucket.throttle.capacity) == (2.0, 2.0)
+    await bucket.acquire(8)
+    assert bucket.factor == 0.25
 
 
 async def test_deleting_the_factor_lets_it_follow_at_once() -> None:
