@@ -9,15 +9,18 @@ Not to be confused with the rules of the same names, which are what `Throttle` t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 from async_throttle import _units
 from async_throttle._units import positive
 from async_throttle.throttle import Throttle
 
 __all__ = ["LeakyBucket", "TokenBucket"]
+
+Row: TypeAlias = tuple[float, float, float, float]
+"""Of a map: lbound, lfactor, ubound, ufactor."""
 
 # Never above 1: the leak is what the other side bears. Nearly full, a twentieth less: headroom for
 # what the other side counts differently, and all that it costs a saturated bucket. Below a capacity
@@ -128,7 +131,7 @@ class LeakyBucket:
     ([True, True, True, True, True, False], 1.5)
     """
 
-    # _row       what adjmap says about a bucket of this capacity: lbound, lfactor, ubound, ufactor
+    # _row       what adjmap says about a bucket of this capacity
     # _factor    the one that the throttle's capacity was made with
     # _pinned    the factor was set, and does not follow the fill level
     # _contexts  how many blocks are open
@@ -155,7 +158,7 @@ class LeakyBucket:
         external_factor_settable: bool = True,
         timer: Callable[[], float] | None = None,
         *,
-        adjmap: Sequence[tuple[float, tuple[float, float, float, float]]] = ADJMAP,
+        adjmap: Iterable[tuple[float, Row]] = ADJMAP,
     ) -> None:
         capacity = _size("capacity", capacity)
         self._leak = _size("leak", leak)
@@ -347,15 +350,25 @@ def _number(name: str, value: float) -> float:
     return number
 
 
-def _row(
-    adjmap: Sequence[tuple[float, tuple[float, float, float, float]]], capacity: float
-) -> tuple[float, float, float, float]:
-    """What *adjmap* says about a bucket of *capacity*."""
-    sizes = [mincap for mincap, _ in adjmap]
+def _row(adjmap: Iterable[tuple[float, Row]], capacity: float) -> Row:
+    """What *adjmap* says about a bucket of *capacity*; reads it once: it may be an iterator."""
+    rows: list[tuple[float, Row]] = []
+    part: Any = adjmap
+    try:
+        for part in adjmap:
+            mincap, row = part
+            lbound, lfactor, ubound, ufactor = (_number("adjmap", number) for number in row)
+            rows.append((_number("adjmap", mincap), (lbound, lfactor, ubound, ufactor)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"adjmap must be rows of numbers, (mincap, (lbound, lfactor, ubound, ufactor)), "
+            f"got {part!r}"
+        ) from error
+    sizes = [mincap for mincap, _ in rows]
     if sizes != sorted(sizes, reverse=True):
-        raise ValueError(f"adjmap must descend in mincap, got {adjmap!r}")
-    for _, row in adjmap:
+        raise ValueError(f"adjmap must descend in mincap, got {sizes!r}")
+    for _, row in rows:
         lbound, lfactor, ubound, ufactor = row
         if not (lbound <= ubound and lfactor > 0 and ufactor > 0):
             raise ValueError(f"adjmap must have lbound <= ubound and factors > 0, got {row!r}")
-    return next((row for mincap, row in adjmap if mincap <= capacity), (0.0, 1.0, 1.0, 1.0))
+    return next((row for mincap, row in rows if mincap <= capacity), (0.0, 1.0, 1.0, 1.0))

@@ -311,9 +311,7 @@ def test_the_slowest_leak_is_still_one() -> None:
         LeakyBucket(1, 1e-9, 0.125)
 
 
-@pytest.mark.parametrize(
-    "row", [(0.8, 1, 0.2, 1), (0.2, 0, 0.8, 1), (0.2, 1, 0.8, -1), (0.2, math.nan, 0.8, 1)]
-)
+@pytest.mark.parametrize("row", [(0.8, 1, 0.2, 1), (0.2, 0, 0.8, 1), (0.2, 1, 0.8, -1)])
 def test_a_row_of_the_map_that_makes_no_sense_is_refused(
     row: tuple[float, float, float, float],
 ) -> None:
@@ -321,8 +319,38 @@ def test_a_row_of_the_map_that_makes_no_sense_is_refused(
         LeakyBucket(5, 1, adjmap=[(100, (0.2, 1, 0.8, 1)), (0, row)])
 
 
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (5, "5"),
+        (None, "None"),
+        ([5], "5"),
+        ([(0, 1, 2)], "(0, 1, 2)"),
+        ([(0, 5)], "(0, 5)"),
+        ([(0, (0.2, 1, 0.8))], "(0, (0.2, 1, 0.8))"),
+        ([(0, (0.2, 1, 0.8, "1"))], "(0, (0.2, 1, 0.8, '1'))"),
+        ([(0, (math.nan, 1, 0.8, 1))], "(0, (nan, 1, 0.8, 1))"),
+        ([(math.nan, (0.2, 1, 0.8, 1))], "(nan, (0.2, 1, 0.8, 1))"),
+        ([(100, (0.2, 1, 0.8, 1)), (None, (0.2, 1, 0.8, 1))], "(None, (0.2, 1, 0.8, 1))"),
+        ([(100, (0.2, 1, 0.8, 1)), 5], "5"),
+    ],
+)
+def test_a_map_of_another_shape_is_refused(bad: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=r"^adjmap must be rows of numbers, ") as caught:
+        LeakyBucket(5, 1, adjmap=bad)
+    assert str(caught.value).endswith(f", got {told}")
+
+
+def test_a_map_may_be_an_iterator_and_of_any_kind_of_number() -> None:
+    rows = ((Decimal(size), map(Decimal, ("0.25", "2", "0.75", "0.5"))) for size in (100, 1))
+    adjmap: Any = rows
+    bucket = LeakyBucket(5, 3, adjmap=adjmap)
+    assert (bucket.factor, bucket.throttle.capacity) == (2.0, 6.0)
+    assert type(bucket.factor) is float
+
+
 def test_a_map_that_does_not_descend_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^adjmap must descend in mincap, got \(\(0, "):
+    with pytest.raises(ValueError, match=r"^adjmap must descend in mincap, got \[0\.0, 100\.0\]$"):
         LeakyBucket(5, 1, adjmap=((0, (0.2, 1, 0.8, 1)), (100, (0.2, 1, 0.8, 1))))
 
 
