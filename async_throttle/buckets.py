@@ -15,6 +15,7 @@ from typing import Any, Final, Self, TypeAlias
 
 from async_throttle import _units
 from async_throttle._units import positive
+from async_throttle.exceptions import WeightTooLarge
 from async_throttle.throttle import Throttle
 
 __all__ = ["LeakyBucket", "TokenBucket"]
@@ -73,7 +74,10 @@ class TokenBucket:
             ValueError: *tokens* is negative, infinite or not a number.
         """
         _units.tokens("tokens", tokens)
-        await self._throttle.consume(tokens)
+        try:
+            await self._throttle.consume(tokens)
+        except WeightTooLarge as error:
+            raise _too_much("tokens", tokens, error) from None
 
     @property
     def rate(self) -> float:
@@ -189,7 +193,10 @@ class LeakyBucket:
         """
         _units.tokens("amount", amount)
         self._stand_still()
-        added = self._throttle.try_acquire(amount)
+        try:
+            added = self._throttle.try_acquire(amount)
+        except WeightTooLarge as error:
+            raise _too_much("amount", amount, error) from None
         if added:
             self._throttle.release()
             if self._room is not None:
@@ -216,7 +223,10 @@ class LeakyBucket:
                 f"the bucket was left, and does not leak until it is entered again"
             )
         _units.tokens("amount", amount)
-        lease = await self._throttle.lease(amount)
+        try:
+            lease = await self._throttle.lease(amount)
+        except WeightTooLarge as error:
+            raise _too_much("amount", amount, error) from None
         lease.release()
         if self._room is not None:  # stopped while this one was queued
             self._room = self._throttle.level
@@ -348,6 +358,15 @@ def _number(name: str, value: float) -> float:
     if math.isnan(number):
         raise ValueError(f"{name} must be a number, got {value!r}")
     return number
+
+
+def _too_much(name: str, value: float, error: WeightTooLarge) -> WeightTooLarge:
+    """*error* of the throttle, in the words of its bucket."""
+    return WeightTooLarge(
+        f"{name} must be at most the capacity of the bucket, {error.largest:g}, got {value!r}",
+        largest=error.largest,
+        limit=error.limit,
+    )
 
 
 def _row(adjmap: Iterable[tuple[float, Row]], capacity: float) -> Row:

@@ -44,6 +44,7 @@ def test_the_facades_have_no_waiting_and_no_timing_of_their_own() -> None:
         "typing",
         "async_throttle",  # _units, which refuses bad values by their name
         "async_throttle._units",
+        "async_throttle.exceptions",
         "async_throttle.throttle",
     }
     assert not any(isinstance(node, ast.While | ast.AsyncFor) for node in ast.walk(tree))
@@ -133,8 +134,10 @@ async def test_consume_refuses_a_bad_amount_by_its_name(bad: float) -> None:
 
 async def test_consume_refuses_more_than_the_capacity_at_once() -> None:
     bucket = TokenBucket(1, 5)
-    with pytest.raises(WeightTooLarge, match="the largest that could ever be granted is 5"):
+    with pytest.raises(WeightTooLarge) as caught:
         await bucket.consume(5.1)
+    assert str(caught.value) == "tokens must be at most the capacity of the bucket, 5, got 5.1"
+    assert caught.value.largest == 5.0
     await bucket.consume(5)
     assert now() == 0.0
 
@@ -209,8 +212,10 @@ async def test_a_wait_that_is_cancelled_leaves_no_trace() -> None:
 async def test_both_calls_refuse_more_than_the_capacity_at_once() -> None:
     bucket = LeakyBucket(5, 1)
     for call in (bucket.acquire, bucket.wait_for_tokens):
-        with pytest.raises(WeightTooLarge, match="the largest that could ever be granted is 5"):
+        with pytest.raises(WeightTooLarge) as caught:
             await call(5.1)
+        assert str(caught.value) == "amount must be at most the capacity of the bucket, 5, got 5.1"
+        assert caught.value.largest == 5.0
     assert (now(), bucket.throttle.level) == (0.0, 5.0)
     assert await bucket.acquire(5)
 
@@ -246,6 +251,17 @@ async def test_what_the_throttle_beneath_can_do_works() -> None:
     waiter = await queued(bucket.wait_for_tokens(2))
     bucket.throttle.close()
     with pytest.raises(ThrottleClosed):
+        await waiter
+
+
+@pytest.mark.parametrize("name", ["tokens", "amount"])
+async def test_who_no_longer_fits_while_waiting_is_told_so_in_the_same_words(name: str) -> None:
+    bucket: Any = TokenBucket(1, 5) if name == "tokens" else LeakyBucket(5, 1)
+    wait = bucket.consume if name == "tokens" else bucket.wait_for_tokens
+    await wait(5)
+    waiter = await queued(wait(4))
+    bucket.throttle.burst = 3
+    with pytest.raises(WeightTooLarge, match=rf"^{name} must be at most .* bucket, 3, got 4$"):
         await waiter
 
 
