@@ -213,14 +213,14 @@ class LeakyBucket:
         Raises:
             WeightTooLarge: *amount* exceeds the capacity.
             ValueError: *amount* is negative, infinite or not a number.
-            RuntimeError: there is no room, and the leak is stopped, so there will be none.
+            RuntimeError: it would have to wait, and the leak is stopped: waiting makes no room.
         """
         if self._room is not None:
             if await self.acquire(amount):
                 return 0.0
             raise RuntimeError(
-                f"there is no room for {amount:g} and will be none: "
-                f"the bucket was left, and does not leak until it is entered again"
+                f"amount {amount!r} would have to wait, "
+                f"and the bucket does not leak until it is entered again"
             )
         _units.tokens("amount", amount)
         try:

@@ -608,12 +608,25 @@ async def test_waiting_for_what_will_never_leak_is_an_error() -> None:
     with bucket:
         assert await bucket.acquire(3)
     assert await bucket.wait_for_tokens(1) == 0.0
-    with pytest.raises(RuntimeError, match="there is no room for 2 and will be none"):
+    with pytest.raises(RuntimeError) as caught:
         await bucket.wait_for_tokens(2)
+    assert str(caught.value) == (
+        "amount 2 would have to wait, and the bucket does not leak until it is entered again"
+    )
     with pytest.raises(WeightTooLarge):
         await bucket.wait_for_tokens(5)
     with bucket:
         assert await bucket.wait_for_tokens(2) == 2.0
+
+
+async def test_a_stopped_bucket_does_not_speak_of_room_where_it_is_a_pause_that_holds() -> None:
+    bucket = LeakyBucket(4, 1)
+    with bucket:
+        bucket.throttle.pause(10)
+    with pytest.raises(RuntimeError, match=r"^amount 1 would have to wait, and the bucket does"):
+        await bucket.wait_for_tokens(1)
+    await asyncio.sleep(10)
+    assert await bucket.wait_for_tokens(1) == 0.0
 
 
 async def test_what_was_not_touched_while_the_leak_was_stopped_has_not_leaked() -> None:
