@@ -286,6 +286,8 @@ class LeakyBucket:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if not self._contexts:
+            raise RuntimeError("__exit__() without __enter__(): no block of the bucket is open")
         self._contexts -= 1
         if not self._contexts:
             self._room = self._throttle.level

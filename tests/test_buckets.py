@@ -603,6 +603,26 @@ async def test_it_leaks_as_long_as_one_block_is_open() -> None:
     assert not await bucket.acquire()
 
 
+@pytest.mark.parametrize("entered", [0, 1])
+async def test_leaving_more_often_than_entering_is_an_error_and_changes_nothing(
+    entered: int,
+) -> None:
+    bucket = LeakyBucket(1, 1)
+    for _ in range(entered):
+        with bucket:
+            assert await bucket.acquire()
+    with pytest.raises(RuntimeError, match=r"^__exit__\(\) without __enter__\(\)"):
+        bucket.__exit__(None, None, None)
+    with pytest.raises(RuntimeError, match=r"^__exit__\(\) without __enter__\(\)"):
+        await bucket.__aexit__(None, None, None)
+    with bucket:
+        await bucket.wait_for_tokens()
+    await asyncio.sleep(10)
+    assert not await bucket.acquire()  # left, and so stopped, as ever
+    with bucket:
+        assert await bucket.wait_for_tokens() == 1.0
+
+
 async def test_waiting_for_what_will_never_leak_is_an_error() -> None:
     bucket = LeakyBucket(4, 1)
     with bucket:
