@@ -102,10 +102,13 @@ class LeakyBucket:
     """A bucket that calls fill and that leaks: whoever would make it overflow must wait.
 
     It is empty at the start, and leaks ``leak * factor`` tokens per second. At each call the factor
-    becomes what *adjmap* says about the fill level then; until the next one it stays. By default
-    that is 0.95 while the bucket is nearly full, and else 1; ``adjmap=()`` is a constant leak. A
-    factor replaces the one before: the original multiplies them, so that a busy bucket sinks to
-    a tenth of its leak.
+    becomes what *adjmap* says about the fill level then; until the next one it stays. A factor
+    replaces the one before: the original multiplies them, so that a busy bucket sinks to a tenth
+    of its leak.
+
+    By default the factor is 0.95 while a bucket with a capacity of 10 or more is filled to nine
+    tenths or more, and else 1. Its price: once the bucket is that full, a load of 95 to 100 % of
+    the leak builds a queue, where a constant leak would bear it: that is ``adjmap=()``.
 
     As a context manager, ``with`` or ``async with``, it leaks inside of the block. A bucket that
     nobody ever entered leaks too; once the last block is left it stops, and what is in it stays,

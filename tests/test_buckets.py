@@ -473,6 +473,20 @@ async def test_by_default_no_bucket_ever_leaks_faster_than_told(capacity: float)
     assert len(ADJMAP) == 1
 
 
+@pytest.mark.parametrize(("adjmap", "waiting"), [(ADJMAP, 62), ((), 0)])
+async def test_the_price_is_a_queue_under_a_load_just_below_the_leak(
+    adjmap: Any, waiting: int
+) -> None:
+    bucket = LeakyBucket(10, 10.2, adjmap=adjmap)
+    await bucket.wait_for_tokens(10)
+    tasks = []
+    for _ in range(2_000):
+        await asyncio.sleep(0.1)
+        tasks.append(await queued(bucket.wait_for_tokens()))
+    assert bucket.throttle.waiting == waiting
+    await asyncio.gather(*tasks)
+
+
 async def test_a_factor_that_is_set_stays_whatever_the_fill_level() -> None:
     bucket = LeakyBucket(8, 1, adjmap=STEEP)
     bucket.factor = 3
