@@ -12,16 +12,17 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final, NoReturn, Protocol
 
-from async_throttle._units import SECOND, nanoseconds
+from async_throttle._units import SECOND, nanoseconds, seconds
 
 __all__ = ["Schedule"]
 
-DAY: Final = 86_400
-"""Seconds."""
+MINUTE: Final = 60 * SECOND
+HOUR: Final = 60 * MINUTE
+"""Nanoseconds."""
 
-SHORTEST: Final = 0.01
-"""Least seconds between two looks: at a clock that stands still just before a multiple of *every*,
-as a frozen one may, we would spin."""
+SHORTEST: Final = SECOND // 100
+"""Least time between two looks: at a clock that stands still just before a multiple of *every*, as
+a frozen one may, we would spin."""
 
 
 class Adjustable(Protocol):
@@ -46,8 +47,8 @@ class Schedule:
             ...
 
     It looks at the clock on every whole minute, and sets the capacity when that has changed. So a
-    change on a whole minute takes effect on that minute, and whatever else happens to the clock is
-    put right on the next one: summer time, a correction. A capacity that was set by hand meanwhile,
+    change on a whole minute takes effect on that minute, also on days of a time change, and a
+    correction of the clock is noticed on the next one. A capacity that was set by hand meanwhile,
     or that follows the server (`BackOff`), stands until the schedule has another one. One schedule
     may be applied to many throttles.
 
@@ -55,13 +56,13 @@ class Schedule:
         capacity: called with the time, as an aware datetime in *tz*; returns the capacity. It is
             called in the event loop and must not block.
         tz: the time zone; unset, that of the machine.
-        every: seconds, or a timedelta, from one look at the clock to the next, on multiples of
-            that since midnight.
+        every: seconds, or a timedelta, from 10 ms to an hour: it looks at the clock on multiples of
+            that since midnight in *tz*, and on every whole hour.
         clock: returns the time as an aware datetime, in any zone, for tests; unset,
             ``datetime.now``.
 
     Raises:
-        ValueError: *every* is not positive, or more than a day.
+        ValueError: *every* is less than 10 ms, or more than an hour.
         TypeError: *capacity* cannot be called.
 
     >>> from async_throttle import Throttle
@@ -84,11 +85,11 @@ class Schedule:
         if not callable(capacity):
             raise TypeError(f"capacity must be callable with a datetime, got {capacity!r}")
         span = nanoseconds("every", every)
-        if not 1_000 <= span <= DAY * SECOND:
-            raise ValueError(f"every must be positive and at most {DAY} s, a day, got {every!r}")
+        if not SHORTEST <= span <= HOUR:
+            raise ValueError(f"every must be from 0.01 to 3600 s, an hour, got {every!r}")
         self._capacity = capacity
         self._tz = tz
-        self._every = timedelta(microseconds=span // 1_000)
+        self._every = span
         self._clock = clock
 
     @asynccontextmanager
@@ -160,7 +161,10 @@ class Schedule:
         for throttle in throttles if capacity != before else ():
             if throttle.capacity != capacity:
                 throttle.capacity = capacity
-        # By the clock on the wall: in some zones an hour does not begin on the hour of UTC. And by
-        # the reading from above: a later one may be past a multiple that *capacity* has not seen.
-        since = (now.replace(tzinfo=None) - datetime.min) % self._every
-        return capacity, max(SHORTEST, (self._every - since).total_seconds())
+        # By the clock on the wall: in some zones an hour does not begin on the hour of UTC. On
+        # every hour: that is when summer time comes and goes, and when a day begins. And by the
+        # reading from above: a later one may be past a multiple that *capacity* has not seen.
+        since_hour = now.minute * MINUTE + now.second * SECOND + now.microsecond * 1_000
+        since_midnight = now.hour * HOUR + since_hour
+        pause = min(self._every - since_midnight % self._every, HOUR - since_hour)
+        return capacity, seconds(max(SHORTEST, pause))

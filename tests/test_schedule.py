@@ -105,7 +105,9 @@ async def test_the_function_is_asked_on_whole_multiples_with_an_aware_time_in_th
         (timedelta(seconds=15), [0, 10, 25, 40]),
         (0.5, [0, 0.5, 1.0, 1.5]),
         (3600, [0, 100, 3700, 7300]),
-        (86_400, [0, 7300, 93_700, 180_100]),
+        (7, [*range(0, 100, 7), 100, 105]),
+        (2700, [0, 100, 1900, 3700, 4600, 7300, 10_000, 10_900]),
+        (3000, [0, 100, 1900, 3700, 4900, 7300, 10_300, 10_900]),
     ],
 )
 async def test_it_looks_at_the_clock_so_often(every: Any, looks: list[float]) -> None:
@@ -226,9 +228,26 @@ async def test_whatever_has_a_capacity_can_have_a_schedule() -> None:
     assert member.throttle.burst == 300.0
 
 
+@pytest.mark.parametrize("every", [7, 1001, 2400, 2520, 3599])
+async def test_multiples_are_counted_from_midnight_each_day(every: int) -> None:
+    asked: list[datetime] = []
+
+    def capacity(time: datetime) -> float:
+        asked.append(time)
+        return 1
+
+    async with schedule(capacity, every=every).applied_to(Throttle(1)):
+        await asyncio.sleep(2 * 86_400)
+    midnight = datetime(2026, 3, 6, tzinfo=BERLIN)
+    seconds = [(time - midnight).total_seconds() for time in asked if time >= midnight]
+    looks = sorted({*range(0, 86_400, every), *range(0, 86_400, 3600)})
+    assert seconds[: len(looks) + 1] == [*looks, 86_400]
+
+
 # --- the clock ---
 
 
+@pytest.mark.parametrize("every", [60, 100, 1800, 2700, 3600])
 @pytest.mark.parametrize(
     ("start", "change"),
     [
@@ -239,15 +258,48 @@ async def test_whatever_has_a_capacity_can_have_a_schedule() -> None:
         (datetime(2026, 10, 23, 23, 0, tzinfo=BERLIN), 7 * 3600.0),
     ],
 )
-async def test_summer_time_comes_and_goes(start: datetime, change: float) -> None:
+async def test_summer_time_comes_and_goes(start: datetime, change: float, every: float) -> None:
     throttle = Throttle(1)
-    plan = schedule(lambda time: 300 if time.hour >= 22 or time.hour < 6 else 100, start)
+    plan = schedule(lambda t: 300 if t.hour >= 22 or t.hour < 6 else 100, start, every=every)
     async with plan.applied_to(throttle):
         await asyncio.sleep(change - 1)
         assert throttle.capacity == 300.0
         await asyncio.sleep(1)
         await others_run()
         assert throttle.capacity == 100.0
+
+
+@pytest.mark.parametrize("every", [60, 1800, 2700, 3600])
+@pytest.mark.parametrize(
+    ("zone", "start", "changes"),
+    [
+        # 02:00 was 03:00: that hour never came.
+        ("Europe/Berlin", datetime(2026, 3, 29, 1, 30), [(0, 1), (1800, 3), (5400, 4)]),
+        # 03:00 was 02:00: that hour came twice.
+        ("Europe/Berlin", datetime(2026, 10, 25, 1, 30), [(0, 1), (1800, 2), (9000, 3)]),
+        # 02:00 was 02:30, and in autumn 01:30.
+        ("Australia/Lord_Howe", datetime(2026, 10, 4, 1, 30), [(0, 1), (1800, 2), (3600, 3)]),
+        ("Australia/Lord_Howe", datetime(2026, 4, 5, 1, 15), [(0, 1), (4500, 2), (8100, 3)]),
+        # Midnight was one o'clock, and in autumn 23:00.
+        ("America/Havana", datetime(2026, 3, 7, 23, 30), [(0, 23), (1800, 1), (5400, 2)]),
+        ("America/Havana", datetime(2026, 11, 1, 0, 30), [(0, 0), (5400, 1), (9000, 2)]),
+    ],
+)
+async def test_an_hour_begins_when_it_begins_also_in_the_night_of_a_time_change(
+    zone: str, start: datetime, changes: list[tuple[float, int]], every: float
+) -> None:
+    found: list[tuple[float, int]] = []
+
+    def capacity(time: datetime) -> float:
+        if not found or time.hour != found[-1][1]:
+            found.append((now(), time.hour))
+        return 1
+
+    tz = ZoneInfo(zone)
+    plan = Schedule(capacity, tz=tz, every=every, clock=starting(start.replace(tzinfo=tz)))
+    async with plan.applied_to(Throttle(1)):
+        await asyncio.sleep(changes[-1][0] + 60)
+    assert found == changes
 
 
 async def test_a_step_of_the_clock_is_noticed_at_the_next_look() -> None:
@@ -445,9 +497,10 @@ async def test_a_generator_may_be_closed_within_the_block() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [0, -1, math.nan, math.inf, 86_401, 1e-10, timedelta(0), timedelta(days=2)]
+    "bad",
+    [0, -1, math.nan, math.inf, 3600.001, 86_400, 1e-10, 0.0099, timedelta(0), timedelta(days=2)],
 )
-def test_the_time_between_two_looks_is_positive_and_at_most_a_day(bad: Any) -> None:
+def test_the_time_between_two_looks_is_10_ms_to_an_hour(bad: Any) -> None:
     with pytest.raises(ValueError, match=r"^every must be .*, got "):
         Schedule(hours, every=bad)
 
