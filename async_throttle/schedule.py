@@ -63,7 +63,7 @@ class Schedule:
 
     Raises:
         ValueError: *every* is less than 10 ms, or more than an hour.
-        TypeError: *capacity* cannot be called.
+        TypeError: *capacity* or *clock* cannot be called, or *tz* is no tzinfo.
 
     >>> from async_throttle import Throttle
     >>> throttle = Throttle(100, period=60)
@@ -84,6 +84,10 @@ class Schedule:
     ) -> None:
         if not callable(capacity):
             raise TypeError(f"capacity must be callable with a datetime, got {capacity!r}")
+        if not (tz is None or isinstance(tz, tzinfo)):
+            raise TypeError(f"tz must be a tzinfo, such as ZoneInfo('Europe/Berlin'), got {tz!r}")
+        if not (clock is None or callable(clock)):
+            raise TypeError(f"clock must be callable, got {clock!r}")
         span = nanoseconds("every", every)
         if not SHORTEST <= span <= HOUR:
             raise ValueError(f"every must be from 0.01 to 3600 s, an hour, got {every!r}")
@@ -156,7 +160,10 @@ class Schedule:
             That capacity, and seconds until the clock is to be looked at again.
         """
         # datetime is looked up at each call, so that freezegun reaches it.
-        now = (datetime.now(UTC) if self._clock is None else self._clock()).astimezone(self._tz)
+        reading = datetime.now(UTC) if self._clock is None else self._clock()
+        if getattr(reading, "tzinfo", None) is None:
+            raise ValueError(f"clock must return an aware datetime, got {reading!r}")
+        now = reading.astimezone(self._tz)
         capacity = self._capacity(now)
         for throttle in throttles if capacity != before else ():
             if throttle.capacity != capacity:

@@ -508,3 +508,30 @@ def test_the_time_between_two_looks_is_10_ms_to_an_hour(bad: Any) -> None:
 def test_what_gives_the_capacity_must_be_callable() -> None:
     with pytest.raises(TypeError, match=r"^capacity must be callable .*, got 300$"):
         Schedule(300)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", ["Europe/Berlin", 2, timedelta(hours=1)])
+def test_a_time_zone_is_no_name(bad: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        Schedule(hours, tz=bad)
+    assert str(caught.value) == (
+        f"tz must be a tzinfo, such as ZoneInfo('Europe/Berlin'), got {bad!r}"
+    )
+
+
+@pytest.mark.parametrize("bad", [5, EVENING])
+def test_the_clock_must_be_callable(bad: Any) -> None:
+    with pytest.raises(TypeError, match=r"^clock must be callable, got ") as caught:
+        Schedule(hours, clock=bad)
+    assert str(caught.value).endswith(f", got {bad!r}")
+
+
+@pytest.mark.parametrize("reading", [datetime(2026, 3, 5, 22, 0), 1.5, None])
+async def test_the_clock_must_say_in_which_zone_it_is(reading: Any) -> None:
+    throttle = Throttle(7)
+    plan = Schedule(hours, tz=BERLIN, clock=lambda: reading)
+    for attempt in (plan.run(throttle), plan.applied_to(throttle).__aenter__()):
+        with pytest.raises(ValueError, match=r"^clock must return an aware datetime, ") as caught:
+            await attempt
+        assert str(caught.value).endswith(f", got {reading!r}")
+    assert throttle.capacity == 7.0
