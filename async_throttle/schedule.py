@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final, NoReturn, Protocol
 
@@ -102,7 +102,9 @@ class Schedule:
 
         Afterwards they keep the last capacity. If the function fails, or returns what is no
         capacity, the block is cancelled and ends with that error; it is not entered, if that
-        happens at the start. An error of the block itself stays what it is.
+        happens at the start. Where one of them refuses a capacity that others took, those get
+        back the one they had; whom they let go meanwhile has gone. An error of the block itself
+        stays what it is.
 
         Args:
             throttles: anything whose *capacity* can be set: a `Throttle`, one for threads, a
@@ -165,9 +167,13 @@ class Schedule:
             raise ValueError(f"clock must return an aware datetime, got {reading!r}")
         now = reading.astimezone(self._tz)
         capacity = self._capacity(now)
-        for throttle in throttles if capacity != before else ():
-            if throttle.capacity != capacity:
-                throttle.capacity = capacity
+        with ExitStack() as back:
+            for throttle in throttles if capacity != before else ():
+                old = throttle.capacity
+                if old != capacity:
+                    throttle.capacity = capacity
+                    back.callback(setattr, throttle, "capacity", old)
+            back.pop_all()  # none has refused
         # By the clock on the wall: in some zones an hour does not begin on the hour of UTC. On
         # every hour: that is when summer time comes and goes, and when a day begins. And by the
         # reading from above: a later one may be past a multiple that *capacity* has not seen.

@@ -13,7 +13,7 @@ import pytest
 from freezegun import freeze_time
 from support import now, others_run, queued
 
-from async_throttle import CallLimit, LimitSet, RateLimit, Schedule, Throttle, threads
+from async_throttle import BackOff, CallLimit, LimitSet, RateLimit, Schedule, Throttle, threads
 
 pytestmark = pytest.mark.virtual_time
 
@@ -424,6 +424,21 @@ async def test_what_goes_wrong_later_ends_the_block_with_that_error(
     assert task is not None
     assert task.cancelling() == 0
     await asyncio.sleep(1)
+
+
+@pytest.mark.parametrize(("instant", "kept"), [(0, 7.0), (1, 100.0)])
+async def test_what_one_of_them_refuses_none_of_them_keeps(instant: float, kept: float) -> None:
+    first, member, last = Throttle(7), RateLimit("tokens", 1, "TokenBucket", 7), Throttle(7)
+    adaptive = Throttle(7, adapt=BackOff())
+    together = (first, member, adaptive, last)
+    with pytest.raises(ValueError, match=r"^capacity must be finite where it adapts, got inf$"):
+        async with schedule(failing_from(instant, math.inf)).applied_to(*together):
+            await asyncio.Event().wait()
+    assert [throttle.capacity for throttle in together] == [kept] * 4
+    with pytest.raises(ValueError, match=r"^capacity must be finite where it adapts, got inf$"):
+        Schedule(lambda _: math.inf).apply(*together)
+    assert [throttle.capacity for throttle in together] == [kept] * 4
+    assert (first.burst, member.throttle.burst) == (kept, kept)
 
 
 async def test_what_goes_wrong_while_the_block_ends_is_not_lost() -> None:
