@@ -528,6 +528,44 @@ async def test_blocks_may_be_left_in_another_order_than_entered() -> None:
     assert tm.remaining() == math.inf
 
 
+async def test_a_part_keeps_its_deadline_where_a_generator_is_suspended_within_another() -> None:
+    """The generator enters its block first and leaves it first, in the task of its consumer."""
+    tm = TimeoutManager(60)
+
+    async def pages() -> AsyncIterator[int]:
+        async with tm.timeout(5.0):
+            yield 1
+            await asyncio.sleep(2)
+            yield 2
+
+    async def consume() -> None:
+        others = pages()
+        await anext(others)
+        await asyncio.sleep(1)
+        async with tm.timeout(7.0):
+            assert tm.remaining() == 4.0
+            assert [page async for page in others] == [2]
+            assert tm.remaining() == 5.0
+            await asyncio.sleep(60)
+
+    with pytest.raises(exceptions.TimeoutError, match="after 7 s"):
+        await consume()
+    assert (now(), asked_to_cancel()) == (8.0, 0)
+
+
+async def test_parts_in_two_stacks_keep_each_its_deadline() -> None:
+    tm = TimeoutManager(60)
+    first, second = contextlib.AsyncExitStack(), contextlib.AsyncExitStack()
+    await first.enter_async_context(tm.timeout(1.0))
+    await second.enter_async_context(tm.timeout(2.0))
+    await first.aclose()
+    assert tm.remaining() == 2.0
+    with pytest.raises(exceptions.TimeoutError, match="after 2 s"):
+        async with second:
+            await asyncio.sleep(60)
+    assert (now(), asked_to_cancel()) == (2.0, 0)
+
+
 def test_one_instance_serves_one_event_loop_after_the_other() -> None:
     tm = TimeoutManager(1.0)
 

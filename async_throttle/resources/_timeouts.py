@@ -50,6 +50,10 @@ class TimeoutManager:
     deadline of its own, and of those that are open the earliest wins. They are `asyncio.timeout`
     blocks, and mix with it, with ``asyncio.wait_for`` and with task groups.
 
+    ``async with timeouts`` leaves the block that its task entered last. Where two of them overlap
+    instead of nesting, they would swap their deadlines: in an asynchronous generator that yields
+    within one, or in two AsyncExitStacks. There enter `timeout`, which leaves its own.
+
     What is not over in time is cancelled, and a `TimeoutError` is raised that says what took too
     long (`async_throttle.exceptions.TimeoutError`, a subclass of the builtin). One that the body
     raises passes unchanged, and a cancellation from outside stays a CancelledError. A timeout of
