@@ -937,6 +937,25 @@ async def test_a_block_that_is_over_keeps_nothing_alive() -> None:
     await asyncio.gather(*children)
 
 
+def test_a_block_that_is_over_does_not_keep_its_loop_alive() -> None:
+    """A context may outlive the loop: that of a thread, or of a callback that somebody keeps."""
+
+    async def main() -> contextvars.Context:
+        async with TimeoutManager(5.0):
+            context = contextvars.copy_context()
+            assert context.run(TimeoutManager.remaining) == 5.0
+        return context
+
+    loop = testing.VirtualTimeLoop()
+    context = loop.run_until_complete(main())
+    loop.close()
+    closed = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert closed() is None
+    assert context.run(TimeoutManager.remaining) == math.inf
+
+
 # --- attempts and cascade ---
 
 

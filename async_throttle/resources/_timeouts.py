@@ -253,9 +253,8 @@ class _Scope:
     #           and after the block
     # _entered  whether it was, which can be done once
     # _timer    asyncio's; None before and after the block
-    # _task     that is in the block; None before and after
-    # _loop     by whose clock the deadline counts; unset before
-    __slots__ = ("_entered", "_loop", "_manager", "_seconds", "_subject", "_task", "_timer")
+    # _task     that is in the block, and its loop's clock counts; None before and after
+    __slots__ = ("_entered", "_manager", "_seconds", "_subject", "_task", "_timer")
 
     def __init__(
         self, manager: TimeoutManager, seconds: float | None, subject: object = None
@@ -266,21 +265,18 @@ class _Scope:
         self._entered = False
         self._timer: asyncio.Timeout | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Any:
         if self._entered:
             raise RuntimeError("a timeout can be entered once: ask its manager for another")
-        loop = asyncio.get_running_loop()
         when = None
         if self._seconds is not None and self._seconds != math.inf:  # for which is no timer
-            when = loop.time() + self._seconds
+            when = asyncio.get_running_loop().time() + self._seconds
         timer = asyncio.timeout_at(when)
         await timer.__aenter__()
         self._entered = True
         self._timer = timer
         self._task = asyncio.current_task()
-        self._loop = loop
         _inherited.set((*_open(), self))
         return self._manager
 
@@ -290,7 +286,7 @@ class _Scope:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        # What others have inherited must not keep alive what has been done in here.
+        # What others have inherited must keep alive neither what was done in here nor the loop.
         timer, self._timer, self._task = self._timer, None, None
         assert timer is not None
         _inherited.set(_open())
@@ -306,9 +302,11 @@ class _Scope:
 
     def _left(self) -> float:
         """Seconds until the deadline; math.inf if there is none, or none any more."""
-        timer = self._timer  # read once: for a thread, the block may end meanwhile
-        when = None if timer is None else timer.when()
-        return math.inf if when is None else when - self._loop.time()
+        timer, task = self._timer, self._task  # read once: for a thread, the block may end now
+        if timer is None or task is None:
+            return math.inf
+        when = timer.when()
+        return math.inf if when is None else when - task.get_loop().time()
 
     def _what(self) -> str:
         """What timed out."""
