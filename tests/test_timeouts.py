@@ -12,7 +12,7 @@ import gc
 import inspect
 import math
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -1187,6 +1187,27 @@ def test_no_attempt_at_all_is_refused(empty: Any) -> None:
     for call in calls:
         with pytest.raises(ValueError, match=r"^timeouts must hold at least one"):
             call()
+
+
+@pytest.mark.parametrize("single", [5, 0.5, None])
+def test_what_is_no_series_of_timeouts_is_refused(single: Any) -> None:
+    tm = TimeoutManager()
+    calls: list[Callable[[], object]] = [
+        lambda: tm.attempts(single),
+        lambda: tm.cascade(fetch, single),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=f"^timeouts must hold at least one .* got {single}$"):
+            call()
+
+
+def test_an_error_that_a_series_of_timeouts_raises_passes() -> None:
+    def series() -> Iterator[float]:
+        yield 1.0
+        raise TypeError("its own")
+
+    with pytest.raises(TypeError, match="its own"):
+        TimeoutManager().attempts(series())
 
 
 def test_an_attempt_cannot_have_the_default() -> None:

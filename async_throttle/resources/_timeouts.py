@@ -169,6 +169,7 @@ class TimeoutManager:
             timeouts: seconds, for each attempt.
 
         Raises:
+            TypeError: *timeouts* is no series.
             ValueError: *timeouts* is empty, or holds what is not a number.
             TimeoutError: from the last block, when its time is over.
             RuntimeError: from the loop, if an attempt was not entered.
@@ -186,7 +187,7 @@ class TimeoutManager:
 
         Raises:
             TypeError: *make_coro* cannot be called, such as a coroutine: one cannot be awaited
-                twice.
+                twice. Or *timeouts* is no series.
             ValueError: *timeouts* is empty, or holds what is not a number.
             TimeoutError: from the await, when the time of the last attempt is over.
 
@@ -442,7 +443,12 @@ def _number(name: str, value: float) -> float:
 
 def _series(timeouts: Iterable[float]) -> list[float]:
     """One or more numbers of seconds."""
-    numbers = [_number(f"timeouts[{index}]", value) for index, value in enumerate(timeouts)]
+    what = "hold at least one number of seconds"
+    try:
+        values = iter(timeouts)
+    except TypeError:
+        raise TypeError(f"timeouts must {what}, got {timeouts!r}") from None
+    numbers = [_number(f"timeouts[{index}]", value) for index, value in enumerate(values)]
     if not numbers:
-        raise ValueError(f"timeouts must hold at least one number of seconds, got {timeouts!r}")
+        raise ValueError(f"timeouts must {what}, got {timeouts!r}")
     return numbers
