@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import inspect
 import traceback
+import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from types import TracebackType
 from typing import Any
@@ -469,7 +471,44 @@ async def test_what_is_added_while_the_group_is_being_entered_is_entered_at_once
     await asyncio.sleep(0.5)
     await group.add(log.async_manager("c"))
     await task
-    assert log.events == ["+c", "+a", "+b", "-c", "-b", "-a"]
+    assert log.events == ["+c", "+a", "+b", "-b", "-a", "-c"]  # left in reverse of that
+    log.events.clear()
+    async with group:
+        pass
+    assert log.events == ["+a", "+b", "+c", "-c", "-b", "-a"]
+
+
+async def test_what_is_added_by_several_tasks_is_left_in_reverse_of_being_entered() -> None:
+    log = Log()
+    async with ResourceGroup() as group:
+        slow = await queued(group.add(log.async_manager("slow", takes=1.0)))
+        await group.add(log.async_manager("fast"))
+        await slow
+    assert log.events == ["+fast", "+slow", "-slow", "-fast"]
+
+
+async def test_what_was_added_before_entering_failed_is_left_too() -> None:
+    log = Log()
+    group = await grouped(
+        log.async_manager("a", takes=1.0), log.async_manager("b", enter="raise", takes=1.0)
+    )
+    task = asyncio.create_task(holding(group, 1.0))
+    await asyncio.sleep(0.5)
+    await group.add(log.async_manager("c"))
+    with pytest.raises(Boom, match=r"^enter b$"):
+        await task
+    assert log.events == ["+c", "+a", "-a enter b", "-c enter b"]
+
+
+async def test_what_is_removed_is_let_go_of() -> None:
+    """A group that is held for days may see many come and go."""
+    async with ResourceGroup() as group:
+        resource = await group.add(Log().closer("a"))
+        gone = weakref.ref(resource)
+        await group.remove(resource)
+        del resource
+        gc.collect()
+        assert gone() is None
 
 
 async def test_what_is_removed_while_the_group_is_being_entered_is_not_held() -> None:

@@ -71,12 +71,15 @@ class ResourceGroup:
     """
 
     # _members  in order of being added
+    # _entered  those that are to be left, in order of having been entered: what is added while
+    #           the others are still being entered comes before them
     # _open     from the start of entering to the start of leaving: newcomers are entered
     # _busy     from the start of entering to the end of leaving: nobody else can enter
-    __slots__ = ("__weakref__", "_busy", "_members", "_open")
+    __slots__ = ("__weakref__", "_busy", "_entered", "_members", "_open")
 
     def __init__(self) -> None:
         self._members: list[_Member] = []
+        self._entered: list[_Member] = []
         self._open = False
         self._busy = False
 
@@ -95,6 +98,7 @@ class ResourceGroup:
             if not self._open:
                 await member.leave()
                 raise RuntimeError(f"{self!r} was left while {resource!r} was being entered")
+            self._entered.append(member)
         self._members.append(member)
         return resource
 
@@ -109,7 +113,9 @@ class ResourceGroup:
         for member in reversed(self._members):
             if member.resource is resource:
                 self._members.remove(member)
-                await member.leave()
+                if member in self._entered:
+                    self._entered.remove(member)
+                    await member.leave()
                 return
         raise ValueError(f"resource must be in the group, got {resource!r}")
 
@@ -121,7 +127,9 @@ class ResourceGroup:
             for member in self._members.copy():
                 if member in self._members:  # not removed meanwhile
                     await member.enter()
-                    if member not in self._members:
+                    if member in self._members:
+                        self._entered.append(member)
+                    else:
                         await member.leave()
         except BaseException as error:
             # Whoever would suppress it cannot: without the body there is nowhere to go on.
@@ -142,8 +150,8 @@ class ResourceGroup:
         self._open = False
         unwinding = _Unwinding(body)
         try:
-            for member in reversed(self._members.copy()):
-                await unwinding.leave(member)
+            while self._entered:
+                await unwinding.leave(self._entered.pop())
             return unwinding.conclude()
         finally:
             self._busy = False
@@ -160,7 +168,7 @@ class _Member:
         resource: what was added.
     """
 
-    # _stack  what leaves it; empty while it is not entered
+    # _stack  what leaves it, once it is entered
     __slots__ = ("_stack", "resource")
 
     def __init__(self, resource: Any) -> None:
@@ -178,7 +186,7 @@ class _Member:
             self._stack.push_async_callback(_call, _closing(self.resource))
 
     async def leave(self, error: BaseException | None = None) -> bool | None:
-        """Leave it, if it is entered; true if it suppressed *error*."""
+        """Leave it; true if it suppressed *error*."""
         if error is None:
             return await self._stack.__aexit__(None, None, None)
         return await self._stack.__aexit__(type(error), error, error.__traceback__)
