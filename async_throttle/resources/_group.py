@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -215,13 +215,9 @@ class _Unwinding:
                 # With it goes what it has replaced, not what failed beside it.
                 del self._errors[: at + 1]
         except BaseException as error:
-            if any(error is known for known in self._errors):
+            if _among(error, self._errors):
                 return
-            if handed is not None and (
-                error.__cause__ is handed
-                or (isinstance(error, BaseExceptionGroup) and handed in error.exceptions)
-                or (isinstance(handed, asyncio.CancelledError) and _cancelling() < requests)
-            ):
+            if handed is not None and _succeeds(error, handed, _cancelling() < requests):
                 self._errors[at] = error
             else:
                 self._errors.append(error)
@@ -252,6 +248,25 @@ class _Unwinding:
             if not isinstance(self._errors[at], Exception):
                 return at
         return len(self._errors) - 1
+
+
+def _succeeds(error: BaseException, handed: BaseException, taken_back: bool) -> bool:
+    """Whether *error* is what *handed* has become, and no other one beside it.
+
+    Of two cancellations only the later goes on: whoever takes one back cannot tell which it is,
+    and the other would be left over.
+    """
+    if error.__cause__ is handed:
+        return True
+    if isinstance(error, BaseExceptionGroup) and _among(handed, error.exceptions):
+        return True
+    return isinstance(handed, asyncio.CancelledError) and (
+        taken_back or isinstance(error, asyncio.CancelledError)
+    )
+
+
+def _among(error: BaseException, errors: Sequence[BaseException]) -> bool:
+    return any(error is other for other in errors)
 
 
 def _cancelling() -> int:
