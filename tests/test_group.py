@@ -815,6 +815,45 @@ async def test_a_timeout_that_comes_while_the_group_is_left_counts() -> None:
     assert now() == 1.5
 
 
+async def test_a_timeout_that_comes_while_the_group_is_left_is_raised_plain() -> None:
+    """It reaches whoever is being left as a cancellation, which is no failure of theirs."""
+    log = Log()
+    group = await grouped(
+        log.closer("a"), TimeoutManager(2.5), log.async_manager("b", takes=1.0), log.closer("c")
+    )
+    with pytest.raises(exceptions.TimeoutError, match=r"the block timed out after 2.5 s"):
+        await holding(group, 1.0)
+    assert log.events == ["+b", "-c", "-b", "-a"]
+    task = asyncio.current_task()
+    assert task is not None
+    assert (now(), task.cancelling()) == (2.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("outer", "told"),
+    [
+        ("pass", ["leave inner", "the block timed out after 2.5 s"]),
+        ("transform", ["leave inner by outer", "the block timed out after 2.5 s"]),
+        ("suppress", "the block timed out after 2.5 s"),
+    ],
+)
+async def test_such_a_timeout_stands_beside_what_failed_before_and_was_not_suppressed(
+    outer: str, told: list[str] | str
+) -> None:
+    log = Log()
+    made = log.async_manager
+    group = await grouped(
+        TimeoutManager(2.5),
+        made("slow", takes=1.0),
+        made("outer", leave=outer),
+        made("inner", leave="raise"),
+    )
+    with pytest.raises(Exception, match=r"after 2.5 s|while leaving") as caught:
+        await holding(group, 1.0)
+    assert names(caught.value) == told
+    assert now() == 2.5
+
+
 async def test_two_timeouts_before_the_first_is_taken_back_leave_no_cancellation() -> None:
     """The second comes while what the first has cancelled is still being left. The inner manager
     cannot tell whose the cancellation is, and passes it on; the outer one takes it for its own."""
@@ -875,6 +914,24 @@ async def test_a_task_group_may_be_in_a_group(leave: str) -> None:
     assert task is not None
     assert task.cancelling() == 0
     assert now() == 1.0
+
+
+async def test_a_task_group_whose_task_fails_while_the_group_is_left_is_raised_plain() -> None:
+    log = Log()
+    tasks = asyncio.TaskGroup()
+
+    async def child() -> None:
+        await asyncio.sleep(0.5)
+        raise Boom("child")
+
+    async def body() -> None:
+        async with await grouped(tasks, log.async_manager("a", takes=1.0)):
+            tasks.create_task(child())
+
+    with pytest.raises(ExceptionGroup, match="TaskGroup") as caught:
+        await body()
+    assert names(caught.value) == ["child"]
+    assert now() == 1.5
 
 
 async def test_a_task_group_that_is_handed_an_error_holds_it() -> None:
@@ -1016,3 +1073,62 @@ def test_a_group_does_what_nested_blocks_do(plan: Plan, early: int, fails: bool)
     else:
         assert type(raised) is Boom
         assert [str(raised)] == pending
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    plan=st.lists(
+        st.tuples(st.sampled_from(["timeout", "resource"]), st.integers(0, 12)), max_size=6
+    ),
+    takes=st.integers(0, 12),
+)
+def test_timeouts_in_a_group_are_raised_as_those_of_nested_blocks(
+    plan: list[tuple[str, int]], takes: int
+) -> None:
+    """They may come while something is entered, in the body, and while something is left. The
+    only difference: where the later of two would hide the earlier, both are raised."""
+
+    def resources(log: Log) -> list[Any]:
+        return [
+            TimeoutManager(number)
+            if kind == "timeout"
+            else log.async_manager(f"r{index}", takes=number / 4)
+            for index, (kind, number) in enumerate(plan)
+        ]
+
+    async def nested(resources: list[Any], expired: list[Exception]) -> None:
+        if not resources:
+            await asyncio.sleep(takes)
+            return
+        try:
+            async with resources[0]:
+                await nested(resources[1:], expired)
+        except exceptions.TimeoutError as error:
+            if error not in expired:
+                expired.append(error)
+            raise
+
+    async def oracle(log: Log) -> Any:
+        expired: list[Exception] = []
+        with contextlib.suppress(exceptions.TimeoutError):
+            await nested(resources(log), expired)
+        told = [str(error) for error in expired]
+        return told[0] if len(told) == 1 else told
+
+    async def group(log: Log) -> Any:
+        try:
+            await holding(await grouped(*resources(log)), takes)
+        except Exception as error:
+            return names(error)
+        return []
+
+    async def run(block: Callable[[Log], Any]) -> tuple[Any, list[str], float, int]:
+        log = Log()
+        raised = await block(log)
+        task = asyncio.current_task()
+        assert task is not None
+        ended, asked = now(), task.cancelling()
+        await asyncio.sleep(60)  # a stray timer would cancel this
+        return raised, log.events, ended, asked
+
+    assert testing.run(run(group)) == testing.run(run(oracle))

@@ -46,7 +46,8 @@ class ResourceGroup:
 
     - the exception of the body, if leaving added none. It may have got a new form on the way:
       what is raised ``from`` it, or as a group that holds it, or by whoever takes a cancellation
-      back (``uncancel``), such as `asyncio.timeout` and task groups, stands in its place;
+      back (``uncancel``), such as `asyncio.timeout` and task groups, stands in its place. If the
+      body raised nothing, the same goes for a cancellation that comes while the group is left;
     - otherwise an ExceptionGroup of all, that of the body first; also if there is only one;
     - a CancelledError, KeyboardInterrupt and the like itself, with those others as its context.
       It is also what goes on outwards, whatever else fails: nobody overlooks a cancellation.
@@ -197,7 +198,8 @@ class _Unwinding:
 
     # _body    what the body raised
     # _errors  in the order in which they came; that of the body, in its present form, first
-    # _added   whether there was any other
+    # _added   whether leaving raised one of them. A cancellation is not counted: it comes while
+    #          something is left, but from elsewhere, and whoever sent it may take it back
     __slots__ = ("_added", "_body", "_errors")
 
     def __init__(self, body: BaseException | None) -> None:
@@ -214,6 +216,7 @@ class _Unwinding:
             if await member.leave(handed):
                 # With it goes what it has replaced, not what failed beside it.
                 del self._errors[: at + 1]
+                self._added = bool(self._errors)
         except BaseException as error:
             if _among(error, self._errors):
                 return
@@ -221,14 +224,14 @@ class _Unwinding:
                 self._errors[at] = error
             else:
                 self._errors.append(error)
-                self._added = True
+                self._added |= isinstance(error, Exception)
 
     def conclude(self) -> bool:
         """Raise what is to be raised, unless that is what the body raised: then False."""
         if not self._errors:
             return self._body is not None
         error = self._errors[self._foremost()]
-        if self._added and isinstance(error, Exception):
+        if isinstance(error, Exception) and (self._added or len(self._errors) > 1):
             raise BaseExceptionGroup(MESSAGE, self._errors) from None
         others = [other for other in self._errors if other is not error]
         if others:
