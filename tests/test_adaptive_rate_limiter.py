@@ -89,13 +89,47 @@ def test_a_rate_can_be_set_and_the_copy_of_all_cannot() -> None:
         (lambda: AdaptiveRateLimiter(1, minimum=2), "rate must be between 2 and 100, got 1"),
         (lambda: AdaptiveRateLimiter(1, maximum=0.5), "rate must be between .* and 0.5, got 1"),
         (lambda: AdaptiveRateLimiter(1, minimum=-1), "minimum must be .*got -1"),
+        (lambda: AdaptiveRateLimiter(1, minimum="x"), "minimum must be .*got 'x'"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        (lambda: AdaptiveRateLimiter(1, maximum="x"), "maximum must be .*got 'x'"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        (lambda: AdaptiveRateLimiter(1, minimum=3, maximum=2), "maximum must be .* 3.*got 2"),
         (lambda: AdaptiveRateLimiter().adjust_rate("a", math.nan), "load must be .*got nan"),
         (lambda: AdaptiveRateLimiter().adjust_rate("a", -0.1), "load must be .*got -0.1"),
+        (lambda: AdaptiveRateLimiter().adjust_rate("a", "x"), "load must be .*got 'x'"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_an_adaptive_limiter_refuses_what_is_no_rate_or_load(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_adaptive_limiter_refuses_what_cannot_be_compared() -> None:
+    make: Any = AdaptiveRateLimiter
+    for name in ("rate", "minimum", "maximum"):
+        with pytest.raises(TypeError, match=rf"^{name} must be .*got \[\]$"):
+            make(**{name: []})
+    with pytest.raises(TypeError, match=r"^load must be .*got None$"):
+        make().adjust_rate("a", None)
+
+
+async def test_a_report_that_is_refused_changes_nothing() -> None:
+    limiter: Any = AdaptiveRateLimiter(1.0)
+    limiter.adjust_rate("a", 0.6)
+    for resource_id, load in (("a", math.inf), ("b", "0.95"), ([], 0.95)):
+        with pytest.raises((ValueError, TypeError)):
+            limiter.adjust_rate(resource_id, load)
+    assert dict(limiter.rates) == {"a": 1.0}
+    await limiter.acquire("a")
+    await limiter.acquire("a")
+    assert now() == 1.0  # not twice as long
+
+
+async def test_under_a_high_load_what_goes_through_the_throttle_itself_counts_once() -> None:
+    limiter = AdaptiveRateLimiter(1.0)
+    limiter.adjust_rate("other", 0.85)
+    for _ in range(3):
+        async with limiter.throttle("a"):
+            pass
+    assert now() == 2.0
 
 
 def test_its_repr_tells_the_rates() -> None:

@@ -5,12 +5,11 @@ A facade, like the others: the rates are those of throttles that adapt.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from async_throttle._units import positive
+from async_throttle._units import positive, tokens
 from async_throttle.rules.adaptive import BackOff
 from async_throttle.throttle import Throttle
 
@@ -40,11 +39,15 @@ class AdaptiveRateLimiter:
         limiter.adjust_rate("database", load=0.95)      # from now on 40
 
     A load above 0.9 takes a fifth off the resource's rate, one below 0.5 adds a fifth. While the
-    load that was reported last, of whichever resource, is above 0.8, all go at half their rates.
+    load that was reported last, of whichever resource, is above 0.8, each `acquire` counts twice:
+    of all resources, so that they go at half their rates. What goes through ``throttle()`` counts
+    once.
 
     For a limit that finds out by itself what a server bears, see *adapt* of `Throttle`. Those
     beneath have it: a block of ``limiter.throttle("database")`` that is refused, or times out,
     lowers the rate as well.
+
+    Resources are never forgotten. For keys that come and go there is `Throttles`.
 
     Args:
         rate: operations per second, of a resource of which nothing is known yet.
@@ -52,7 +55,7 @@ class AdaptiveRateLimiter:
             and the hundredfold of *rate*.
 
     Raises:
-        ValueError: a rate is not positive, or *rate* is not between the others.
+        ValueError: a rate is not a positive number, or *rate* is not between the others.
 
     >>> limiter = AdaptiveRateLimiter(10.0)
     >>> limiter.adjust_rate("database", load=0.95)
@@ -68,6 +71,8 @@ class AdaptiveRateLimiter:
         positive("rate", rate)
         least = rate / SPAN if minimum is None else minimum
         most = rate * SPAN if maximum is None else maximum
+        positive("minimum", least)
+        positive("maximum", most)
         self._adapt = BackOff(minimum=least, maximum=most)
         if not least <= rate <= most:
             raise ValueError(f"rate must be between {least!r} and {most!r}, got {rate!r}")
@@ -110,10 +115,9 @@ class AdaptiveRateLimiter:
         Raises:
             ValueError: *load* is negative, infinite or not a number.
         """
-        if not 0 <= load < math.inf:
-            raise ValueError(f"load must be a finite number of at least 0, got {load!r}")
-        self._heavy = load > HIGH
+        tokens("load", load)  # which refuses what is no finite number of at least 0
         throttle = self.throttle(resource_id)
+        self._heavy = load > HIGH
         if load > TOO_HIGH:
             throttle.capacity *= LESS
         elif load < LOW:
