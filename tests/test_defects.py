@@ -17,6 +17,7 @@ import pytest
 from support import now, others_run, queued
 
 from async_throttle import (
+    AdaptiveRateLimiter,
     ConcurrencyLimiter,
     RateLimiter,
     ResourceGroup,
@@ -578,3 +579,15 @@ async def test_mt_27_one_timeout_manager_serves_many_requests() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task(), *tasks}
     assert await asyncio.gather(*tasks) == ["slow done", "fast done"]
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_mt_28_an_adaptive_limiter_can_be_used() -> None:
+    """There: AttributeError '_lock' in acquire(), KeyError 'x' in adjust_rate()."""
+    limiter = AdaptiveRateLimiter()
+    await limiter.acquire("x")
+    limiter.adjust_rate("x", 0.95)
+    assert limiter.rates["x"] == 0.8
+    limiter.adjust_rate("never acquired", 0.4)
+    assert limiter.rates["never acquired"] == 1.2
+    await limiter.acquire("x")
+    assert now() == 1.25

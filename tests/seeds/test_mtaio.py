@@ -1,4 +1,4 @@
-"""Every example in the documents of mtaio.resources, run; that of an adaptive limiter elsewhere.
+"""Every example in the documents of mtaio.resources, run.
 
 The code between the quoting comments is theirs; only the import line and the names that they
 leave open (`perform_operation`, `logger` and such) are supplied here.
@@ -14,13 +14,14 @@ import logging
 import math
 from contextlib import AsyncExitStack, asynccontextmanager
 from os import cpu_count
-from typing import Any, Optional, get_type_hints
+from typing import Any, Dict, Optional, get_type_hints  # noqa: UP035  # theirs
 
 import pytest
 from support import now
 
 from async_throttle.exceptions import ResourceError, ResourceLimitError, TimeoutError
 from async_throttle.resources import (
+    AdaptiveRateLimiter,
     ConcurrencyLimiter,
     RateLimiter,
     ResourceGroup,
@@ -250,6 +251,73 @@ async def test_resource_group_add_and_remove() -> None:
         assert limiter.throttle.active == 1
         await group.remove(limiter)
         assert limiter.throttle.active == 0
+
+
+# --- Adaptive rate limiting ---
+
+
+async def test_adaptive_rate_limiting_cannot_run_as_printed() -> None:
+    """It never makes the limiter that it is, and steps from rates that nobody has set."""
+
+    class AdaptiveRateLimiter(RateLimiter):
+        def __init__(self):
+            self.rates: Dict[str, float] = {}  # noqa: UP006
+            self._current_load = 0.0
+
+        async def acquire(self, resource_id: str) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+            rate = self.rates.get(resource_id, 1.0)
+            if self._current_load > 0.8:  # 80% load
+                rate *= 0.5  # Reduce rate
+            await super().acquire(tokens=1/rate)  # fmt: skip
+
+        def adjust_rate(self, resource_id: str, load: float) -> None:
+            self._current_load = load
+            if load > 0.9:  # High load
+                self.rates[resource_id] *= 0.8
+            elif load < 0.5:  # Low load
+                self.rates[resource_id] *= 1.2
+
+    limiter = AdaptiveRateLimiter()
+    with pytest.raises(AttributeError):
+        await limiter.acquire("database")
+    for load in (0.95, 0.4):
+        with pytest.raises(KeyError, match="database"):
+            limiter.adjust_rate("database", load)
+
+
+async def test_adaptive_rate_limiting() -> None:
+    """What it is meant to do, with the steps that it prints."""
+    limiter = AdaptiveRateLimiter()
+
+    async def seconds_between(resource_id: str) -> float:
+        await limiter.acquire(resource_id)
+        began = now()
+        await limiter.acquire(resource_id)
+        return now() - began
+
+    assert await seconds_between("database") == 1.0  # rates.get(resource_id, 1.0)
+    limiter.adjust_rate("database", load=0.85)  # 80% load
+    assert await seconds_between("database") == 2.0  # Reduce rate
+    limiter.adjust_rate("database", load=0.95)  # High load
+    assert limiter.rates["database"] == 0.8
+    assert await seconds_between("database") == 2 / 0.8
+    limiter.adjust_rate("database", load=0.4)  # Low load
+    assert limiter.rates["database"] == 0.8 * 1.2
+    limiter.adjust_rate("database", load=0.7)
+    assert limiter.rates["database"] == 0.8 * 1.2
+    assert await seconds_between("another") == 1.0
+
+
+def test_adaptive_rate_limiter_class_reference() -> None:
+    assert all(
+        parameter.default is not parameter.empty
+        for parameter in inspect.signature(AdaptiveRateLimiter).parameters.values()
+    )
+    acquire = AdaptiveRateLimiter.acquire
+    assert inspect.iscoroutinefunction(acquire)
+    assert list(inspect.signature(acquire).parameters) == ["self", "resource_id"]
+    adjust_rate = inspect.signature(AdaptiveRateLimiter.adjust_rate)
+    assert list(adjust_rate.parameters) == ["self", "resource_id", "load"]
 
 
 # --- Cascading timeouts ---
