@@ -221,6 +221,8 @@ class _Concurrency(Adaptive):
     # _cut      calls that began up to here say nothing: the limit has been cut since
     __slots__ = ("_cut", "_limit", "decrease", "maximum", "minimum")
 
+    _limit: float
+
     steers = "concurrency"
 
     def __init__(
