@@ -11,7 +11,17 @@ import math
 from datetime import timedelta
 from typing import Any, Final
 
-__all__ = ["NEVER", "SECOND", "TOKEN", "nanoseconds", "positive", "seconds", "tokens", "whole"]
+__all__ = [
+    "NEVER",
+    "SECOND",
+    "TOKEN",
+    "nanoseconds",
+    "number",
+    "positive",
+    "seconds",
+    "tokens",
+    "whole",
+]
 
 SECOND: Final = 10**9
 """Nanoseconds in a second."""
@@ -90,6 +100,24 @@ def seconds(span: int) -> float:
     1.5
     """
     return math.inf if span >= NEVER // 2 else span / SECOND
+
+
+def number(name: str, value: Any, what: str = "a number") -> float:
+    """A number of either sign, which may be infinite, as a float.
+
+    >>> number("factor", 2)
+    2.0
+    """
+    try:
+        # Text is refused, though float() would read it.
+        found = math.nan if isinstance(value, str | bytes) else float(value)
+    except TypeError:
+        raise TypeError(f"{name} must be {what}, got {value!r}") from None
+    except OverflowError:
+        found = math.nan
+    if math.isnan(found):
+        raise ValueError(f"{name} must be {what}, got {value!r}")
+    return found
 
 
 def whole(name: str, value: float) -> int:

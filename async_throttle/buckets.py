@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from async_throttle import _units
-from async_throttle._units import positive
+from async_throttle._units import number, positive
 from async_throttle.exceptions import WeightTooLarge
 from async_throttle.throttle import Throttle
 
@@ -267,7 +267,7 @@ class LeakyBucket:
     @factor.setter
     def factor(self, value: float) -> None:
         self._check_settable()
-        self._multiply(self._clamped(_number("factor", value)))
+        self._multiply(self._clamped(number("factor", value)))
         self._pinned = True
 
     @factor.deleter
@@ -351,20 +351,6 @@ def _size(name: str, value: float, *, infinite: bool = False) -> float:
     return float(value)
 
 
-def _number(name: str, value: float) -> float:
-    """A number of either sign, as a float."""
-    try:
-        # Text is refused, though float() would read it.
-        number = math.nan if isinstance(value, str | bytes) else float(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
-    except OverflowError:
-        number = math.nan
-    if math.isnan(number):
-        raise ValueError(f"{name} must be a number, got {value!r}")
-    return number
-
-
 def _too_much(name: str, value: float, error: WeightTooLarge) -> WeightTooLarge:
     """*error* of the throttle, in the words of its bucket."""
     return WeightTooLarge(
@@ -381,8 +367,8 @@ def _row(adjmap: Iterable[tuple[float, Row]], capacity: float) -> Row:
     try:
         for part in adjmap:
             mincap, row = part
-            lbound, lfactor, ubound, ufactor = (_number("adjmap", number) for number in row)
-            rows.append((_number("adjmap", mincap), (lbound, lfactor, ubound, ufactor)))
+            lbound, lfactor, ubound, ufactor = (number("adjmap", value) for value in row)
+            rows.append((number("adjmap", mincap), (lbound, lfactor, ubound, ufactor)))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"adjmap must be rows of numbers, (mincap, (lbound, lfactor, ubound, ufactor)), "

@@ -545,8 +545,8 @@ def test_the_clock_must_be_callable(bad: Any) -> None:
 async def test_the_clock_must_say_in_which_zone_it_is(reading: Any) -> None:
     throttle = Throttle(7)
     plan = Schedule(hours, tz=BERLIN, clock=lambda: reading)
-    for attempt in (plan.run(throttle), plan.applied_to(throttle).__aenter__()):
-        with pytest.raises(ValueError, match=r"^clock must return an aware datetime, ") as caught:
-            await attempt
-        assert str(caught.value).endswith(f", got {reading!r}")
+    with pytest.raises(ValueError, match=r"^clock must return an aware datetime, got ") as caught:
+        async with plan.applied_to(throttle):
+            raise AssertionError("never reached")
+    assert str(caught.value).endswith(f", got {reading!r}")
     assert throttle.capacity == 7.0

@@ -18,13 +18,17 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from async_throttle._decorator import within
+from async_throttle._units import number
 from async_throttle.exceptions import TimeoutError
 from async_throttle.resources._call import Call
 
 __all__ = ["Attempt", "TimeoutManager"]
+
+SECONDS: Final = "a number of seconds"
+"""What a timeout must be; 0 or less is over at once."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -81,7 +85,7 @@ class TimeoutManager:
 
     def __init__(self, default_timeout: float | None = None) -> None:
         self._default = (
-            None if default_timeout is None else _number("default_timeout", default_timeout)
+            None if default_timeout is None else number("default_timeout", default_timeout, SECONDS)
         )
 
     @property
@@ -227,7 +231,7 @@ class TimeoutManager:
         return f"<async_throttle.TimeoutManager [{default}]>"
 
     def _seconds(self, timeout: float | None) -> float | None:
-        return self._default if timeout is None else _number("timeout", timeout)
+        return self._default if timeout is None else number("timeout", timeout, SECONDS)
 
     def _entry(self) -> _Entry:
         """The block that is left: the last one that this task entered."""
@@ -384,12 +388,12 @@ class Attempt(_Scope):
 
 
 def _attempts(manager: TimeoutManager, timeouts: list[float]) -> Iterator[Attempt]:
-    for number in range(1, len(timeouts) + 1):
-        attempt = Attempt(manager, number, timeouts)
+    for nth in range(1, len(timeouts) + 1):
+        attempt = Attempt(manager, nth, timeouts)
         yield attempt
         if not attempt._entered:
             raise RuntimeError(
-                f"attempt {number} was not entered: write 'async with attempt:' in the loop"
+                f"attempt {nth} was not entered: write 'async with attempt:' in the loop"
             )
         if not attempt._expired:
             return
@@ -426,21 +430,6 @@ def _close(something: object) -> None:
         something.close()
 
 
-def _number(name: str, value: float) -> float:
-    """Seconds, which may be 0 or less."""
-    what = "a number of seconds"
-    try:
-        # Text is refused, though float() would read it.
-        seconds = math.nan if isinstance(value, str | bytes) else float(value)
-    except TypeError:
-        raise TypeError(f"{name} must be {what}, got {value!r}") from None
-    except OverflowError:
-        seconds = math.nan
-    if math.isnan(seconds):
-        raise ValueError(f"{name} must be {what}, got {value!r}")
-    return seconds
-
-
 def _series(timeouts: Iterable[float]) -> list[float]:
     """One or more numbers of seconds."""
     what = "hold at least one number of seconds"
@@ -448,7 +437,7 @@ def _series(timeouts: Iterable[float]) -> list[float]:
         values = iter(timeouts)
     except TypeError:
         raise TypeError(f"timeouts must {what}, got {timeouts!r}") from None
-    numbers = [_number(f"timeouts[{index}]", value) for index, value in enumerate(values)]
+    numbers = [number(f"timeouts[{index}]", value, SECONDS) for index, value in enumerate(values)]
     if not numbers:
         raise ValueError(f"timeouts must {what}, got {timeouts!r}")
     return numbers
