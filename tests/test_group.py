@@ -663,12 +663,27 @@ async def test_a_failed_entry_leaves_those_entered_before_and_is_raised() -> Non
 
 async def test_a_failed_entry_cannot_be_suppressed() -> None:
     """Python skips the body of nested blocks then. Here nothing could: it would run without
-    what it needs."""
+    what it needs. So nobody is told that all is well."""
     log = Log()
     made = log.async_manager
-    with pytest.raises(Boom, match=r"^enter b$"):
-        await holding(await grouped(made("a", leave="suppress"), made("b", enter="raise")), 1.0)
-    assert log.events == ["+a", "-a enter b"]
+    with pytest.raises(Boom, match=r"^enter c$"):
+        await holding(
+            await grouped(made("a"), made("b", leave="suppress"), made("c", enter="raise")), 1.0
+        )
+    assert log.events == ["+a", "+b", "-b enter c", "-a enter c"]
+
+
+async def test_a_timeout_while_a_group_is_entered_is_not_lost_if_somebody_suppresses_it() -> None:
+    """The cancellation would be raised, though nobody has cancelled the task."""
+    log = Log()
+    group = await grouped(
+        TimeoutManager(1.0),
+        log.async_manager("a", leave="suppress"),
+        log.async_manager("b", takes=2.0),
+    )
+    with pytest.raises(exceptions.TimeoutError, match="the block timed out after 1 s"):
+        await holding(group, 1.0)
+    assert log.events == ["+a", "-a "]
 
 
 async def test_a_refusal_by_a_limiter_in_the_group_is_raised_plain() -> None:
@@ -1037,7 +1052,7 @@ def test_a_group_does_what_nested_blocks_do(plan: Plan, early: int, fails: bool)
             return log.events, error
         return log.events, None
 
-    plan = [
+    given_plan = plan = [
         (kind, enter, leave if kind in MANAGERS or leave == "raise" else "pass")
         for kind, enter, leave in plan
     ]
@@ -1046,6 +1061,10 @@ def test_a_group_does_what_nested_blocks_do(plan: Plan, early: int, fails: bool)
         for index, (kind, enter, _) in enumerate(plan)
         if enter == "raise" and kind in MANAGERS
     ]
+    if enters and enters[0] < early:  # nobody can suppress that
+        plan = [
+            (kind, enter, "pass" if leave == "suppress" else leave) for kind, enter, leave in plan
+        ]
     error = f"enter r{enters[0]}" if enters else "body" if fails else None
     body = Boom("body") if fails else None
     log = Log()
@@ -1054,7 +1073,7 @@ def test_a_group_does_what_nested_blocks_do(plan: Plan, early: int, fails: bool)
         await nested(made(log, plan), body)
 
     async def group(log: Log) -> None:
-        await in_a_group(made(log, plan), early, body)
+        await in_a_group(made(log, given_plan), early, body)
 
     events, told = run(oracle)
     log.events = events
@@ -1062,8 +1081,6 @@ def test_a_group_does_what_nested_blocks_do(plan: Plan, early: int, fails: bool)
     assert ours == events
     pending = expected(log, plan, error)
     assert (told is None) == (pending == [])
-    if not pending and enters and enters[0] < early:
-        pending = [f"enter r{enters[0]}"]  # which cannot be suppressed
     added = any(name.startswith("leave") for name in pending)
     if not pending:
         assert raised is None

@@ -52,6 +52,8 @@ class ResourceGroup:
     - a CancelledError, KeyboardInterrupt and the like itself, with those others as its context.
       It is also what goes on outwards, whatever else fails: nobody overlooks a cancellation.
 
+    Where entering one fails, those before it are left in the same way, and none can suppress that.
+
     It may be entered again after it was left, by one at a time. Not thread-safe.
 
     >>> from async_throttle import testing
@@ -133,8 +135,8 @@ class ResourceGroup:
                     else:
                         await member.leave()
         except BaseException as error:
-            # Whoever would suppress it cannot: without the body there is nowhere to go on.
-            await self._leave(error)
+            # Nobody can suppress it: without the body there is nowhere to go on.
+            await self._leave(error, suppressible=False)
             raise
         return self
 
@@ -146,10 +148,10 @@ class ResourceGroup:
     ) -> bool | None:
         return await self._leave(exc)
 
-    async def _leave(self, body: BaseException | None) -> bool:
+    async def _leave(self, body: BaseException | None, *, suppressible: bool = True) -> bool:
         """Leave all members; True if *body* was suppressed, False if it is to be raised."""
         self._open = False
-        unwinding = _Unwinding(body)
+        unwinding = _Unwinding(body, suppressible)
         try:
             while self._entered:
                 await unwinding.leave(self._entered.pop())
@@ -197,13 +199,15 @@ class _Unwinding:
     """What is to be raised, while one member after the other is left."""
 
     # _body    what the body raised
+    # _suppressible     whether it counts if a member suppresses what it is handed
     # _errors  in the order in which they came; that of the body, in its present form, first
     # _added   whether leaving raised one of them. A cancellation is not counted: it comes while
     #          something is left, but from elsewhere, and whoever sent it may take it back
-    __slots__ = ("_added", "_body", "_errors")
+    __slots__ = ("_added", "_body", "_errors", "_suppressible")
 
-    def __init__(self, body: BaseException | None) -> None:
+    def __init__(self, body: BaseException | None, suppressible: bool) -> None:
         self._body = body
+        self._suppressible = suppressible
         self._added = False
         self._errors = [] if body is None else [body]
 
@@ -213,7 +217,7 @@ class _Unwinding:
         handed = self._errors[at] if self._errors else None
         requests = _cancelling()
         try:
-            if await member.leave(handed):
+            if await member.leave(handed) and self._suppressible:
                 # With it goes what it has replaced, not what failed beside it.
                 del self._errors[: at + 1]
                 self._added = bool(self._errors)
