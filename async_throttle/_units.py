@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 __all__ = [
+    "MOST",
     "NEVER",
     "SECOND",
     "TOKEN",
@@ -28,6 +29,9 @@ SECOND: Final = 10**9
 
 TOKEN: Final = 10**9
 """Nanotokens in a token."""
+
+MOST: Final = 10**24
+"""Most tokens of a rate or a burst: of more, the time that they take is no float any more."""
 
 NEVER: Final = 1 << 160
 """An instant after all others; an integer, so that comparing with it stays cheap."""
@@ -70,6 +74,8 @@ def positive(name: str, value: float, *, infinite: bool = False) -> int | float:
     amount = tokens(name, value)
     if amount == 0:
         raise ValueError(f"{name} must be positive, got {value!r}")
+    if amount > MOST * TOKEN:
+        raise ValueError(f"{name} must be at most {MOST:g}, got {value!r}")
     return amount
 
 

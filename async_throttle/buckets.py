@@ -29,9 +29,6 @@ Row: TypeAlias = tuple[float, float, float, float]
 ADJMAP: Final = ((10, (0.0, 1.0, 0.9, 0.95)),)
 """How the factor of a `LeakyBucket` follows its fill level, unless told otherwise."""
 
-MOST: Final = 1e24
-"""Tokens. However slow the leak, a bucket of so many is empty before the end of all instants."""
-
 
 class TokenBucket:
     """So many tokens per second, at most *capacity* of them at once.
@@ -346,8 +343,6 @@ class LeakyBucket:
 def _size(name: str, value: float, *, infinite: bool = False) -> float:
     """A positive number that a bucket can be made of, as a float."""
     positive(name, value, infinite=infinite)
-    if MOST < value < math.inf:
-        raise ValueError(f"{name} must be at most {MOST:g}, got {value!r}")
     return float(value)
 
 

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from async_throttle import Throttle
 from async_throttle._units import (
+    MOST,
     NEVER,
     SECOND,
     TOKEN,
@@ -56,7 +58,7 @@ def test_tokens_are_counted_to_a_billionth(value: Any, nanotokens: int) -> None:
     amount = tokens("weight", value)
     assert type(amount) is int
     assert amount == nanotokens
-    assert nanotokens == 0 or positive("weight", value) == nanotokens
+    assert nanotokens == 0 or value > MOST or positive("weight", value) == nanotokens
     assert nanoseconds("period", value) == nanotokens  # seconds are counted in the same way
 
 
@@ -219,3 +221,12 @@ def test_what_even_refuses_to_be_compared_is_refused_by_name_and_value(convert: 
 def test_a_span_of_time_is_no_number_of_tokens(convert: Convert, value: timedelta) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^weight must be .*got datetime"):
         convert("weight", value)
+
+
+@pytest.mark.parametrize("much", [1e25, 1e308, 10**400])
+def test_a_rate_or_burst_beyond_all_measure_is_refused_by_name(much: float) -> None:
+    with pytest.raises(ValueError, match=r"^capacity must be at most 1e\+24, got 1"):
+        Throttle(much)
+    with pytest.raises(ValueError, match=r"^burst must be at most 1e\+24, got 1"):
+        Throttle(2, burst=much)
+    assert Throttle(1e24, burst=1e24).capacity == 1e24
