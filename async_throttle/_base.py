@@ -388,7 +388,7 @@ class BaseThrottle(Party):
         if self._steered("capacity"):
             _check_finite(capacity)
         self._configure(capacity, self._rule.period, self._burst)
-        self._begin_anew("capacity", capacity)
+        self._begin_anew("capacity", _per_second(self._rule))
 
     @property
     def period(self) -> float:
@@ -398,7 +398,7 @@ class BaseThrottle(Party):
     @period.setter
     def period(self, value: float) -> None:
         self._configure(self._rule.capacity, _period(value), self._burst)
-        self._begin_anew("capacity", self._rule.capacity)
+        self._begin_anew("capacity", _per_second(self._rule))
 
     @property
     def burst(self) -> float:
@@ -455,30 +455,29 @@ class BaseThrottle(Party):
 
     # -- following the server -----------------------------------------------------------
 
-    def _measure(self, weight: float) -> Measure:
-        """A call that weighs *weight* has just been granted: what will be learnt from it."""
-        return Measure(self, _clock(self._at()), self._slots, weight)
+    def _measure(self) -> Measure:
+        """A call has just been granted: what will be learnt from it."""
+        return Measure(self, _clock(self._at()), self._slots)
 
-    def _learn(self, measure: Measure, outcome: Outcome) -> None:
+    def _learn(self, measure: Measure, outcome: Outcome, weight: float) -> None:
         """That call is over."""
         assert self._adapt is not None, "nobody else is measured"
         desk = self._at()
         desk.elapse()
         # Granted as one of many in one instant, it was not alone for being the first of them.
         in_flight = max(measure.in_flight, min(measure.limit, self._slots.used))
-        self._adapt.sample(_clock(desk), measure.began, in_flight, measure.weight, outcome)
+        self._adapt.sample(_clock(desk), measure.began, in_flight, weight, outcome)
         self._follow(desk)
 
     def _steered(self, what: str) -> bool:
         """Whether *what*, the concurrency or the capacity, follows how calls end."""
         return self._adapt is not None and self._adapt.steers == what
 
-    def _begin_anew(self, what: str, limit: float) -> None:
-        """The user has set *what* to *limit*: if that is what follows, it does so from there on."""
+    def _begin_anew(self, what: str, start: float) -> None:
+        """The user has set *what*: if that is what follows, it does so from *start* on."""
         if self._adapt is not None and self._adapt.steers == what:
             desk = self._at()
             desk.elapse()
-            start = _per_second(self._rule) if what == "capacity" else limit
             self._adapt.begin(start, _clock(desk))
             self._follow(desk)
 
@@ -608,22 +607,19 @@ class Measure:
     Attributes:
         began: instant of the grant, on the clock that `Adaptive.sample` is told.
         in_flight, limit: slots in use then, its own included, and slots that there were.
-        weight: tokens that it took.
     """
 
-    __slots__ = ("_throttle", "began", "in_flight", "limit", "weight")
+    __slots__ = ("_throttle", "began", "in_flight", "limit")
 
-    def __init__(self, throttle: BaseThrottle, began: int, slots: Slots, weight: float) -> None:
+    def __init__(self, throttle: BaseThrottle, began: int, slots: Slots) -> None:
         self._throttle = throttle
         self.began = began
         self.in_flight = slots.used
         self.limit = slots.limit
-        self.weight = weight
 
     def end(self, outcome: Outcome, weight: float) -> None:
         """The call is over, with *outcome*; it has taken *weight* tokens, as settled by now."""
-        self.weight = weight
-        self._throttle._learn(self, outcome)
+        self._throttle._learn(self, outcome, weight)
 
     def judge(self, error: BaseException | None) -> Outcome:
         """How a block counts that ended with *error*: user code, so not under any lock."""

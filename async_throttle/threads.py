@@ -48,7 +48,7 @@ from async_throttle._desk import (
 from async_throttle._queue import GRANTED
 from async_throttle._units import NEVER, SECOND, tokens
 from async_throttle.exceptions import ResourceLimitError
-from async_throttle.throttle import ENTERING, FRESH, HELD, LEASED, RELEASED
+from async_throttle.throttle import ENTERING, FRESH
 from async_throttle.throttle import Lease as AsyncLease
 
 __all__ = ["Lease", "Throttle"]
@@ -658,16 +658,6 @@ class Lease(AsyncLease):
             self._state = ENTERING
             return True
         return False
-
-    def _unclaim(self) -> None:
-        self._state = RELEASED if hasattr(self, "_others") else FRESH
-
-    def _take_over(self) -> Lease | None:
-        """This lease, if it was granted without a block."""
-        if self._state == LEASED:
-            self._state = HELD
-            return self
-        return None
 
     def _locked(self) -> Desk:
         return self._throttle._locked()

@@ -11,11 +11,10 @@ together. They may be taken only while the desk is calm and the throttle is open
 
 from __future__ import annotations
 
-import asyncio
 import types
 from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic_ns
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
 from async_throttle._base import NOTHING, UNIT, BaseThrottle, Inside, Measure, who
 from async_throttle._decorator import within
@@ -226,17 +225,7 @@ class Throttle(BaseThrottle):
 
     async def drain(self) -> None:
         """Wait until nobody waits or holds a slot."""
-        while self._occupied():
-            desk = self._at()
-            done = asyncio.get_running_loop().create_future()
-            desk.drainers[done] = self._occupied
-            desk.recalm()
-            try:
-                await done
-            finally:
-                desk = self._at()
-                del desk.drainers[done]
-                desk.recalm()
+        await self._drained()
 
     async def _admit(
         self,
@@ -364,7 +353,7 @@ class Lease:
                     raise
                 throttle._at().start(((throttle, line, weights),), waiter, self)
         except BaseException:
-            self._state = RELEASED if hasattr(self, "_others") else FRESH
+            self._unclaim()
             raise
         return self
 
@@ -509,14 +498,22 @@ class Lease:
 
     async def _reenter(self) -> Lease:
         """Every entry but the first."""
-        if self._state == LEASED:
-            self._state = HELD
-            return self
-        return self._enroll(
+        return self._take_over() or self._enroll(
             await self._throttle.lease(
                 self.weight, timeout=self._timeout, priority=getattr(self, "_priority", 0)
             )
         )
+
+    def _unclaim(self) -> None:
+        """The first entry came to nothing: the next one is the first."""
+        self._state = RELEASED if hasattr(self, "_others") else FRESH
+
+    def _take_over(self) -> Self | None:
+        """This lease, if it was granted without a block, and now has one."""
+        if self._state == LEASED:
+            self._state = HELD
+            return self
+        return None
 
     def _enroll(self, lease: L) -> L:
         """*lease* is what this further entry holds."""
@@ -540,7 +537,7 @@ class Lease:
         self._settled = self.weight
         self.waited = waited / SECOND
         if self._throttle._adapt is not None:
-            self._measure = self._throttle._measure(self.weight)
+            self._measure = self._throttle._measure()
         if self._state == ENTERING:
             self._state = SHARED if hasattr(self, "_others") else HELD
         else:

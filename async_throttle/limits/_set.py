@@ -561,9 +561,8 @@ class LimitSet(Party):
 
     def _measure(self, weights: tuple[int, ...]) -> dict[Hashable, Measure]:
         """What limits that adapt will learn from a call that was granted *weights* just now."""
-        told = self._told(weights)
         return {
-            key: _throttle(self._limits[key])._measure(told[key])
+            key: _throttle(self._limits[key])._measure()
             for key in self._measured
             if weights[self._places[key][0] + 1] != SKIP
         }
@@ -576,11 +575,12 @@ class LimitSet(Party):
         try:
             measures = getattr(acquisition, "_measures", {})
             settled = getattr(acquisition, "_settled", {})
+            taken = self._told(acquisition._weights)
             for key, outcome in outcomes.items():
                 measure = measures.pop(key, None)
                 if measure is not None:
-                    amount = settled[key][0] / TOKEN if key in settled else measure.weight
-                    measure.end(outcome, amount)
+                    weight = settled[key][0] / TOKEN if key in settled else taken[key]
+                    measure.end(outcome, weight)
         finally:
             desk.lock.release()
 
@@ -591,17 +591,14 @@ class LimitSet(Party):
                 return
             acquisition._state = RELEASED
             weights = acquisition._weights
-            if desk.calm:  # which it is not once it was absorbed
+            if desk.calm:  # which it is not once it was absorbed. Mirrors SetLine.give_back
                 for n, slots in self._line.slots:
                     if weights[n] != SKIP:
                         slots.free += weights[n]
                 return
         desk = self._locked()
         try:
-            desk.elapse()
-            for n, slots in self._line.slots:
-                if weights[n] != SKIP:
-                    slots.free += weights[n]
+            self._line.give_back(desk.elapse(), weights, [])  # the slots: what was used is used
             desk.decide()
         finally:
             desk.lock.release()
