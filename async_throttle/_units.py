@@ -16,6 +16,7 @@ __all__ = [
     "NEVER",
     "SECOND",
     "TOKEN",
+    "UNKNOWN",
     "nanoseconds",
     "number",
     "positive",
@@ -35,6 +36,9 @@ MOST: Final = 10**24
 
 NEVER: Final = 1 << 160
 """An instant after all others; an integer, so that comparing with it stays cheap."""
+
+UNKNOWN: Final = NEVER + 1
+"""An instant that something outside has to be asked for: not known yet, other than NEVER."""
 
 
 def _within(name: str, value: Any, what: str) -> bool:

@@ -108,24 +108,26 @@ class Throttle(BaseThrottle):
             now = monotonic_ns()
             if slots.free > 0 and now >= desk.seen:
                 bucket = self._bucket
-                full = bucket.full_at
+                ticks = bucket.ticks
+                state = bucket.state
+                full = state.full_at
                 at = now
-                if bucket.scale != 1:
-                    at *= bucket.scale
-                    if full <= at - bucket.scale:
+                if ticks.scale != 1:
+                    at *= ticks.scale
+                    if full <= at - ticks.scale:
                         full = at
                 elif full <= at:  # full: the usual case
-                    if bucket.floor:
+                    if state.floor:
                         bucket.note(0)
-                    bucket.full_at = at + bucket.token
+                    state.full_at = at + ticks.token
                     desk.seen = now
                     slots.free -= 1
                     return NOTHING
-                after = full + bucket.token
-                if after <= at + bucket.room:
-                    if bucket.floor and full - at < bucket.floor:
+                after = full + ticks.token
+                if after <= at + ticks.room:
+                    if state.floor and full - at < state.floor:
                         bucket.note(full - at)
-                    bucket.full_at = after
+                    state.full_at = after
                     desk.seen = now
                     slots.free -= 1
                     return NOTHING
@@ -319,19 +321,21 @@ class Lease:
             now = monotonic_ns()
             if slots.free > 0 and now >= desk.seen:
                 bucket = throttle._bucket
-                at = now if bucket.scale == 1 else now * bucket.scale
-                full = bucket.full_at
-                if full <= at - bucket.scale:
+                ticks = bucket.ticks
+                state = bucket.state
+                at = now if ticks.scale == 1 else now * ticks.scale
+                full = state.full_at
+                if full <= at - ticks.scale:
                     full = at
-                after = full + weight * bucket.token
-                if after <= at + bucket.room and bucket.token:
-                    if full > at or bucket.lows:
+                after = full + weight * ticks.token
+                if after <= at + ticks.room and ticks.token:
+                    if full > at or state.lows:
                         bucket.note(full - at)
                     else:
-                        bucket.dead = bucket.issued
-                    bucket.full_at = after  # pyright: ignore[reportAttributeAccessIssue]
-                    bucket.issued = self._receipt = bucket.issued + 1
-                    bucket.floor = NEVER
+                        state.dead = state.issued
+                    state.full_at = after  # pyright: ignore[reportAttributeAccessIssue]
+                    state.issued = self._receipt = state.issued + 1
+                    state.floor = NEVER
                     desk.seen = now
                     slots.free -= 1
                     self._settled = weight
@@ -450,14 +454,15 @@ class Lease:
         ):
             # Mirrors TokenBucket.refund for whole tokens, where nothing was taken since.
             bucket = throttle._bucket
+            state = bucket.state
             less = self._settled - actual
             if (
                 less >= 0 <= actual
                 and less.__class__ is int
-                and self._receipt == bucket.issued
-                and bucket.floor == NEVER
+                and self._receipt == state.issued
+                and state.floor == NEVER
             ):
-                bucket.full_at -= less * bucket.token  # pyright: ignore[reportAttributeAccessIssue]
+                state.full_at -= less * bucket.ticks.token  # pyright: ignore[reportAttributeAccessIssue]
                 self._settled = actual
                 return
         self._settle(actual)

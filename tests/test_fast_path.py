@@ -45,7 +45,7 @@ class Layered(TokenBucket):
 
     __slots__ = ()
 
-    def take(self, now: int, weight: int) -> int:
+    def take(self, now: int, weight: int) -> int | None:
         return super().take(now, weight)
 
 
@@ -84,6 +84,7 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
     assert isinstance(loop, VirtualTimeLoop)
     throttle = Throttle(algorithm=algorithm, **parameters)
     bucket: Any = throttle._rule
+    state = bucket.state
     log: list[Any] = []
     tasks: list[asyncio.Task[None]] = []
     exits: list[asyncio.Event] = []
@@ -158,7 +159,7 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
                 log.append((throttle.level, throttle.waiting, throttle.locked()))
         await others_run()
         # Slots and the state of the bucket, without telling the throttle what time it is.
-        log.append((step, Fraction(bucket.full_at, bucket.scale), throttle._slots.free))
+        log.append((step, Fraction(state.full_at, bucket.ticks.scale), throttle._slots.free))
     for task in tasks:
         task.cancel()
     for result in await asyncio.gather(*tasks, return_exceptions=True):
@@ -166,7 +167,7 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
     log.append((throttle.level, throttle.active, throttle.waiting, loop.time()))
     for lease in leases:
         lease.settle(0)
-        log.append((throttle.level, Fraction(bucket.full_at, bucket.scale)))
+        log.append((throttle.level, Fraction(state.full_at, bucket.ticks.scale)))
     return log
 
 
@@ -198,25 +199,26 @@ def test_both_ways_lead_to_the_same_state_where_nobody_waits(
         assert isinstance(loop, VirtualTimeLoop)
         throttle = Throttle(capacity, 10, burst=20, algorithm=algorithm)
         bucket: Any = throttle._rule
+        state = bucket.state
         log: list[Any] = []
         old: list[Lease] = []
         for weight, actual, pause in calls:
-            before = bucket.full_at
+            before = state.full_at
             if weight is None:
                 async with throttle:
-                    log.append((bucket.full_at - before, throttle._slots.free))
+                    log.append((state.full_at - before, throttle._slots.free))
             else:
                 async with throttle(weight) as lease:
-                    log.append((bucket.full_at - before, throttle._slots.free, lease.waited))
+                    log.append((state.full_at - before, throttle._slots.free, lease.waited))
                     if actual is not None:
                         lease.settle(actual)
-                        log.append(bucket.full_at)
+                        log.append(state.full_at)
                     old.append(lease)
             loop._now += pause
             log.append((throttle._slots.free, loop._now))
         for lease in old:
             lease.settle(0)
-            log.append((bucket.full_at, throttle.level))
+            log.append((state.full_at, throttle.level))
         return log
 
     assert testing.run(main(TokenBucket)) == testing.run(main(Layered))

@@ -1042,5 +1042,7 @@ def test_a_bucket_alone_says_what_the_oracle_s_says(
             case ("empty",):
                 real.empty(now)
                 naive.empty(now)
-        missing = Fraction(max(0, real.full_at - now * real.scale) * TOKEN, real.token)
+        missing = Fraction(
+            max(0, real.state.full_at - now * real.ticks.scale) * TOKEN, real.ticks.token
+        )
         assert burst - missing == naive.level(now)

@@ -13,19 +13,50 @@ FixedWindow        never more than *capacity* between two ticks of a clock
 Slots              so many at once
 =================  ==================================================================
 
-adaptive.py is of another kind: limits that are set by how calls end.
+A rule has two parts. Its *parameters* are frozen, and are replaced as a whole by `configure`.
+Its *state* is a small object, changed in place by `take`, `charge`, `refund`, `empty`, `shift`
+and `configure` alone. A question (`ready_at`, `level`, `guarantee`, `fresh_at`, `forgets_at`,
+`fork`, `dump`) writes nothing: tests/test_rules.py asks each of them of a state that cannot be
+written.
+
+Interruption. A signal handler may raise (KeyboardInterrupt does) in the middle of a method. CPython
+runs handlers where a Python function is entered, where a loop jumps back, and after a call of a
+function written in C; nowhere else. So a method that changes a rule computes first, and then
+commits with plain stores to attributes, items and slices, after its last call and its last loop:
+an exception finds the rule as it was, or as it will be. What comes before the commit may only
+change how the state is written down, not what the rule answers: dropped entries of a window that
+have left it, finer ticks of a bucket, a minimum of a bucket noted where it will be noted anyway.
+tests/test_rules.py raises at each of those points.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from async_throttle._units import NEVER
 
-__all__ = ["Rule"]
+__all__ = ["Parameters", "Rule", "read", "written"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What a limit was told.
+
+    Attributes:
+        capacity: nanotokens per period; math.inf is no limit.
+        period: nanoseconds.
+        burst: most nanotokens that may ever go at once.
+    """
+
+    capacity: int | float
+    period: int
+    burst: int | float
 
 
 class Rule(ABC):
@@ -34,14 +65,18 @@ class Rule(ABC):
     To bring a rule of your own, subclass this and write the three abstract methods (and
     `configure`, if you keep anything that depends on the parameters), then pass the class
     as ``Throttle(..., algorithm=YourRule)``. `shift` lets it share a clock with others,
-    `fresh_at` lets it be forgotten when it is as good as new.
+    `fresh_at` lets it be forgotten when it is as good as new, `dump` and `load` let it be kept
+    outside this process.
 
     The queue promises: *now* never goes back; `take` is called only for weights up to
     `burst` at an instant that `ready_at` named, or for a debt. The rule promises: once
-    `ready_at` says that a weight may go, it may go until something is taken.
+    `ready_at` says that a weight may go, it may go until something is taken; a question changes
+    nothing; a `take` that raises has changed nothing.
     """
 
-    __slots__ = ("burst", "capacity", "period")
+    # parameters    frozen; replaced as a whole
+    # state         what `take` and `refund` change; a rule of your own may keep it elsewhere
+    __slots__ = ("parameters", "state")
 
     backdates: ClassVar[bool] = False
     """A grant that is made late counts from the instant at which it was due."""
@@ -49,14 +84,11 @@ class Rule(ABC):
     divisible: ClassVar[bool] = False
     """Waiting for a + b is waiting for a and then for b, so a queue can be summed up."""
 
-    capacity: int | float
-    """Nanotokens per period; math.inf is no limit."""
+    wants_ends: ClassVar[bool] = False
+    """The rule is to be told when a call has ended: see `ended`."""
 
-    period: int
-    """Nanoseconds."""
-
-    burst: int | float
-    """Most nanotokens that may ever go at once."""
+    parameters: Parameters
+    state: Any
 
     def __init__(
         self,
@@ -67,21 +99,42 @@ class Rule(ABC):
     ) -> None:
         self.configure(now, capacity, period, burst)
 
+    @property
+    def capacity(self) -> int | float:
+        """Nanotokens per period; math.inf is no limit."""
+        return self.parameters.capacity
+
+    @property
+    def period(self) -> int:
+        """Nanoseconds."""
+        return self.parameters.period
+
+    @property
+    def burst(self) -> int | float:
+        """Most nanotokens that may ever go at once."""
+        return self.parameters.burst
+
     def configure(
         self, now: int, capacity: int | float, period: int, burst: int | float | None
     ) -> None:
         """Take new parameters at *now* and keep the level, cut to the new burst."""
-        self.capacity = capacity
-        self.period = period
-        self.burst = capacity if burst is None else burst
+        self.parameters = Parameters(capacity, period, capacity if burst is None else burst)
 
     @abstractmethod
     def ready_at(self, now: int, weight: int) -> int:
-        """The first instant, not before *now*, at which *weight* may go if nobody else comes."""
+        """The first instant, not before *now*, at which *weight* may go if nobody else comes.
+
+        NEVER, if no time alone will do: somebody has to give something back. UNKNOWN, if
+        something outside has to be asked: `demand` is called then.
+        """
 
     @abstractmethod
     def take(self, now: int, weight: int) -> Any:
-        """Take *weight*, into debt if need be; a receipt for `refund`."""
+        """Take *weight*, into debt if need be; a receipt for `refund`.
+
+        A receipt is a plain value, good on a rule that was loaded and on a fork, too. None, if
+        there is nothing that could be given back.
+        """
 
     def charge(self, now: int, weight: int) -> None:
         """Take *weight* for good: there is no receipt, and nothing of it is given back."""
@@ -103,6 +156,16 @@ class Rule(ABC):
         if 0 < rest < math.inf:
             self.take(now, round(rest * 10**9))
 
+    def demand(self, weight: int, look_again: Callable[[], None]) -> None:  # noqa: B027
+        """The head of a queue waits for UNKNOWN of this rule: ask whatever has to be asked.
+
+        Called after an event. *weight* is what all waiters want of the rule. When there is news,
+        *look_again* is to be called, from any thread: `ready_at` is asked again then.
+        """
+
+    def ended(self, now: int, receipt: Any, weight: int) -> None:  # noqa: B027
+        """A call that took *weight* with *receipt* has ended at *now*. Only if `wants_ends`."""
+
     def guarantee(self, window: int) -> int | float:
         """The most nanotokens that can go within any half-open window of *window* ns."""
         return math.inf
@@ -111,15 +174,15 @@ class Rule(ABC):
         """The first instant, not before *now*, from which on it is as if nothing was ever taken.
 
         If nobody else comes. NEVER, if that is not known: what is not sure to be as good as
-        new is kept. Like `ready_at` it may be asked about later instants and changes nothing.
+        new is kept. A later instant may be asked about.
         """
         return NEVER
 
     def forgets_at(self, now: int, weight: int) -> int:
         """The first instant at which it makes no difference that *weight* was taken at *now*.
 
-        If nothing else was: who wants to know with more, asks about the sum. Until then those
-        who came before a caller have to be looked after; NEVER, if it is not known.
+        If nothing else was: a caller that wants to know with more, asks about the sum. Until
+        then the waiters that came before have to be looked after; NEVER, if it is not known.
         """
         if self.divisible:
             return self.ready_at(now, int(self.burst) + weight)  # full again
@@ -136,5 +199,44 @@ class Rule(ABC):
         )
 
     def fork(self) -> Self:
-        """An independent copy, to look ahead with; receipts need not work on it."""
+        """An independent copy, to look ahead with."""
         return copy.deepcopy(self)
+
+    def dump(self) -> bytes:
+        """Parameters and state as bytes, for `load`; equal for equal rules.
+
+        Raises:
+            TypeError: the rule does not say how it is written down.
+        """
+        raise TypeError(f"{type(self).__name__} cannot be written down: define dump() and load()")
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        """A rule that answers as the one that was dumped, and knows its receipts.
+
+        Raises:
+            TypeError: the rule does not say how it is written down.
+            ValueError: *data* is of another kind of rule.
+        """
+        raise TypeError(f"{cls.__name__} cannot be read: define dump() and load()")
+
+
+def written(kind: str, *values: Any) -> bytes:
+    """*values*, which are numbers and lists of numbers, as bytes for `read`.
+
+    >>> written("bucket", 3, [1, 2])
+    b'["bucket",3,[1,2]]'
+    """
+    return json.dumps([kind, *values], separators=(",", ":")).encode()
+
+
+def read(kind: str, data: bytes) -> list[Any]:
+    """The values in *data*, which must be of this *kind*.
+
+    >>> read("bucket", b'["bucket",3,[1,2]]')
+    [3, [1, 2]]
+    """
+    found, *values = list[Any](json.loads(data))
+    if found != kind:
+        raise ValueError(f"data must be of a {kind}, got that of a {found}")
+    return values

@@ -18,8 +18,8 @@ drains like a leaky bucket, are this same arithmetic.
 
 Units. What one token costs in time is rarely a whole number of nanoseconds, so instants are
 kept in *ticks*, of which `scale` make a nanosecond, chosen such that costs are whole: with
-coarse ticks those of whole tokens, and from the first fraction of a token on, with fine
-ticks, those of nanotokens. Nothing is ever rounded but an instant that is told, and that up.
+coarse ticks those of whole tokens, and from the first fraction of a token that is taken on, with
+fine ticks, those of nanotokens. Nothing is ever rounded but an instant that is told, and that up.
 
 Refunds. Giving *r* tokens back to a call that took too many must leave the bucket as if it
 had taken the right number. It would have run full sooner, and a full bucket gains nothing:
@@ -34,18 +34,90 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 from async_throttle._units import NEVER, TOKEN
-from async_throttle.rules import Rule
+from async_throttle.rules import Parameters, Rule, read, written
 
 __all__ = ["GCRA", "LeakyBucket", "TokenBucket"]
 
-MOST_COSTS: Final = 256
-"""Weights whose cost is remembered at a time."""
-
 MOST_LOWS: Final = 2_000
 """Refunds are exact for this many differing minima; past it the memory is thinned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """The unit of a bucket's instants, and what its parameters are in it.
+
+    Attributes:
+        scale: ticks per nanosecond.
+        token: ticks that a whole token takes to come back; 0 without a limit.
+        grain: ticks that a nanotoken takes to come back; 0 while ticks are coarse.
+        room: ticks that an empty bucket takes to fill.
+    """
+
+    scale: int
+    token: int
+    grain: int
+    room: int
+
+    def cost(self, weight: int) -> int:
+        """Ticks that *weight* takes to come back; it must be whole tokens if they are coarse."""
+        return weight * self.grain if self.grain else weight // TOKEN * self.token
+
+
+UNLIMITED: Final = Ticks(scale=1, token=0, grain=0, room=0)
+"""Without a limit everything is back at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketParameters(Parameters):
+    """What a bucket was told, and its units.
+
+    Attributes:
+        coarse: ticks for whole tokens; the fine ones, if the burst is no whole number of tokens.
+        fine: ticks for nanotokens.
+    """
+
+    coarse: Ticks
+    fine: Ticks
+
+    @classmethod
+    def of(cls, capacity: int | float, period: int, burst: int | float) -> Self:
+        if isinstance(capacity, float):
+            return cls(capacity, period, burst, UNLIMITED, UNLIMITED)
+        assert isinstance(burst, int), "a bucket with a rate has a finite burst"
+        common = math.gcd(period, capacity)
+        grain = period // common
+        fine = coarse = Ticks(capacity // common, grain * TOKEN, grain, burst * grain)
+        if burst % TOKEN == 0:
+            common = math.gcd(period * TOKEN, capacity)
+            token = period * TOKEN // common
+            coarse = Ticks(capacity // common, token, 0, burst // TOKEN * token)
+        return cls(capacity, period, burst, coarse, fine)
+
+
+@dataclass(slots=True)
+class BucketState:
+    """What changes in a bucket.
+
+    Attributes:
+        full_at: tick at which the bucket is full again.
+        issued: receipts given out so far; a receipt is its number.
+        dead: receipts up to this one are worth nothing any more: the bucket ran full since.
+        floor: a take that finds at least this much missing need not be noted. The last of
+            *lows*, or 0 without one, if they cover all that is issued; NEVER, if not.
+        upto, lows: pairs, both ascending. Receipts above the previous *upto* and up to this one
+            can have back at most this many ticks; above the last one, everything.
+    """
+
+    full_at: int = 0
+    issued: int = 0
+    dead: int = 0
+    floor: int = 0
+    upto: list[int] = field(default_factory=list)
+    lows: list[int] = field(default_factory=list)
 
 
 class TokenBucket(Rule):
@@ -56,33 +128,15 @@ class TokenBucket(Rule):
     a budget of their own, which is most of them.
     """
 
-    # scale     ticks per nanosecond
-    # token     ticks that a whole token takes to come back; 0 without a limit
-    # grain     the same of a nanotoken; 0 while ticks are coarse
-    # room      ticks that an empty bucket takes to fill
-    # full_at   tick at which the bucket is full again
-    # issued    receipts given out so far; a receipt is its number
-    # dead      receipts up to this one are worth nothing any more: the bucket ran full since
-    # upto, lows   pairs, both ascending: receipts above the previous upto and up to this one
-    #           can have back at most this many ticks; above the last one, everything
-    # floor     a take that finds at least this much missing need not be noted
-    # _costs    ticks by weight, for the weights that were used lately
-    __slots__ = (
-        "_costs",
-        "dead",
-        "floor",
-        "full_at",
-        "grain",
-        "issued",
-        "lows",
-        "room",
-        "scale",
-        "token",
-        "upto",
-    )
+    # ticks     the unit of the state: the coarse or the fine ones of the parameters
+    __slots__ = ("ticks",)
 
     backdates = True
     divisible = True
+
+    parameters: BucketParameters
+    state: BucketState
+    ticks: Ticks
 
     def __init__(
         self,
@@ -91,12 +145,8 @@ class TokenBucket(Rule):
         period: int,
         burst: int | float | None = None,
     ) -> None:
-        self.token = self.grain = self.room = self.full_at = 0
-        self.scale = 1
-        self.issued = self.dead = self.floor = 0
-        self._costs: dict[int, int] = {}
-        self.upto: list[int] = []
-        self.lows: list[int] = []
+        self.ticks = UNLIMITED
+        self.state = BucketState()
         super().__init__(now, capacity, period, burst)
 
     @staticmethod
@@ -107,197 +157,235 @@ class TokenBucket(Rule):
     def configure(
         self, now: int, capacity: int | float, period: int, burst: int | float | None
     ) -> None:
-        old_token, old_room = self.token, self.room
-        missing = max(0, self.full_at - now * self.scale)
+        if burst is None:
+            burst = self.usual_burst(capacity)
+        parameters = BucketParameters.of(capacity, period, burst)
+        old, state = self.ticks, self.state
+        missing = max(0, state.full_at - now * old.scale)
         self.note(missing)
-        self.capacity = capacity
-        self.period = period
-        self.burst = self.usual_burst(capacity) if burst is None else burst
-        self._costs.clear()
-        if isinstance(capacity, float):  # math.inf: everything is back at once
-            self.scale, self.token, self.grain, self.room = 1, 0, 0, 0
-            self.full_at = now
-            self.note(0)
-            return
-        assert isinstance(self.burst, int), "a bucket with a rate has a finite burst"
-        lows, self.lows = self.lows, []
-        common = math.gcd(period * TOKEN, capacity)
-        self.scale = capacity // common
-        self.token = period * TOKEN // common
-        self.grain = 0
-        self.room = self._ticks(self.burst)
-        # The level stays, and so do the minima, to the nanotoken, rounded down so that no change
-        # mints any.
-        held = old_room - missing
-        level = held * TOKEN // old_token if old_token else self.burst
-        if lows and not self.grain:
-            self._refine()
-        missing = self._ticks(max(0, self.burst - level))
-        self.full_at = now * self.scale + missing
-        self.lows = [((held + low) * TOKEN // old_token - level) * self.grain for low in lows]
-        self.note(missing)
+        ticks = parameters.coarse
+        lows: list[int] = []
+        if ticks.token:
+            # The level stays, and so do the minima, to the nanotoken, rounded down so that no
+            # change mints any.
+            held = old.room - missing
+            level = held * TOKEN // old.token if old.token else int(burst)
+            lacking = max(0, int(burst) - level)
+            if state.lows or lacking % TOKEN:
+                ticks = parameters.fine
+            missing = ticks.cost(lacking)
+            lows = [
+                min(missing, ticks.cost((held + low) * TOKEN // old.token - level))
+                for low in state.lows
+            ]
+        else:
+            missing = 0
+        full_at = now * ticks.scale + missing
+        self.parameters = parameters  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.ticks = ticks
+        state.full_at = full_at
+        state.lows = lows
+        if lows:
+            state.floor = lows[-1]
+        else:
+            state.upto = []
+            state.dead = state.issued
+            state.floor = 0
 
     def ready_at(self, now: int, weight: int) -> int:
-        if not self.token:
-            return now
-        ticks = self._costs.get(weight)  # before the scale is read: it may change the scale
-        if ticks is None:
-            ticks = self._ticks(weight)
-        at = now * self.scale
-        full = self.full_at
-        if full <= at - self.scale:
+        ticks = self.ticks
+        full = self.state.full_at
+        if ticks.grain:
+            cost = weight * ticks.grain
+        elif weight % TOKEN:
+            coarse, ticks = ticks, self.parameters.fine
+            full *= ticks.scale // coarse.scale
+            cost = weight * ticks.grain
+        else:
+            cost = weight // TOKEN * ticks.token
+        scale = ticks.scale
+        at = now * scale
+        if full <= at - scale:
             full = at
-        excess = full + ticks - self.room
-        return now if excess <= at else -(-excess // self.scale)
+        excess = full + cost - ticks.room
+        return now if excess <= at else -(-excess // scale)
 
-    def take(self, now: int, weight: int) -> int:
-        if not self.token:
-            self.issued += 1
-            return self.issued
-        ticks = self._costs.get(weight)
-        if ticks is None:
-            ticks = self._ticks(weight)
-        at = now * self.scale
-        full = self.full_at
+    def take(self, now: int, weight: int) -> int | None:
+        ticks = self.ticks
+        if ticks.grain:
+            cost = weight * ticks.grain
+        elif not ticks.token:
+            return None
+        elif weight % TOKEN:
+            ticks = self._refine()
+            cost = weight * ticks.grain
+        else:
+            cost = weight // TOKEN * ticks.token
+        state = self.state
+        at = now * ticks.scale
+        full = state.full_at
         if full <= at:
-            if full <= at - self.scale:
+            if full <= at - ticks.scale:
                 full = at
-            if self.lows:
+            if state.lows:
                 self.note(0)
             else:
-                self.dead = self.issued
-        elif full - at < self.floor:
+                state.dead = state.issued
+        elif full - at < state.floor:
             self.note(full - at)
-        self.full_at = full + ticks
-        self.issued += 1
-        self.floor = NEVER
-        return self.issued
+        state.full_at = full + cost
+        state.issued += 1
+        state.floor = NEVER
+        return state.issued
 
     def charge(self, now: int, weight: int) -> None:
+        state = self.state
+        issued = state.issued
         self.take(now, weight)
-        self.issued -= 1
-        self.floor = self.lows[-1] if self.lows else 0  # take() has noted all that is issued
+        if state.issued == issued + 1:  # a receipt that nobody has need not be looked after
+            state.issued = issued
+            state.floor = state.lows[-1] if state.lows else 0  # `take` noted all before it
 
-    def refund(self, now: int, receipt: int, weight: int) -> None:
-        if receipt <= self.dead or not self.token:
+    def refund(self, now: int, receipt: int | None, weight: int) -> None:
+        state = self.state
+        if receipt is None or receipt <= state.dead:
             return
-        worth = self._costs.get(weight)
-        if worth is None:
-            worth = self._ticks(weight)
-        if receipt == self.issued and self.floor == NEVER:  # nothing was taken since
-            self.full_at -= worth
+        ticks = self.ticks
+        if weight % TOKEN and not ticks.grain:
+            ticks = self._refine()
+        worth = ticks.cost(weight)
+        if receipt == state.issued and state.floor == NEVER:  # nothing was taken since
+            state.full_at -= worth
             return
-        upto, lows = self.upto, self.lows
+        # Every take notes all that was issued before it: *upto* reaches at least up to the last
+        # receipt but one, and the last one is in it, too, unless nothing was taken since.
+        upto, lows = state.upto, state.lows
         first = bisect_left(upto, receipt)
-        if first < len(lows):
-            worth = min(worth, lows[first])
-            # Every later take would have found that much less missing.
-            lows[first:] = [low - worth for low in lows[first:]]
-            start = bisect_left(lows, lows[first], 0, first)
-            del upto[start:first], lows[start:first]
-            self.floor = lows[-1] if self.issued == upto[-1] else NEVER
-        self.full_at -= worth
+        worth = min(worth, lows[first])
+        # Every later take would have found that much less missing.
+        rest = [low - worth for low in lows[first:]]
+        start = bisect_left(lows, rest[0], 0, first)
+        state.full_at -= worth
+        lows[start:] = rest
+        upto[start:first] = []
+        state.floor = rest[-1] if state.issued == upto[-1] else NEVER
 
     def level(self, now: int) -> float:
-        if not self.token:
+        ticks = self.ticks
+        if not ticks.token:
             return math.inf
-        return (self.room - max(0, self.full_at - now * self.scale)) / self.token
+        return (ticks.room - max(0, self.state.full_at - now * ticks.scale)) / ticks.token
 
     def empty(self, now: int) -> None:
-        if not self.token:
+        ticks, state = self.ticks, self.state
+        if not ticks.token:
             return
-        at = now * self.scale
-        self.note(max(0, self.full_at - at - self.room))
-        self.full_at = max(self.full_at, at + self.room)
+        empty_at = now * ticks.scale + ticks.room
+        full_at = max(state.full_at, empty_at)
+        self.note(full_at - empty_at)
+        state.full_at = full_at
 
     def guarantee(self, window: int) -> int | float:
-        if isinstance(self.capacity, float):
+        parameters = self.parameters
+        if isinstance(parameters.capacity, float):
             return math.inf
-        return self.burst + self.capacity * window // self.period
+        return parameters.burst + parameters.capacity * window // parameters.period
 
     def fresh_at(self, now: int) -> int:
-        full, rest = divmod(self.full_at, self.scale)
+        full, rest = divmod(self.state.full_at, self.ticks.scale)
         # Full within a nanosecond, it has the rest of that to its credit until the next one.
         return max(now, full + 2 if rest else full)
 
     def shift(self, by: int) -> None:
-        self.full_at += by * self.scale
+        self.state.full_at += by * self.ticks.scale
 
     def fork(self) -> Self:
-        twin = object.__new__(type(self))
-        for name in (
-            "capacity",
-            "period",
-            "burst",
-            "scale",
-            "token",
-            "grain",
-            "room",
-            "full_at",
-        ):
-            setattr(twin, name, getattr(self, name))
-        twin.issued = twin.dead = twin.floor = 0
-        twin.upto, twin.lows, twin._costs = [], [], {}
+        twin, state = object.__new__(type(self)), self.state
+        twin.parameters, twin.ticks = self.parameters, self.ticks
+        twin.state = BucketState(
+            state.full_at,
+            state.issued,
+            state.dead,
+            state.floor,
+            list(state.upto),
+            list(state.lows),
+        )
         return twin
 
+    def dump(self) -> bytes:
+        parameters = self.parameters
+        return written(
+            "bucket",
+            parameters.capacity,
+            parameters.period,
+            parameters.burst,
+            int(self.ticks is parameters.fine),
+            *(getattr(self.state, name) for name in BucketState.__slots__),
+        )
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        capacity, period, burst, fine, *state = read("bucket", data)
+        rule = object.__new__(cls)
+        parameters = rule.parameters = BucketParameters.of(capacity, period, burst)
+        rule.ticks = parameters.fine if fine else parameters.coarse
+        rule.state = BucketState(*state)
+        return rule
+
     def note(self, missing: int) -> None:
-        """Remember that a refund of anything taken so far is worth at most *missing* ticks."""
-        upto, lows = self.upto, self.lows
-        if missing <= 0:
-            self.dead = self.issued
-            self.floor = 0
-            upto.clear()
-            lows.clear()
-            return
-        while lows and lows[-1] >= missing:
-            lows.pop()
-            upto.pop()
-        if self.issued > (upto[-1] if upto else self.dead):
-            upto.append(self.issued)
-            lows.append(missing)
-            if len(lows) > MOST_LOWS:
-                self._thin()
-        self.floor = self.lows[-1] if self.lows else 0
+        """Remember that a refund of anything taken so far is worth at most *missing* ticks.
 
-    def _thin(self) -> None:
-        """Merge minima closer than a thousandth of their range, each time to the lower one.
-
-        Invariant: thinning never makes a refund worth more.
+        Noting what is missing now changes no answer, whether something is taken next or not.
         """
-        upto, lows = self.upto, self.lows
-        step = (lows[-1] - lows[0]) // 1_000
-        kept_upto, kept_lows = upto[:1], lows[:1]
-        for last, low in zip(upto[1:], lows[1:], strict=True):
-            if low - kept_lows[-1] < step:
-                kept_upto[-1] = last
+        state = self.state
+        upto, lows, issued = state.upto, state.lows, state.issued
+        if missing <= 0:
+            if lows:
+                state.upto = []
+                state.lows = []
+            state.dead = issued
+            state.floor = 0
+            return
+        first = bisect_left(lows, missing)
+        if issued > (upto[first - 1] if first else state.dead):
+            if first >= MOST_LOWS:
+                upto, lows = _thinned([*upto[:first], issued], [*lows[:first], missing])
+                state.upto = upto
+                state.lows = lows
             else:
-                kept_upto.append(last)
-                kept_lows.append(low)
-        self.upto, self.lows = kept_upto, kept_lows
+                upto[first:] = [issued]
+                lows[first:] = [missing]
+            state.floor = lows[-1]
+        else:
+            state.floor = lows[-1] if lows else 0
 
-    def _ticks(self, weight: int) -> int:
-        """What *weight* nanotokens cost in time, exactly."""
-        if weight % TOKEN and not self.grain:
-            self._refine()
-        ticks = weight * self.grain if self.grain else weight // TOKEN * self.token
-        if len(self._costs) >= MOST_COSTS:
-            self._costs.clear()
-        self._costs[weight] = ticks
-        return ticks
-
-    def _refine(self) -> None:
+    def _refine(self) -> Ticks:
         """Make ticks fine enough for nanotokens, for good: instants stay where they are."""
-        assert isinstance(self.capacity, int), "without a limit nothing costs any time"
-        common = math.gcd(self.period, self.capacity)
-        factor = self.capacity // common // self.scale
-        self.scale *= factor
-        self.grain = self.period // common
-        self.token *= factor
-        self.room *= factor
-        self.full_at *= factor
-        self.lows = [low * factor for low in self.lows]
-        self.floor = min(self.floor * factor, NEVER)
-        self._costs.clear()
+        state, fine = self.state, self.parameters.fine
+        factor = fine.scale // self.ticks.scale
+        lows = [low * factor for low in state.lows]
+        self.ticks = fine
+        state.full_at *= factor
+        state.lows = lows
+        if state.floor != NEVER:
+            state.floor *= factor
+        return fine
+
+
+def _thinned(upto: list[int], lows: list[int]) -> tuple[list[int], list[int]]:
+    """The pairs without minima closer than a thousandth of their range, merged to the lower one.
+
+    Invariant: thinning never makes a refund worth more.
+    """
+    step = (lows[-1] - lows[0]) // 1_000
+    kept_upto, kept_lows = upto[:1], lows[:1]
+    for last, low in zip(upto[1:], lows[1:], strict=True):
+        if low - kept_lows[-1] < step:
+            kept_upto[-1] = last
+        else:
+            kept_upto.append(last)
+            kept_lows.append(low)
+    return kept_upto, kept_lows
 
 
 class GCRA(TokenBucket):

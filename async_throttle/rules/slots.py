@@ -7,7 +7,7 @@ import sys
 from typing import Final, Self
 
 from async_throttle._units import NEVER
-from async_throttle.rules import Rule
+from async_throttle.rules import Rule, read, written
 
 __all__ = ["UNLIMITED", "Slots"]
 
@@ -25,17 +25,24 @@ class Slots(Rule):
     freed.
     """
 
-    __slots__ = ("free", "limit")
+    __slots__ = ("burst", "free", "limit")
+
+    capacity: float = math.inf  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    """Slots know no rate."""
+
+    burst: int
+    free: int
+    limit: int
 
     def __init__(self, limit: int) -> None:
         self.limit = self.burst = self.free = limit
-        self.capacity = math.inf
 
     def resize(self, limit: int, burst: int | None = None) -> None:
         """Have *limit* slots from now on, of which one caller may have *burst*; unset, all."""
         self.free += limit - self.limit
         self.limit = limit
-        self.burst = limit if burst is None else burst
+        burst = limit if burst is None else burst
+        self.burst = burst  # pyright: ignore[reportIncompatibleMethodOverride]
 
     @property
     def used(self) -> int:
@@ -63,6 +70,15 @@ class Slots(Rule):
         """Slots know no time."""
 
     def fork(self) -> Self:
-        twin = type(self)(self.limit)
-        twin.free = self.free
+        twin = object.__new__(type(self))
+        twin.limit, twin.burst, twin.free = self.limit, self.burst, self.free
         return twin
+
+    def dump(self) -> bytes:
+        return written("number of slots", self.limit, self.burst, self.free)
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        rule = object.__new__(cls)
+        rule.limit, rule.burst, rule.free = read("number of slots", data)
+        return rule

@@ -7,11 +7,13 @@ t counts until just before t + period.
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import Any, Final, Self
+from abc import abstractmethod
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import Final, Self
 
 from async_throttle._units import TOKEN
-from async_throttle.rules import Rule
+from async_throttle.rules import Parameters, Rule, read, written
 
 __all__ = ["FixedWindow", "SlidingWindow"]
 
@@ -20,54 +22,47 @@ EXACT: Final = 1_000
 
 
 class _Window(Rule):
-    """What both windows share: no burst of their own, *inside* nanotokens counted."""
+    """What both windows share: no burst of their own."""
 
-    __slots__ = ("inside",)
+    __slots__ = ()
 
-    def __init__(
-        self,
-        now: int,
-        capacity: int | float,
-        period: int,
-        burst: int | float | None = None,
-    ) -> None:
-        self.inside = 0
-        super().__init__(now, capacity, period, burst)
-
-    def configure(
-        self, now: int, capacity: int | float, period: int, burst: int | float | None
-    ) -> None:
+    def _checked(self, capacity: int | float, period: int, burst: int | float | None) -> Parameters:
         if burst is not None:
             raise ValueError(
                 f"burst does not go with {type(self).__name__}, whose capacity is its burst, "
                 f"got {burst / TOKEN:g}"
             )
-        self._forget(now)
-        super().configure(now, capacity, period, None)
-        self._forget(now)
+        return Parameters(capacity, period, capacity)
+
+    @abstractmethod
+    def _inside(self, now: int) -> int:
+        """Nanotokens that still count at *now*."""
 
     def level(self, now: int) -> float:
-        self._forget(now)
-        if isinstance(self.capacity, float):
+        capacity = self.parameters.capacity
+        if isinstance(capacity, float):
             return math.inf
-        return (self.capacity - self.inside) / TOKEN
-
-    def _forget(self, now: int) -> None:
-        """Drop what is no longer inside at *now*."""
-        raise NotImplementedError
+        return (capacity - self._inside(now)) / TOKEN
 
 
-class _Entry:
-    """What counts as gone at one instant, which is not before any at which some of it went.
+@dataclass(slots=True)
+class SlidingState:
+    """What changes in a sliding window.
 
-    Invariant: the instant never moves, so that taking makes nothing wait but what was taken.
+    The entries are two lists. Nothing of an entry goes later than its instant, and the instant
+    never moves: so taking makes nothing wait but what was taken.
+
+    Attributes:
+        inside: nanotokens of all entries.
+        first: number of the first entry; a receipt is the number of an entry.
+        instants: when each entry counts as gone, ascending.
+        weights: nanotokens of each entry.
     """
 
-    __slots__ = ("counts_at", "weight")
-
-    def __init__(self, counts_at: int, weight: int) -> None:
-        self.counts_at = counts_at
-        self.weight = weight
+    inside: int = 0
+    first: int = 0
+    instants: list[int] = field(default_factory=list)
+    weights: list[int] = field(default_factory=list)
 
 
 class SlidingWindow(_Window):
@@ -78,7 +73,9 @@ class SlidingWindow(_Window):
     capacity, nobody is admitted early, and at most a thousandth of the rate is lost.
     """
 
-    __slots__ = ("_entries",)
+    __slots__ = ()
+
+    state: SlidingState
 
     def __init__(
         self,
@@ -87,83 +84,154 @@ class SlidingWindow(_Window):
         period: int,
         burst: int | float | None = None,
     ) -> None:
-        self._entries: deque[_Entry] = deque()
+        self.parameters = Parameters(math.inf, period, math.inf)
+        self.state = SlidingState()
         super().__init__(now, capacity, period, burst)
 
+    def configure(
+        self, now: int, capacity: int | float, period: int, burst: int | float | None
+    ) -> None:
+        parameters = self._checked(capacity, period, burst)
+        self._forget(now)  # by the old period: what has left does not come back
+        self.parameters = parameters
+
     def ready_at(self, now: int, weight: int) -> int:
-        # Forgets nothing: *now* may be the end of a pause, or an instant of another rule.
-        excess = self.inside + weight - self.capacity
+        # Entries that have left count as well: the instants at which they left have passed.
+        state, parameters = self.state, self.parameters
+        excess = state.inside + weight - parameters.capacity
         if excess <= 0:
             return now
-        for entry in self._entries:
-            excess -= entry.weight
+        for n, inside in enumerate(state.weights):
+            excess -= inside
             if excess <= 0:
-                return max(now, entry.counts_at + self.period)
+                return max(now, state.instants[n] + parameters.period)
         raise AssertionError("a weight above the burst reached the rule")
 
-    def take(self, now: int, weight: int) -> _Entry | None:
-        if isinstance(self.capacity, float):
+    def take(self, now: int, weight: int) -> int | None:
+        parameters, state = self.parameters, self.state
+        if isinstance(parameters.capacity, float):
             return None
-        self._forget(now)
-        self.inside += weight
-        entries = self._entries
-        if entries and now <= entries[-1].counts_at:
-            entry = entries[-1]
-            entry.weight += weight
-            return entry
-        entry = _Entry(now + self._grain(), weight)
-        entries.append(entry)
-        return entry
+        instants, weights = state.instants, state.weights
+        if not state.inside or instants[0] + parameters.period <= now:
+            self._forget(now)
+        size = len(instants)
+        inside = state.inside + weight
+        if size and now <= instants[-1]:
+            weights[-1] += weight
+            state.inside = inside
+            return state.first + size - 1
+        if size >= EXACT:
+            now += parameters.period // EXACT
+        instants[size:] = [now]
+        weights[size:] = [weight]
+        state.inside = inside
+        return state.first + size
 
-    def _grain(self) -> int:
-        """Nanoseconds by which what goes now may count as gone later."""
-        return self.period // EXACT if len(self._entries) >= EXACT else 0
-
-    def refund(self, now: int, receipt: _Entry | None, weight: int) -> None:
+    def refund(self, now: int, receipt: int | None, weight: int) -> None:
         self._forget(now)
-        if receipt is not None:
-            weight = min(weight, receipt.weight)
-            receipt.weight -= weight
-            self.inside -= weight
+        state = self.state
+        if receipt is not None and receipt >= state.first:
+            n = receipt - state.first
+            weight = min(weight, state.weights[n])
+            state.weights[n] -= weight
+            state.inside -= weight
 
     def empty(self, now: int) -> None:
-        self._forget(now)
-        if isinstance(self.capacity, int):
-            weight = max(self.inside, self.capacity)
-            for entry in self._entries:
-                entry.weight = 0  # no longer inside: nothing to refund
-            self._entries.clear()
-            self.inside = 0
-            self.take(now, weight)
+        capacity, state = self.parameters.capacity, self.state
+        if isinstance(capacity, float):
+            return
+        size = len(state.instants)
+        inside = max(self._inside(now), capacity)
+        state.first += size  # there is nothing to refund of what went before
+        state.instants = [now]
+        state.weights = [inside]
+        state.inside = inside
 
     def guarantee(self, window: int) -> int | float:
-        return self.capacity * -(-window // self.period)
+        parameters = self.parameters
+        return parameters.capacity * -(-window // parameters.period)
 
     def fresh_at(self, now: int) -> int:
-        if not self.inside or isinstance(self.capacity, float):
+        state, parameters = self.state, self.parameters
+        if not state.inside or isinstance(parameters.capacity, float):
             return now
-        return max(now, self._entries[-1].counts_at + self.period)
+        return max(now, state.instants[-1] + parameters.period)
 
     def forgets_at(self, now: int, weight: int) -> int:
-        return now + self.period + self._grain()
+        period = self.parameters.period
+        gathers = len(self.state.instants) - self._gone(now) >= EXACT
+        return now + period + (period // EXACT if gathers else 0)
 
     def shift(self, by: int) -> None:
-        for entry in self._entries:
-            entry.counts_at += by
+        instants = [instant + by for instant in self.state.instants]
+        self.state.instants = instants
 
     def fork(self) -> Self:
-        twin = object.__new__(type(self))
-        twin.capacity, twin.period, twin.burst = self.capacity, self.period, self.burst
-        twin.inside = self.inside
-        twin._entries = deque(_Entry(entry.counts_at, entry.weight) for entry in self._entries)
+        twin, state = object.__new__(type(self)), self.state
+        twin.parameters = self.parameters
+        twin.state = SlidingState(
+            state.inside, state.first, list(state.instants), list(state.weights)
+        )
         return twin
 
+    def dump(self) -> bytes:
+        parameters, state = self.parameters, self.state
+        return written(
+            "sliding window",
+            parameters.capacity,
+            parameters.period,
+            state.inside,
+            state.first,
+            state.instants,
+            state.weights,
+        )
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        capacity, period, *state = read("sliding window", data)
+        rule = object.__new__(cls)
+        rule.parameters = Parameters(capacity, period, capacity)
+        rule.state = SlidingState(*state)
+        return rule
+
+    def _inside(self, now: int) -> int:
+        state = self.state
+        gone = self._gone(now)
+        return state.inside - sum(state.weights[:gone]) if gone else state.inside
+
+    def _gone(self, now: int) -> int:
+        """Entries that no longer make a difference at *now*."""
+        state = self.state
+        if not state.inside:
+            return len(state.instants)
+        return bisect_right(state.instants, now - self.parameters.period)
+
     def _forget(self, now: int) -> None:
-        entries = self._entries
-        while entries and entries[0].counts_at + self.period <= now:
-            entry = entries.popleft()
-            self.inside -= entry.weight
-            entry.weight = 0  # no longer inside: nothing to refund
+        """Drop the entries that no longer make a difference at *now*."""
+        gone, state = self._gone(now), self.state
+        if gone:
+            weight = sum(state.weights[:gone])
+            state.inside -= weight
+            state.first += gone
+            state.instants[:gone] = []
+            state.weights[:gone] = []
+
+
+@dataclass(slots=True)
+class FixedState:
+    """What changes in a fixed window.
+
+    Attributes:
+        birth: an edge, from which all others are counted.
+        until: the next edge, as of the last change.
+        inside: nanotokens that went since the edge before that.
+        window: number of that window; a receipt is the number of a window.
+    """
+
+    birth: int
+    until: int
+    inside: int = 0
+    window: int = 0
 
 
 class FixedWindow(_Window):
@@ -173,7 +241,9 @@ class FixedWindow(_Window):
     those of this limiter's birth, not the server's.
     """
 
-    __slots__ = ("_birth", "_ticket", "_until")
+    __slots__ = ()
+
+    state: FixedState
 
     def __init__(
         self,
@@ -182,71 +252,101 @@ class FixedWindow(_Window):
         period: int,
         burst: int | float | None = None,
     ) -> None:
-        self._birth = now
-        self._until = now + period
-        self._ticket: Any = object()  # identifies the window in which something was taken
+        self.parameters = Parameters(math.inf, period, math.inf)
+        self.state = FixedState(now, now + period)
         super().__init__(now, capacity, period, burst)
 
     def configure(
         self, now: int, capacity: int | float, period: int, burst: int | float | None
     ) -> None:
-        super().configure(now, capacity, period, burst)
-        self._until = now - (now - self._birth) % period + period
+        parameters = self._checked(capacity, period, burst)
+        self._forget(now)
+        until = self._edge(now, period)
+        self.parameters = parameters
+        self.state.until = until
 
     def ready_at(self, now: int, weight: int) -> int:
-        if now >= self._until or self.inside + weight <= self.capacity:
+        state = self.state
+        if now >= state.until or state.inside + weight <= self.parameters.capacity:
             return now
-        return self._until
+        return state.until
 
-    def take(self, now: int, weight: int) -> object:
-        self._forget(now)
-        if isinstance(self.capacity, float):
+    def take(self, now: int, weight: int) -> int | None:
+        if isinstance(self.parameters.capacity, float):
             return None
-        self.inside += weight
-        return self._ticket
-
-    def refund(self, now: int, receipt: object, weight: int) -> None:
         self._forget(now)
-        if receipt is self._ticket:
-            self.inside -= weight
+        self.state.inside += weight
+        return self.state.window
+
+    def refund(self, now: int, receipt: int | None, weight: int) -> None:
+        self._forget(now)
+        if receipt == self.state.window:
+            self.state.inside -= weight
 
     def empty(self, now: int) -> None:
+        capacity, state = self.parameters.capacity, self.state
+        if isinstance(capacity, float):
+            return
         self._forget(now)
-        if isinstance(self.capacity, int):
-            self.inside = max(self.inside, self.capacity)
-            self._ticket = object()  # what was taken before counts as used: nothing to refund
+        inside = max(state.inside, capacity)
+        state.inside = inside
+        state.window += 1  # what was taken before counts as used: nothing to refund
 
     def guarantee(self, window: int) -> int | float:
-        return self.capacity * (-(-window // self.period) + 1)
+        parameters = self.parameters
+        return parameters.capacity * (-(-window // parameters.period) + 1)
 
     def fresh_at(self, now: int) -> int:
-        if not self.inside or isinstance(self.capacity, float):
+        if not self.state.inside or isinstance(self.parameters.capacity, float):
             return now
-        return max(now, self._until)
+        return max(now, self.state.until)
 
     def forgets_at(self, now: int, weight: int) -> int:
-        return now - (now - self._birth) % self.period + self.period
+        return self._edge(now, self.parameters.period)
 
     def shift(self, by: int) -> None:
-        self._birth += by
-        self._until += by
+        state = self.state
+        state.birth += by
+        state.until += by
 
     def fork(self) -> Self:
-        twin = object.__new__(type(self))
-        for name in (
-            "capacity",
-            "period",
-            "burst",
-            "inside",
-            "_birth",
-            "_until",
-            "_ticket",
-        ):
-            setattr(twin, name, getattr(self, name))
+        twin, state = object.__new__(type(self)), self.state
+        twin.parameters = self.parameters
+        twin.state = FixedState(state.birth, state.until, state.inside, state.window)
         return twin
 
+    def dump(self) -> bytes:
+        parameters, state = self.parameters, self.state
+        return written(
+            "fixed window",
+            parameters.capacity,
+            parameters.period,
+            state.birth,
+            state.until,
+            state.inside,
+            state.window,
+        )
+
+    @classmethod
+    def load(cls, data: bytes) -> Self:
+        capacity, period, *state = read("fixed window", data)
+        rule = object.__new__(cls)
+        rule.parameters = Parameters(capacity, period, capacity)
+        rule.state = FixedState(*state)
+        return rule
+
+    def _inside(self, now: int) -> int:
+        return 0 if now >= self.state.until else self.state.inside
+
+    def _edge(self, now: int, period: int) -> int:
+        """The first edge after *now*."""
+        return now - (now - self.state.birth) % period + period
+
     def _forget(self, now: int) -> None:
-        if now >= self._until:
-            self.inside = 0
-            self._ticket = object()
-            self._until = now - (now - self._birth) % self.period + self.period
+        """Begin the window that *now* is in, if it is another."""
+        state = self.state
+        if now >= state.until:
+            until = self._edge(now, self.parameters.period)
+            state.until = until
+            state.inside = 0
+            state.window += 1
