@@ -13,8 +13,8 @@ resources/             `RateLimiter`, `ConcurrencyLimiter`, one of the limits al
                        `ResourceGroup`, what is entered and left together
 buckets.py             a token bucket and a leaky bucket that are awaited
 schedule.py            `Schedule`: capacity that changes by the clock
-rules/                 the arithmetic of each algorithm, and of limits that adapt; `Rule` and
-                       `Adaptive`, to bring your own
+rules/                 the arithmetic of each algorithm; `Rule`, to bring your own
+adaptive/              limits that follow how calls end; `Adaptive`, to bring your own
 exceptions.py          every error, drawn as a tree
 testing.py             an event loop whose clock jumps; pytest_plugin.py gives it to pytest
 _base.py               what all throttles have in common
@@ -29,6 +29,7 @@ How it is built: rules compute (rules/), one pure queue decides who goes next (_
 a thin shell waits (_desk.py, threads.py). The first two know no clock and no event loop.
 """
 
+from async_throttle.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
 from async_throttle.exceptions import (
     ResourceError,
     ResourceLimitError,
@@ -55,7 +56,6 @@ from async_throttle.resources import (
     TimeoutManager,
 )
 from async_throttle.rules import Rule
-from async_throttle.rules.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
 from async_throttle.rules.algorithm import RateLimitAlgorithm
 from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
 from async_throttle.rules.window import FixedWindow, SlidingWindow

@@ -23,9 +23,9 @@ from async_throttle._units import (
     tokens,
     whole,
 )
+from async_throttle.adaptive import Adaptive, Outcome
 from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge
 from async_throttle.rules import Rule
-from async_throttle.rules.adaptive import Adaptive, Outcome
 from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
 from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots

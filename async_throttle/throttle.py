@@ -25,7 +25,7 @@ from async_throttle._units import (
     SECOND,
     tokens,
 )
-from async_throttle.rules.adaptive import Outcome
+from async_throttle.adaptive import Outcome
 
 __all__ = ["Lease", "Throttle"]
 

@@ -59,8 +59,8 @@ from async_throttle import (
     WeightTooLarge,
 )
 from async_throttle._queue import GRANTED
+from async_throttle.adaptive import Adaptive, Outcome
 from async_throttle.rules import Rule
-from async_throttle.rules.adaptive import Adaptive, Outcome
 from async_throttle.testing import READ_THE_CLOCK
 
 Ts = TypeVarTuple("Ts")

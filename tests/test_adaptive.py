@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_throttle import ThrottleFull, ThrottleTimeout, exceptions
-from async_throttle.rules.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
+from async_throttle.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
 
 SECOND = 10**9
 OK, IGNORED, DROPPED = Outcome

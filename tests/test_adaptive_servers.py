@@ -32,7 +32,7 @@ from adaptive.queueing import (
     uniform,
 )
 
-from async_throttle.rules.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
+from async_throttle.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
 
 SECOND = 10**9
 HOUR = 3600.0

@@ -28,7 +28,7 @@ ROOT = PACKAGE.parent
 
 TIERS: list[set[str]] = [
     {"exceptions", "_units", "_decorator"},
-    {"rules"},
+    {"rules", "adaptive"},
     {"_queue", "_alarm", "stores"},
     {"_desk"},
     {"_base"},
@@ -41,7 +41,7 @@ TIERS: list[set[str]] = [
 ]
 """Modules and subpackages from the bottom up: each may import its own parts, and tiers below."""
 
-PURE = {"exceptions", "_units", "rules", "_queue"}
+PURE = {"exceptions", "_units", "rules", "adaptive", "_queue"}
 """What is told the time: it reads no clock, runs in no event loop, starts no thread."""
 
 CLOCKS_AND_LOOPS = {
@@ -58,6 +58,7 @@ CLOCKS_AND_LOOPS = {
 }
 
 WITHIN = {
+    "adaptive": ["_law", "_concurrency", "aimd", "gradient", "backoff", "__init__"],
     "limits": ["_single", "_acquisition", "_set", "_pool", "__init__"],
     "resources": ["_call", "_limiters", "_timeouts", "_group", "_adaptive", "__init__"],
 }
@@ -328,7 +329,7 @@ def test_the_map_of_the_package_shows_all_of_it() -> None:
 
 
 def test_the_map_of_a_subpackage_shows_all_of_it() -> None:
-    for package in ("limits", "resources", "rules"):
+    for package in ("adaptive", "limits", "resources", "rules"):
         listed = importlib.import_module(f"async_throttle.{package}").__doc__ or ""
         for name in WITHIN.get(package, []):
             assert name == "__init__" or f"{name}.py" in listed

@@ -1014,7 +1014,7 @@ def test_a_bucket_alone_says_what_the_oracle_s_says(
     """What a life of a throttle meets too rarely: refunds across changes, fraction by fraction."""
     capacity, period, burst = numbers
     now, real, naive = 0, TokenBucket(0, *numbers), Bucket(0, *numbers, burst)
-    taken: list[tuple[int, Entry]] = []
+    taken: list[tuple[Any, Entry]] = []
     for step in steps:
         match step:
             case "take", weight:

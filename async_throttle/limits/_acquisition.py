@@ -12,7 +12,7 @@ from async_throttle._decorator import within_either
 from async_throttle._desk import Party, checked_priority
 from async_throttle._queue import Receipt
 from async_throttle._units import SECOND
-from async_throttle.rules.adaptive import Outcome
+from async_throttle.adaptive import Outcome
 
 if TYPE_CHECKING:
     from async_throttle.limits._set import LimitSet

@@ -19,6 +19,7 @@ from async_throttle._base import NOTHING, BaseThrottle, Inside, Measure
 from async_throttle._desk import Desk, Party, checked_priority, known, together, told
 from async_throttle._queue import SKIP, Gate, SetLine, settle
 from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, seconds, tokens, whole
+from async_throttle.adaptive import Outcome
 from async_throttle.exceptions import (
     ResourceLimitError,
     ThrottleClosed,
@@ -35,7 +36,6 @@ from async_throttle.limits._acquisition import (
     Option,
 )
 from async_throttle.limits._single import RESERVED, CallLimit, Limit
-from async_throttle.rules.adaptive import Outcome
 from async_throttle.throttle import Throttle
 
 __all__ = ["Delay", "ExecutionMode", "LimitSet"]

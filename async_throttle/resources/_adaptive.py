@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from async_throttle._units import positive, tokens
-from async_throttle.rules.adaptive import BackOff
+from async_throttle.adaptive import BackOff
 from async_throttle.throttle import Throttle
 
 __all__ = ["AdaptiveRateLimiter"]

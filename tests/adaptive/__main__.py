@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from async_throttle.rules.adaptive import AIMD, BackOff, Gradient
+from async_throttle.adaptive import AIMD, BackOff, Gradient
 
 from . import __doc__ as about
 from .queueing import Caller, Client, Pacer, RateServer, Server, World, exponential

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from async_throttle.rules.adaptive import Adaptive, Outcome
+from async_throttle.adaptive import Adaptive, Outcome
 
 SECOND = 10**9
 
