@@ -728,6 +728,28 @@ def test_what_was_missing_at_a_grant_counts_also_if_a_charge_came_before_it() ->
     assert rule.level(4 * SECOND) == 20
 
 
+def test_what_was_missing_is_noted_also_where_a_charge_makes_ticks_finer() -> None:
+    rule = TokenBucket(0, 70 * TOKEN, SECOND, 20 * TOKEN)
+    receipt = rule.take(0, 14 * TOKEN)
+    rule.charge(0, TOKEN)  # finds 14 missing
+    rule.charge(SECOND // 10, TOKEN // 2)  # finds 8 missing
+    rule.refund(SECOND // 10, receipt, 14 * TOKEN)
+    assert rule.level(SECOND // 10) == 20 - 0.5
+
+
+def test_a_charge_leaves_no_receipt_to_look_after() -> None:
+    rule = TokenBucket(0, 10 * TOKEN, SECOND, 100 * TOKEN)
+    for _ in range(10):
+        rule.charge(0, TOKEN)
+    assert rule.state.lows == []
+    receipt = rule.take(0, TOKEN)
+    for _ in range(10):
+        rule.charge(0, TOKEN)
+    assert len(rule.state.lows) == 1
+    rule.refund(0, receipt, TOKEN)
+    assert rule.level(0) == 80
+
+
 def test_refunds_in_any_order_and_in_any_parts_come_to_the_same() -> None:
     levels = set()
     for order in itertools.permutations(range(3)):
@@ -803,6 +825,33 @@ def test_a_sliding_window_is_exact_with_a_thousand_grants_inside() -> None:
         now = due
         rule.take(now, TOKEN)
         yardstick.append(now)
+
+
+@pytest.fixture
+def gathering() -> tuple[SlidingWindow, list[Any]]:
+    """A window in which a thousand calls went, one each nanosecond; and their receipts."""
+    rule = SlidingWindow(0, 2 * EXACT * TOKEN, SECOND)
+    return rule, [rule.take(now, TOKEN) for now in range(EXACT)]
+
+
+def test_what_a_window_gathers_is_forgotten_later_while_a_thousand_are_inside(
+    gathering: tuple[SlidingWindow, list[Any]],
+) -> None:
+    rule, _ = gathering
+    assert rule.forgets_at(EXACT, TOKEN) == EXACT + SECOND + SECOND // EXACT
+    assert rule.forgets_at(SECOND, TOKEN) == 2 * SECOND  # one has left
+
+
+def test_a_window_that_gave_everything_back_gathers_nothing(
+    gathering: tuple[SlidingWindow, list[Any]],
+) -> None:
+    rule, receipts = gathering
+    for receipt in receipts:
+        rule.refund(EXACT, receipt, TOKEN)
+    assert rule.fresh_at(EXACT) == EXACT
+    assert rule.forgets_at(EXACT, TOKEN) == EXACT + SECOND
+    rule.take(EXACT, 2 * EXACT * TOKEN)
+    assert rule.ready_at(EXACT, TOKEN) == EXACT + SECOND
 
 
 @pytest.mark.parametrize("capacity", [1_001, 5_000, 20_000])
@@ -950,6 +999,31 @@ def test_a_rate_may_be_lifted_and_set_again(algorithm: type[Rule]) -> None:
     assert rule.level(1) == (0 if algorithm in WINDOWS else full)
     rule.refund(1, before, TOKEN)
     assert rule.level(1) == (1 if algorithm in WINDOWS else full)
+
+
+@pytest.mark.parametrize("algorithm", BUCKETS)
+def test_what_was_taken_before_a_rate_was_lifted_is_worth_nothing(
+    algorithm: type[TokenBucket],
+) -> None:
+    rule = algorithm(0, 10 * TOKEN, SECOND, 10 * TOKEN)
+    receipts = [rule.take(0, 4 * TOKEN) for _ in range(2)]
+    rule.configure(0, math.inf, SECOND, None)
+    assert (rule.state.upto, rule.state.lows) == ([], [])
+    rule.refund(0, receipts[0], 4 * TOKEN)
+    rule.configure(0, 10 * TOKEN, SECOND, 10 * TOKEN)
+    rule.take(0, 10 * TOKEN)
+    rule.refund(0, receipts[1], 4 * TOKEN)
+    assert rule.level(0) == 0
+
+
+def test_what_a_smaller_burst_cut_off_is_not_refunded_to_the_nanotoken() -> None:
+    # A third of a nanosecond would be taken for credit that the bucket had since it was full.
+    rule = TokenBucket(0, 3 * TOKEN, SECOND, 2 * TOKEN)
+    receipt = rule.take(0, TOKEN)
+    rule.configure(0, 3 * TOKEN, SECOND, TOKEN)
+    rule.refund(0, receipt, 1)
+    rule.take(0, TOKEN)
+    assert exact_level(rule, 0) == 0
 
 
 @pytest.mark.parametrize("algorithm", ALL)
