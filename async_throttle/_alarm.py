@@ -68,7 +68,8 @@ class Alarm:
         if delay > 0.1 and abs(reading / SECOND - reads) > 1:
             delay = 0.1
             self._early -= 1
-        self._handle = loop.call_at(reads + max(0.0, delay), self._rang, ring)
+        # As a delay: some loops (Pyodide's) refuse an instant that has passed meanwhile.
+        self._handle = loop.call_later(max(0.0, delay), self._rang, ring)
 
     def cancel(self) -> None:
         if self._handle is not None:

@@ -66,8 +66,8 @@ WITHIN = {
 
 WAITS = {
     "sleep": {"schedule"},
-    "call_later": set[str](),
-    "call_at": {"_alarm"},
+    "call_later": {"_alarm"},
+    "call_at": set[str](),
     "call_soon": {"_desk"},
     "call_soon_threadsafe": {"threads"},
     "create_task": {"schedule"},

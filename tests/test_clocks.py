@@ -440,6 +440,51 @@ def test_timeouts_that_fire_early_do_not_expire_early() -> None:
         runner.run(main())
 
 
+# --- loops that refuse what is past ---
+
+
+class StrictLoop(VirtualTimeLoop):
+    """Its clock goes on while code runs, and it refuses to be asked for an instant before that."""
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        self._now += 2_000
+        return self.call_later(when - self.time(), callback, *args, context=context)
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        if delay < 0:
+            raise ValueError("cannot schedule in the past")
+        return super().call_at(self.time() + delay, callback, *args, context=context)
+
+
+def test_no_loop_is_asked_for_an_instant_that_has_come() -> None:
+    async def main() -> None:
+        throttle = Throttle(1_000, 1, burst=1, initial=0)
+
+        async def job() -> None:
+            async with throttle:
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(job() for _ in range(20)))
+        await throttle.acquire()
+        with pytest.raises(ThrottleTimeout):
+            await throttle.acquire(timeout=0.01)
+
+    with asyncio.Runner(loop_factory=StrictLoop) as runner:
+        runner.run(main())
+
+
 # --- freezegun ---
 
 DATES = ["2024-05-06 07:08:09", "1970-01-02"]
