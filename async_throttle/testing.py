@@ -26,8 +26,10 @@ Traceback (most recent call last):
 async_throttle.testing.DeadlockError: at 0.0 s nothing can happen any more: ...
 
 While the loop runs its clock is the library's too: every `Throttle` without a *timer* of its own
-follows it. The rest of the world keeps real time: `time.monotonic`, dates (freeze those with
-freezegun if need be), other threads.
+follows it, in the code that this loop runs and in the jobs that it gave to an executor. The rest
+of the world keeps real time: `time.monotonic`, dates (freeze those with freezegun if need be),
+other threads, and other event loops wherever they run. Several virtual loops may run at once, in
+a thread each, and each has its own time.
 
 Under pytest-asyncio, `async_throttle.pytest_plugin` gives this loop to the tests that ask for it.
 Elsewhere pass `VirtualTimeLoop` as the loop factory: to `asyncio.Runner`, as ``loop_factory`` of a
@@ -50,12 +52,13 @@ import asyncio
 import math
 import selectors
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from types import FrameType, ModuleType
-from typing import Any, Final, TypeVar, TypeVarTuple
+from typing import Any, Final, Self, TypeVar, TypeVarTuple, cast
 
 from async_throttle import _desk, throttle
 
@@ -72,8 +75,6 @@ MOST_SHOWN: Final = 10
 
 READ_THE_CLOCK: Final[tuple[ModuleType, ...]] = (throttle, _desk)
 """The modules that read the clock as their global `monotonic_ns`."""
-
-_one_at_a_time = threading.RLock()
 
 
 class DeadlockError(RuntimeError):
@@ -93,16 +94,15 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
 
     Raises:
         DeadlockError: *main* waits for something that can never happen.
-        RuntimeError: called while an event loop runs in this thread, or while another
-            virtual one runs in any.
+        RuntimeError: called while an event loop runs in this thread.
 
     >>> run(asyncio.sleep(3600, "an hour later"))
     'an hour later'
     """
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("testing.run() cannot be called from a running event loop")
-    # Both refusals come before there is a Runner, which could not clean up after them.
-    with _alone(), asyncio.Runner(debug=debug, loop_factory=VirtualTimeLoop) as runner:
+    # Before there is a Runner, which could not clean up after the refusal.
+    with asyncio.Runner(debug=debug, loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)
 
 
@@ -114,7 +114,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     ``sleep(0.1)``. From 97 days on a float cannot tell one nanosecond from the next, and
     instants are exact to a few of its steps: 4 ns each after a year, 60 ns after ten.
 
-    Only one such loop runs at a time in a process, since the library has only one clock.
+    While it runs, the library's throttles follow it, in this thread and in its executor's jobs.
 
     >>> async def nap() -> float:
     ...     await asyncio.sleep(0.1)
@@ -128,14 +128,18 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     patience: float = 1.0
     """Real seconds granted to threads before a timer, or a `DeadlockError`, overtakes them."""
 
-    # _now       nanoseconds since the loop was made
-    # _clock     reads _now. One object for life: a Throttle takes another one for another clock
-    # _jobs      futures of the executor jobs not yet done
-    # _selector  asyncio's name for what _JumpingSelector replaces
+    # _now        nanoseconds since the loop was made
+    # _clock      what the library reads while this loop runs. One object for life: a Throttle
+    #             takes another one for another clock
+    # _ident      the thread that runs the loop; None while it does not run
+    # _jobs       futures of the executor jobs not yet done
+    # _selector   asyncio's name for what _JumpingSelector replaces
+    # _thread_id  asyncio's name for _ident
 
     def __init__(self) -> None:
         self._now = 0
-        self._clock: Final = lambda: self._now
+        self._clock: Final = partial(_reading)  # an object of its own
+        self._ident: int | None = None
         self._jobs: set[asyncio.Future[Any]] = set()
         super().__init__(_JumpingSelector(self))
 
@@ -143,10 +147,22 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Virtual seconds since the loop was made."""
         return self._now / SECOND
 
-    def run_forever(self) -> None:
-        """Run until `stop`, as the clock of the whole library."""
-        with _alone(), _library_reads(self._clock):
-            super().run_forever()
+    @property
+    def _thread_id(self) -> int | None:
+        """What asyncio sets when the loop begins to run, and again when it ends.
+
+        So does nest_asyncio, which replaces both methods that run a loop, and which may run a
+        loop that is running: then the value is set to what it was.
+        """
+        return self._ident
+
+    @_thread_id.setter
+    def _thread_id(self, ident: int | None) -> None:
+        before, self._ident = self._ident, ident
+        if before is None and ident is not None:
+            _library.follow(self._clock)
+        elif before is not None and ident is None:
+            _library.leave(self._clock)
 
     def run_until_complete(self, future: Generator[Any, None, T] | Awaitable[T]) -> T:
         """Run until *future* is done and return its result.
@@ -171,7 +187,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
     ) -> asyncio.Future[T]:
         """Run *func* in a thread or process; until it is done the clock stands still."""
-        future = super().run_in_executor(executor, func, *args)
+        job = cast("Callable[[*Ts], T]", _Job(self, func))
+        future = super().run_in_executor(executor, job, *args)
         self._jobs.add(future)
         future.add_done_callback(self._jobs.discard)
         return future
@@ -238,32 +255,82 @@ class _JumpingSelector(selectors.DefaultSelector):
         return ready
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Keep the virtual loops of other threads from running meanwhile."""
-    # Two of them taking turns at the library's clock would each restore the other's.
-    if not _one_at_a_time.acquire(blocking=False):
-        raise RuntimeError("another VirtualTimeLoop is running in another thread of this process")
-    try:
-        yield
-    finally:
-        _one_at_a_time.release()
+class _Job(partial[T]):
+    """A function that finds its loop's clock in the thread of an executor.
+
+    In another process it is the function alone.
+    """
+
+    _loop: VirtualTimeLoop
+
+    def __new__(cls, loop: VirtualTimeLoop, func: Callable[..., T]) -> Self:
+        job = super().__new__(cls, func)
+        job._loop = loop
+        return job
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> T:
+        before, _thread.works_for = _thread.works_for, self._loop
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            _thread.works_for = before
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial, (self.func,), (self.func, self.args, self.keywords, None)
 
 
-@contextmanager
-def _library_reads(clock: Callable[[], int]) -> Iterator[None]:
-    """Make *clock* the one that the library reads; the previous one returns in any case."""
-    previous = [module.__dict__["monotonic_ns"] for module in READ_THE_CLOCK]
-    try:
-        for module in READ_THE_CLOCK:
-            # freezegun remembers what a module holds until the set of its names changes, and
-            # would put a frozen clock over this one, or leave the true one unfrozen later.
-            module.__dict__.update(monotonic_ns=clock, _virtual_time=True)
-        yield
-    finally:
-        for module, clock_before in zip(READ_THE_CLOCK, previous, strict=True):
-            module.__dict__.update(monotonic_ns=clock_before)
-            module.__dict__.pop("_virtual_time", None)
+class _Thread(threading.local):
+    """What is known of the thread that looks."""
+
+    works_for: VirtualTimeLoop | None = None  # whose job it does
+
+
+class _Library:
+    """The clock that the library reads, which all threads share.
+
+    Invariant: while virtual loops run it is the clock of one of them, else the previous one.
+    The clocks of all loops read the same, for they ask who looks; but they are different objects.
+    """
+
+    def __init__(self) -> None:
+        self.previous: Callable[[], int] = time.monotonic_ns
+        self._all_previous: list[Callable[[], int]] = []  # of each module
+        self._running: list[Callable[[], int]] = []  # of each loop; the last one is installed
+        self._lock = threading.Lock()
+
+    def follow(self, clock: Callable[[], int]) -> None:
+        """The loop of *clock* begins to run."""
+        with self._lock:
+            if not self._running:
+                self._all_previous = [module.__dict__["monotonic_ns"] for module in READ_THE_CLOCK]
+                self.previous = self._all_previous[0]
+            self._running.append(clock)
+            for module in READ_THE_CLOCK:
+                # freezegun remembers what a module holds until the set of its names changes, and
+                # would put a frozen clock over this one, or leave the true one unfrozen later.
+                module.__dict__.update(monotonic_ns=clock, _virtual_time=True)
+
+    def leave(self, clock: Callable[[], int]) -> None:
+        """The loop of *clock* has ended or pauses."""
+        with self._lock:
+            self._running.remove(clock)
+            if self._running:
+                for module in READ_THE_CLOCK:
+                    module.__dict__.update(monotonic_ns=self._running[-1])
+                return
+            for module, previous in zip(READ_THE_CLOCK, self._all_previous, strict=True):
+                module.__dict__.update(monotonic_ns=previous)
+                module.__dict__.pop("_virtual_time", None)
+
+
+_thread = _Thread()
+_library = _Library()
+
+
+def _reading() -> int:
+    """What the clock of the calling code shows: its virtual loop's, or the previous one."""
+    loop = asyncio._get_running_loop() or _thread.works_for
+    return loop._now if isinstance(loop, VirtualTimeLoop) else _library.previous()
 
 
 def _deadlock(loop: asyncio.AbstractEventLoop) -> str:

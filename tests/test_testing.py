@@ -11,6 +11,7 @@ import contextlib
 import doctest
 import inspect
 import os
+import pickle
 import selectors
 import signal
 import socket
@@ -21,7 +22,9 @@ import threading
 import time
 import unittest
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import date, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -605,6 +608,7 @@ def test_a_run_within_a_run_is_refused_and_leaves_the_outer_clock() -> None:
             other.run_until_complete(other.create_future())
         assert library_clock() is clock
         await asyncio.sleep(2)
+        assert clock() == 2 * 10**9
         return now()
 
     before = library_clock()
@@ -612,21 +616,102 @@ def test_a_run_within_a_run_is_refused_and_leaves_the_outer_clock() -> None:
     assert library_clock() is before
 
 
-def test_a_second_loop_in_another_thread_is_refused() -> None:
-    def job() -> None:
-        nap = asyncio.sleep(0)
-        with pytest.raises(RuntimeError, match="another VirtualTimeLoop is running"):
-            testing.run(nap)
-        nap.close()
-        with (
-            contextlib.closing(VirtualTimeLoop()) as loop,
-            pytest.raises(RuntimeError, match="another VirtualTimeLoop is running"),
-        ):
-            loop.run_forever()
+def test_another_thread_keeps_the_real_clock() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(3600)
+        seen = loop.create_future()
+        thread = threading.Thread(
+            target=lambda: loop.call_soon_threadsafe(seen.set_result, library_clock()())
+        )
+        before = time.monotonic_ns()
+        loop.call_soon(thread.start)
+        assert before <= await seen <= time.monotonic_ns()
+        thread.join()
 
-    before = library_clock()
+    testing.run(main())
+
+
+def test_a_job_has_the_clock_of_its_loop_and_its_thread_has_it_no_longer() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as pool:
+            await asyncio.sleep(3600)
+            assert await loop.run_in_executor(pool, library_clock()) == 3600 * 10**9
+            with pytest.raises(ZeroDivisionError):
+                await loop.run_in_executor(pool, divmod, 1, 0)
+            before = time.monotonic_ns()
+            assert before <= pool.submit(library_clock()).result() <= time.monotonic_ns()
+
+    testing.run(main())
+
+
+def test_a_job_that_runs_a_real_loop_has_a_real_clock_meanwhile() -> None:
+    async def read() -> int:
+        return library_clock()()
+
+    def job() -> None:
+        before = time.monotonic_ns()
+        assert before <= asyncio.run(read()) <= time.monotonic_ns()
+        assert library_clock()() == 0
+
     testing.run(asyncio.to_thread(job))
+
+
+def test_a_job_travels_to_another_process_without_its_loop() -> None:
+    class Elsewhere(Executor):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_result(pickle.loads(pickle.dumps(fn))(*args, **kwargs))
+            return future
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(Elsewhere(), partial(int, base=2), "11")
+
+    assert testing.run(main()) == 3
+
+
+def test_a_coroutine_function_is_no_job_in_debug_mode() -> None:
+    async def main() -> None:
+        with pytest.raises(TypeError, match="coroutines cannot be used"):
+            asyncio.get_running_loop().run_in_executor(None, hang)
+
+    testing.run(main(), debug=True)
+
+
+def test_loops_of_several_threads_run_at_once_each_in_its_own_time() -> None:
+    async def main(period: float) -> list[float]:
+        throttle = Throttle(1, period=period)
+        instants = []
+        for _ in range(3):
+            await asyncio.to_thread(both.wait, 60)
+            await throttle.acquire()
+            instants.append(now())
+        return instants
+
+    before, held, both = library_clock(), names(), threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(testing.run, main(period)) for period in (1.0, 60.0)]
+        assert [run.result() for run in runs] == [[0.0, 1.0, 2.0], [0.0, 60.0, 120.0]]
     assert library_clock() is before
+    assert names() == held
+
+
+def test_a_throttle_notices_the_next_loop_though_another_thread_s_still_runs() -> None:
+    async def main() -> list[float]:
+        instants = []
+        for _ in range(3):
+            await shared.acquire()
+            instants.append(now())
+        return instants
+
+    def job() -> None:
+        assert testing.run(main()) == [0.0, 60.0, 120.0]
+        assert testing.run(main()) == [60.0, 120.0, 180.0]
+
+    shared = Throttle(1, period=60, burst=1)
+    testing.run(asyncio.to_thread(job))
 
 
 def test_a_job_may_run_a_real_loop() -> None:
