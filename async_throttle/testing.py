@@ -269,11 +269,11 @@ class _Job(partial[T]):
         return job
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> T:
-        before, _thread.works_for = _thread.works_for, self._loop
+        before, _here.works_for = _here.works_for, self._loop
         try:
             return super().__call__(*args, **kwargs)
         finally:
-            _thread.works_for = before
+            _here.works_for = before
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial, (self.func,), (self.func, self.args, self.keywords, None)
@@ -323,13 +323,13 @@ class _Library:
                 module.__dict__.pop("_virtual_time", None)
 
 
-_thread = _Thread()
+_here = _Thread()
 _library = _Library()
 
 
 def _reading() -> int:
     """What the clock of the calling code shows: its virtual loop's, or the previous one."""
-    loop = asyncio._get_running_loop() or _thread.works_for
+    loop = asyncio._get_running_loop() or _here.works_for
     return loop._now if isinstance(loop, VirtualTimeLoop) else _library.previous()
 
 
