@@ -23,8 +23,8 @@ Such a schedule can be played again::
 
     python -m tests.explorer slots_only 0,2,1
 
-and without arguments there is a table of all scenarios. With ``DEEP=1`` in the environment there
-are two cancellations instead of one, and ten times as many schedules.
+and without arguments there is a table of all scenarios. With ``HYPOTHESIS_PROFILE=deep`` in the
+environment there are two cancellations instead of one, and ten times as many schedules.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ TOKEN: Final = 10**9
 LONG: Final = 1000 * SECOND
 """After so long every bucket is full again."""
 
-DEEP: Final = bool(os.environ.get("DEEP"))
+DEEP: Final = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 
 CANCELS: Final = 2 if DEEP else 1
 """Most cancellations in one schedule."""

@@ -1,10 +1,46 @@
-"""Words for tests in virtual time."""
+"""Words for tests in virtual time, and how much is tried.
+
+``HYPOTHESIS_PROFILE`` in the environment says how much:
+
+- ``quick``, the default: a fifth of what ``ci`` tries.
+- ``ci``: the numbers that the tests name, see :func:`examples`.
+- ``deep``: ten times as much, and other examples each time; what fails is found again by the seed
+  that is printed, or from ``.hypothesis/``.
+
+Without ``deep`` all examples are the same each time: a change that fails is at fault itself.
+"""
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from hypothesis import HealthCheck, settings
+
 T = TypeVar("T")
+
+for profile, tries in {"quick": 20, "ci": 100, "deep": 1_000}.items():
+    settings.register_profile(
+        profile,
+        max_examples=tries,
+        derandomize=profile != "deep",
+        print_blob=True,
+        # The time that an example takes says how busy the machine is.
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def scaled(ci: int, *, least: int = 5) -> int:
+    """How often to try in this profile what ``ci`` tries so often; never fewer times than *least*
+    unless ``ci`` itself does."""
+    return max(min(ci, least), ci * settings().max_examples // 100)
+
+
+def examples(ci: int) -> settings:
+    """Decorates a test that draws so many examples in ``ci``, and in proportion elsewhere."""
+    return settings(max_examples=scaled(ci))
 
 
 def now() -> float:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support import examples
 from test_queue import Desk, bucket
 
 from async_throttle import FixedWindow, LeakyBucket, Rule, SlidingWindow, TokenBucket
@@ -371,7 +372,7 @@ def granted(desk: Desk) -> dict[str, int]:
     last=arrivals(most=1),
     pauses=PAUSES,
 )
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_whoever_ranks_last_changes_nothing_for_anybody_else(
     limits: Limits, coming: list[Arrival], last: list[Arrival], pauses: list[Pause]
 ) -> None:
@@ -387,7 +388,7 @@ def test_whoever_ranks_last_changes_nothing_for_anybody_else(
 
 
 @given(limits=limits(), coming=arrivals(), pauses=PAUSES)
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_what_was_quoted_holds_whoever_comes_later(
     limits: Limits, coming: list[Arrival], pauses: list[Pause]
 ) -> None:
@@ -410,7 +411,7 @@ def test_what_was_quoted_holds_whoever_comes_later(
     pauses=PAUSES,
     taken=st.integers(0, 3),
 )
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_whoever_ranks_last_takes_no_slot_from_a_head_that_waits_for_time(
     limits: Limits, coming: list[Arrival], last: list[Arrival], pauses: list[Pause], taken: int
 ) -> None:
@@ -430,7 +431,7 @@ def test_whoever_ranks_last_takes_no_slot_from_a_head_that_waits_for_time(
 
 
 @given(limits=limits(slots=(1,)), coming=arrivals(), pauses=PAUSES)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_who_lacks_a_slot_holds_up_nobody_on_the_rates(
     limits: Limits, coming: list[Arrival], pauses: list[Pause]
 ) -> None:
@@ -458,7 +459,7 @@ def test_who_lacks_a_slot_holds_up_nobody_on_the_rates(
     coming=arrivals(classes=3),
     pauses=PAUSES,
 )
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_the_quote_is_the_instant_of_the_grant_and_names_what_held_it_up_longest(
     limits: Limits, coming: list[Arrival], pauses: list[Pause]
 ) -> None:
@@ -654,7 +655,7 @@ def nobody_could_go(desk: Desk) -> bool:
     ),
     pauses=PAUSES,
 )
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_whenever_nobody_goes_the_first_who_lacks_no_slot_cannot(
     limits: Limits, acts: list[Arrival | Free], pauses: list[Pause]
 ) -> None:
@@ -679,7 +680,7 @@ def test_whenever_nobody_goes_the_first_who_lacks_no_slot_cannot(
 
 
 @given(ranks=st.lists(st.integers(-2, 2), max_size=PATIENCE))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_better_priorities_go_first_and_those_of_one_in_order_of_arrival(ranks: list[int]) -> None:
     desk = Desk([bucket(1, 10, 1, level=0)])
     for n, priority in enumerate(ranks):
@@ -793,7 +794,7 @@ def test_a_worse_class_that_has_its_turn_goes_at_its_instant_and_not_before() ->
 
 
 @given(limits=limits(), coming=arrivals(classes=3), pauses=PAUSES)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_priorities_change_nothing_for_those_who_share_no_limit(
     limits: Limits, coming: list[Arrival], pauses: list[Pause]
 ) -> None:
@@ -824,7 +825,7 @@ def test_priorities_change_nothing_for_those_who_share_no_limit(
     pauses=PAUSES,
     restless=st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_what_held_each_caller_up_adds_up_to_its_wait_however_often_one_looks(
     limits: Limits, coming: list[Arrival], pauses: list[Pause], restless: bool
 ) -> None:
@@ -891,7 +892,7 @@ def culprit(desk: Desk) -> int:
 
 
 @given(limits=limits(slots=(2,), sets=True), events=EVENTS)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_each_moment_counts_for_the_limit_that_the_head_waits_for_then(
     limits: Limits, events: list[Event]
 ) -> None:
@@ -971,7 +972,7 @@ LINES = ((0,), (0, 1), (2,), (2, 3), (0, 2), (1, 2, 3), (0, 3))
     pauses=PAUSES,
     away=st.integers(-1000, 1000),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_two_queues_that_become_one_decide_from_there_on_as_if_they_had_always_been_one(
     rates: list[Rate],
     before: list[Arrival],
@@ -1042,7 +1043,7 @@ def test_in_the_queue_that_two_became_arrival_decides_over_both() -> None:
         max_size=14,
     ),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_a_queue_that_is_moved_to_another_clock_goes_on_as_before_at_the_moved_instants(
     limits: Limits, acts: list[Arrival | Pause | int]
 ) -> None:
@@ -1137,7 +1138,7 @@ def test_who_expires_in_one_of_two_lines_is_gone_from_the_other() -> None:
 
 
 @given(limits=limits(slots=(2,), sets=True), coming=arrivals(), until=st.integers(0, 100))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_each_caller_in_several_lines_is_granted_in_one_and_leaves_no_trace_in_the_others(
     limits: Limits, coming: list[Arrival], until: int
 ) -> None:
@@ -1173,7 +1174,7 @@ def test_each_caller_in_several_lines_is_granted_in_one_and_leaves_no_trace_in_t
 
 
 @given(limits=limits(sets=True), arrival=arrivals(most=1), pauses=PAUSES)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_caller_in_all_lines_goes_at_the_earliest_instant_that_any_of_them_quotes(
     limits: Limits, arrival: list[Arrival], pauses: list[Pause]
 ) -> None:

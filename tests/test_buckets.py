@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import MS, TOKEN, Call, Oracle
 from support import now, others_run, queued
@@ -806,7 +806,6 @@ ROWS: Final = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(leak=st.sampled_from([20, 40, 100]), row=ROWS, steps=STEPS, blocks=st.integers(0, 2))
 def test_a_leaky_bucket_does_what_an_oracle_does(
     leak: int, row: tuple[str, str, str, str], steps: list[tuple[str, Any]], blocks: int

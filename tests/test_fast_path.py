@@ -16,9 +16,9 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from support import others_run
+from support import examples, others_run
 
 from async_throttle import (
     GCRA,
@@ -171,7 +171,7 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
     return log
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(PARAMETERS, st.lists(st.sampled_from(STEPS), min_size=30, max_size=60))
 def test_both_ways_lead_to_the_same_state(parameters: dict[str, Any], steps: list[Step]) -> None:
     short = testing.run(live(TokenBucket, parameters, steps))
@@ -179,7 +179,7 @@ def test_both_ways_lead_to_the_same_state(parameters: dict[str, Any], steps: lis
     assert short == long
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     st.sampled_from([1, 3, 10, 999_983]),
     st.lists(

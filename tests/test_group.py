@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from support import at, now, others_run, queued
+from support import at, examples, now, others_run, queued
 
 from async_throttle import (
     ConcurrencyLimiter,
@@ -1030,7 +1030,7 @@ def expected(log: Log, plan: Plan, error: str | None) -> list[str]:
     return pending
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(
     plan=st.lists(
         st.tuples(
@@ -1092,7 +1092,7 @@ def test_a_group_does_what_nested_blocks_do(plan: Plan, early: int, fails: bool)
         assert [str(raised)] == pending
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     plan=st.lists(
         st.tuples(st.sampled_from(["timeout", "resource"]), st.integers(0, 12)), max_size=6

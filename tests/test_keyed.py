@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
-from support import now, others_run, queued
+from support import examples, now, others_run, queued
 
 from async_throttle import (
     FixedWindow,
@@ -621,7 +621,7 @@ def lived(table: Table, steps: list[Step]) -> list[tuple[int, str, float, float]
 
 
 @given(kind=kinds(TokenBucket, LeakyBucket, SlidingWindow), steps=st.lists(STEPS, max_size=15))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @example(  # full within a nanosecond: one made just then would lag a third of a nanosecond
     kind=Kind(TokenBucket, 3, 1.0, 2, 0),
     steps=[
@@ -647,7 +647,7 @@ def test_callers_are_granted_as_if_no_key_were_ever_forgotten(
 
 
 @given(kind=kinds(FixedWindow), steps=st.lists(STEPS, max_size=15))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @example(
     kind=Kind(FixedWindow, 10, 1.0, None, 0),
     steps=[

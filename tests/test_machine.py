@@ -5,7 +5,7 @@ resizes, settlements, debts, closing, and time. Some operations share one step o
 which is where the races are. After each step everything that can be seen must be equal, instants
 to the nanosecond, and the ten invariants are checked on what the callers themselves recorded.
 
-How many lives: ``MACHINE_EXAMPLES`` in the environment, a few hundred by default.
+How many lives: ``HYPOTHESIS_PROFILE`` in the environment, see ``support.py``.
 ``--hypothesis-show-statistics`` prints the number, and which answers were met how often.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,7 +21,7 @@ from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, example, given, note, settings
+from hypothesis import Phase, event, example, given, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -32,6 +31,7 @@ from hypothesis.stateful import (
     rule,
 )
 from oracle import LATE, MS, TOKEN, Algorithm, Bucket, Call, Entry, Oracle
+from support import examples
 
 from async_throttle import (
     GCRA,
@@ -972,12 +972,10 @@ def same_tokens(real: float, expected: Fraction | float) -> bool:
 
 TestThrottleMachine = ThrottleMachine.TestCase
 TestThrottleMachine.settings = settings(
-    max_examples=int(os.environ.get("MACHINE_EXAMPLES", "200")),
+    examples(200),
     stateful_step_count=40,
-    deadline=None,
     report_multiple_bugs=False,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 
@@ -997,7 +995,7 @@ STEPS: Final = st.one_of(
 )
 
 
-@settings(max_examples=1_000, deadline=None)
+@examples(1_000)
 @given(BUCKETS, st.lists(STEPS, min_size=4, max_size=16))
 @example(  # the refund was worth nothing, for 59/60 of a nanotoken had been rounded down to 0
     (TOKEN, 60 * SECOND, TOKEN),

@@ -16,8 +16,9 @@ from itertools import takewhile
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import event, example, given, settings
+from hypothesis import event, example, given
 from hypothesis import strategies as st
+from support import examples
 
 from async_throttle import FixedWindow, LeakyBucket, Rule, SlidingWindow, TokenBucket
 from async_throttle._queue import (
@@ -471,7 +472,7 @@ def test_windows_record_the_real_instant_of_a_late_grant(window: type[Rule]) -> 
     level=st.integers(-3, 5),
     late=st.integers(0, 400),
 )
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_one_late_wake_up_within_the_grace_comes_to_the_same_as_many_punctual_ones(
     weights: list[int], level: int, late: int
 ) -> None:
@@ -863,7 +864,7 @@ QUOTED: dict[str, Quoted] = {
     ),
     pause=st.none() | st.tuples(st.integers(0, 300), st.booleans()),
 )
-@settings(max_examples=250, deadline=None)
+@examples(250)
 def test_the_quoted_instant_is_the_one_of_the_grant(
     kind: str, arrivals: list[tuple[int, int]], pause: tuple[int, bool] | None
 ) -> None:
@@ -1332,7 +1333,7 @@ def nothing_happens_before_it_is_due(queue: Queue, ahead: int) -> None:
 
 
 @given(layout=st.sampled_from(THROTTLES), acts=st.lists(ACTS, max_size=25))
-@settings(max_examples=250, deadline=None)
+@examples(250)
 def test_a_queue_for_slots_and_a_rate_does_what_a_naive_one_does(
     layout: Layout, acts: list[Act]
 ) -> None:
@@ -1340,7 +1341,7 @@ def test_a_queue_for_slots_and_a_rate_does_what_a_naive_one_does(
 
 
 @given(layout=st.sampled_from(SLIDING), acts=st.lists(ACTS, max_size=25))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @example(
     layout=SLIDING[0],
     acts=[
@@ -1357,7 +1358,7 @@ def test_a_queue_for_a_sliding_window_does_what_a_naive_one_does(
 
 
 @given(layout=st.sampled_from(TOGETHER), acts=st.lists(ACTS, max_size=25))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @example(
     layout=TOGETHER[0],
     acts=[
@@ -1373,13 +1374,13 @@ def test_a_queue_for_several_rates_does_what_a_naive_one_does(
 
 
 @given(layout=st.sampled_from(SETS), acts=st.lists(ACTS, max_size=25))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_a_queue_for_sets_does_what_a_naive_one_does(layout: Layout, acts: list[Act]) -> None:
     live(layout, acts, cautious=True)
 
 
 @given(layout=st.sampled_from(RANKED), acts=st.lists(ACTS, max_size=25))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_a_queue_with_priorities_does_what_a_naive_one_does(
     layout: Layout, acts: list[Act]
 ) -> None:
@@ -1389,7 +1390,7 @@ def test_a_queue_with_priorities_does_what_a_naive_one_does(
 
 
 @given(layout=st.sampled_from(THROTTLES), acts=st.lists(ACTS, max_size=15))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_time_alone_changes_nothing_before_it_is_due_and_something_when_it_is(
     layout: Layout, acts: list[Act]
 ) -> None:

@@ -21,9 +21,10 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from oracle import Bucket, Entry, Fixed, Sliding
+from support import examples
 
 from async_throttle import (
     GCRA,
@@ -111,7 +112,7 @@ def exact_level(rule: TokenBucket, now: int) -> Fraction:
 
 
 @given(limit=limits(), history=HISTORIES, weight=SHARES, between=SHARES)
-@settings(max_examples=250, deadline=None)
+@examples(250)
 @example(
     limit=Limit(TokenBucket, 10 * TOKEN, SECOND, TOKEN),
     history=[(Fraction(0), Fraction(1))],
@@ -145,7 +146,7 @@ def test_refused_until_just_before_the_promised_instant_and_admitted_at_it(
     capacity=st.integers(1, 10_000),
     weight=st.integers(1, 10_000),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_a_drained_limit_admits_a_weight_exactly_when_it_has_come_back(
     algorithm: type[Rule], capacity: int, weight: int
 ) -> None:
@@ -186,7 +187,7 @@ WISHES = st.lists(
 
 
 @given(limit=limits(BUCKETS), wishes=WISHES)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_a_bucket_admits_less_than_its_burst_and_the_rate_of_any_interval_and_a_nanosecond(
     limit: Limit, wishes: list[tuple[Fraction, Fraction, bool]]
 ) -> None:
@@ -198,7 +199,7 @@ def test_a_bucket_admits_less_than_its_burst_and_the_rate_of_any_interval_and_a_
 
 
 @given(limit=limits([SlidingWindow]), wishes=WISHES)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_sliding_window_admits_its_capacity_in_any_half_open_period(
     limit: Limit, wishes: list[tuple[Fraction, Fraction, bool]]
 ) -> None:
@@ -207,7 +208,7 @@ def test_a_sliding_window_admits_its_capacity_in_any_half_open_period(
 
 
 @given(limit=limits([FixedWindow]), wishes=WISHES, birth=st.integers(0, DAY))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_fixed_window_admits_its_capacity_between_two_edges(
     limit: Limit, wishes: list[tuple[Fraction, Fraction, bool]], birth: int
 ) -> None:
@@ -224,7 +225,7 @@ def test_a_fixed_window_admits_its_capacity_between_two_edges(
 
 
 @given(limit=limits(), wishes=WISHES, window=SHARES.map(lambda part: 3 * part))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_no_half_open_window_ever_sees_more_than_the_guarantee(
     limit: Limit, wishes: list[tuple[Fraction, Fraction, bool]], window: Fraction
 ) -> None:
@@ -234,7 +235,7 @@ def test_no_half_open_window_ever_sees_more_than_the_guarantee(
 
 
 @given(limit=limits(), wishes=WISHES, settled=st.lists(SHARES, max_size=25))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_no_half_open_period_sees_more_than_the_guarantee_in_weights_as_settled(
     limit: Limit, wishes: list[tuple[Fraction, Fraction, bool]], settled: list[Fraction]
 ) -> None:
@@ -271,7 +272,7 @@ def busiest(granted: Sequence[tuple[int, int, Any]], window: int) -> int:
 
 
 @given(limit=limits(BUCKETS), window=SHARES)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_the_guarantee_of_a_bucket_is_reached_to_the_last_nanosecond(
     limit: Limit, window: Fraction
 ) -> None:
@@ -291,7 +292,7 @@ def test_the_guarantee_of_a_bucket_is_reached_to_the_last_nanosecond(
     periods=st.integers(0, 3),
     more=SHARES,
 )
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_the_guarantee_of_a_window_is_reached(limit: Limit, periods: int, more: Fraction) -> None:
     # All of it just before an edge, and again at that edge and every period later.
     length = periods * limit.period + 2 + share(more, limit.period - 2)
@@ -327,7 +328,7 @@ def test_without_a_rate_there_is_no_guarantee_and_no_wait(algorithm: type[Rule])
     history=HISTORIES,
     parts=st.lists(st.integers(1, 50), min_size=1, max_size=8),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_a_split_weight_ends_when_the_whole_one_does(
     limit: Limit, history: list[tuple[Fraction, Fraction]], parts: list[int]
 ) -> None:
@@ -557,7 +558,7 @@ class Life:
     limit=limits(BUCKETS),
     steps=st.lists(st.one_of(WAITS, TAKES, TAKES, REFUNDS, REFUNDS, EMPTIES), max_size=20),
 )
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_a_bucket_holds_what_it_would_have_held_with_the_true_weights(
     limit: Limit, steps: list[Step]
 ) -> None:
@@ -573,7 +574,7 @@ def test_a_bucket_holds_what_it_would_have_held_with_the_true_weights(
         st.one_of(WAITS, TAKES, TAKES, REFUNDS, REFUNDS, EMPTIES, CONFIGURES), max_size=20
     ),
 )
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_with_changes_too_it_holds_that_to_a_nanotoken_for_each(
     limit: Limit, steps: list[Step]
 ) -> None:
@@ -602,7 +603,7 @@ def test_what_was_taken_before_a_change_can_be_refunded_to_the_nanotoken() -> No
     now=st.integers(0, DAY),
     changes=st.lists(st.tuples(AMOUNTS, PERIODS, AMOUNTS), min_size=1, max_size=6),
 )
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_change_never_mints_and_loses_less_than_a_nanotoken(
     limit: Limit, taken: Fraction, now: int, changes: list[tuple[int, int, int]]
 ) -> None:
@@ -631,7 +632,7 @@ def test_a_change_never_mints_and_loses_less_than_a_nanotoken(
         max_size=20,
     ),
 )
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_a_window_holds_what_is_inside_with_the_true_weights(
     limit: Limit, steps: list[Step]
 ) -> None:
@@ -647,7 +648,7 @@ def test_a_window_holds_what_is_inside_with_the_true_weights(
     limit=limits([SlidingWindow]),
     steps=st.lists(st.one_of(WAITS, TAKES, TAKES, REFUNDS, EMPTIES, CONFIGURES), max_size=20),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @example(
     limit=Limit(SlidingWindow, 10 * TOKEN, SECOND, None),
     steps=[
@@ -670,7 +671,7 @@ def test_a_sliding_window_whose_period_changes_holds_what_is_inside(
     limit=limits([FixedWindow]),
     steps=st.lists(st.one_of(WAITS, TAKES, TAKES, REFUNDS, EMPTIES, CONFIGURES), max_size=20),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_a_fixed_window_whose_period_changes_never_holds_more_than_its_new_window_leaves(
     limit: Limit, steps: list[Step]
 ) -> None:
@@ -901,7 +902,7 @@ def test_the_minima_that_a_bucket_remembers_are_thinned_and_never_mint() -> None
     burst=st.integers(2_500, 4_000),
     calls=st.integers(MOST_LOWS + 1, 2_400),
 )
-@settings(max_examples=6, deadline=None)
+@examples(6)
 def test_a_thinned_bucket_never_holds_more_than_the_replayed_one(
     seed: int, burst: int, calls: int
 ) -> None:
@@ -1068,6 +1069,36 @@ def test_a_window_refuses_a_burst_and_says_what_it_was_given(algorithm: type[Rul
     assert rule.burst == 10 * TOKEN
 
 
+@given(limit=limits(), history=HISTORIES, later=st.lists(st.tuples(SHARES, SHARES), min_size=1))
+@examples(100)
+def test_a_fork_starts_equal_and_goes_its_own_way(
+    limit: Limit,
+    history: list[tuple[Fraction, Fraction]],
+    later: list[tuple[Fraction, Fraction]],
+) -> None:
+    def answers(rule: Rule, now: int) -> list[float]:
+        weights = [0, 1, whole_burst(rule) // 2, whole_burst(rule)]
+        return [rule.level(now), *(rule.ready_at(now, weight) for weight in weights)]
+
+    rule, alone = limit.rule(), limit.rule()
+    now = 0
+    for gap, part in history:
+        now += share(gap, limit.period)
+        rule.take(now, share(part, rule.burst))
+        alone.take(now, share(part, rule.burst))
+    fork = rule.fork()
+    assert type(fork) is type(rule)
+    assert answers(fork, now) == answers(alone, now)
+    ahead = now
+    for gap, part in later:
+        ahead += share(gap, limit.period)
+        receipt = fork.take(ahead, share(part, rule.burst))
+        fork.refund(ahead, receipt, share(part, rule.burst) // 2)
+    fork.empty(ahead)
+    fork.configure(ahead, 3 * limit.capacity, limit.period, None)
+    assert answers(rule, now) == answers(alone, now)
+
+
 # ----------------------------------------------------------------------------------- as good as new
 
 
@@ -1118,7 +1149,7 @@ def after(step: Step, rule: Rule, now: int) -> int:
     idle=st.integers(0, 2),
     later=LATER,
 )
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @example(  # a bucket is full a third of a nanosecond before it can be seen to be
     limit=Limit(TokenBucket, 3 * TOKEN, SECOND, 2 * TOKEN),
     before=[Take(Fraction(1, 2), False)],
@@ -1149,7 +1180,7 @@ def test_from_its_fresh_instant_on_a_rule_lives_like_one_from_which_nothing_was_
 
 
 @given(limit=limits(BUCKETS), taken=SHARES.map(lambda part: 2 * part))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_bucket_is_fresh_when_it_is_full_and_its_credit_of_a_part_of_a_nanosecond_is_gone(
     limit: Limit, taken: Fraction
 ) -> None:
@@ -1507,7 +1538,7 @@ def test_a_take_that_raises_has_taken_nothing(algorithm: type[Rule]) -> None:
         max_size=20,
     ),
 )
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_a_rule_that_was_moved_to_another_clock_lives_on_as_before_at_the_moved_instants(
     limit: Limit, steps: list[Step | int]
 ) -> None:
@@ -1567,7 +1598,7 @@ def split(
     longer=SHARES,
     parts=SPLITS,
 )
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_what_can_go_at_once_at_an_instant_can_go_in_parts_until_then(
     limit: Limit,
     history: list[tuple[Fraction, Fraction]],
@@ -1593,7 +1624,7 @@ def test_what_can_go_at_once_at_an_instant_can_go_in_parts_until_then(
     whole=SHARES,
     parts=SPLITS,
 )
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @example(
     calls=1_500,
     capacity=2_000,
@@ -1614,11 +1645,15 @@ def test_so_it_can_in_a_window_that_gathers_what_is_inside(
     split(rule, now, rule.ready_at(now, weight), weight, parts)
 
 
-@given(limit=st.integers(1, 20), held=st.integers(0, 20), weights=st.lists(st.integers(0, 20)))
-def test_so_it_can_with_slots(limit: int, held: int, weights: list[int]) -> None:
-    slots = Slots(limit)
+@given(
+    spare=st.integers(0, 3),
+    held=st.integers(0, 20),
+    weights=st.lists(st.integers(0, 20), min_size=1),
+)
+def test_so_it_can_with_slots(spare: int, held: int, weights: list[int]) -> None:
+    slots = Slots(max(1, held + sum(weights) + spare))
     slots.take(0, held)
-    assume(slots.ready_at(9, sum(weights)) == 9)
+    assert slots.ready_at(9, sum(weights)) == 9
     for now, weight in enumerate(weights):
         assert slots.ready_at(now, weight) == now
         slots.take(now, weight)
@@ -1629,7 +1664,7 @@ def test_so_it_can_with_slots(limit: int, held: int, weights: list[int]) -> None
     history=HISTORIES,
     parts=st.lists(SHARES, min_size=1, max_size=8),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_a_queue_before_a_divisible_rule_ends_when_its_sum_may_go_even_beyond_the_burst(
     limit: Limit, history: list[tuple[Fraction, Fraction]], parts: list[Fraction]
 ) -> None:

@@ -1,8 +1,8 @@
 """Every scenario of the explorer, in every schedule; and the explorer itself, which must find
 what is broken, and count right.
 
-How many schedules that were is printed under ``-s``. ``DEEP=1`` in the environment allows two
-cancellations in each, and takes minutes.
+How many schedules that were is printed under ``-s``. ``HYPOTHESIS_PROFILE=deep`` in the environment
+allows two cancellations in each, and takes minutes.
 """
 
 from __future__ import annotations

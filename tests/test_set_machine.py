@@ -11,7 +11,7 @@ may, over all who use it; slots are never exceeded; what was promised is kept wh
 Atomic: a call takes of all its limits or of none. The level of each throttle, after each step, is
 what the oracle gets by replaying exactly the grants, charges and settlements that callers saw.
 
-How many lives: ``MACHINE_EXAMPLES`` in the environment, see ``test_machine.py``.
+How many lives: ``HYPOTHESIS_PROFILE`` in the environment, see ``support.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, note, settings
+from hypothesis import Phase, event, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -39,6 +38,7 @@ from hypothesis.stateful import (
 )
 from oracle import MS, TOKEN, Algorithm
 from set_oracle import Call, Gate, Limit, Option, SetOracle, Together, of_throttle
+from support import examples
 from test_machine import (
     ALGORITHMS,
     ANSWERS,
@@ -1325,10 +1325,8 @@ class SetMachine(RuleBasedStateMachine):
 
 TestSetMachine = SetMachine.TestCase
 TestSetMachine.settings = settings(
-    max_examples=int(os.environ.get("MACHINE_EXAMPLES", "150")),
+    examples(150),
     stateful_step_count=30,
-    deadline=None,
     report_multiple_bugs=False,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-    suppress_health_check=[HealthCheck.too_slow],
 )

@@ -18,9 +18,9 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from support import at, now, others_run, queued
+from support import at, examples, now, others_run, queued
 
 from async_throttle import RateLimiter, TimeoutManager, exceptions, testing
 from async_throttle.resources import Attempt
@@ -1232,7 +1232,7 @@ def test_it_says_what_it_is() -> None:
 # --- any nesting ---
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     blocks=st.lists(
         st.tuples(st.sampled_from(FORMS), st.sampled_from([None, 0, 1, 2, 3])),

@@ -645,7 +645,7 @@ class Scene:
     late: int
 
     def explore(self) -> int:
-        """See `explore`. With ``DEEP=1`` in the environment the bounds are wider."""
+        """See `explore`. With ``HYPOTHESIS_PROFILE=deep`` the bounds are wider."""
         more = 1 if DEEP else 0
         most = 1_000_000 if DEEP else 20_000
         return explore(self.scenario, switches=self.switches + more, late=self.late, most=most)
