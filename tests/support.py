@@ -4,6 +4,7 @@
 
 - ``quick``, the default: a fifth of what ``ci`` tries.
 - ``ci``: the numbers that the tests name, see :func:`examples`.
+- ``mutants``: as ``quick``, but what fails is not made smaller, which would take long.
 - ``deep``: ten times as much, and other examples each time; what fails is found again by the seed
   that is printed, or from ``.hypothesis/``.
 
@@ -15,16 +16,19 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 T = TypeVar("T")
 
-for profile, tries in {"quick": 20, "ci": 100, "deep": 1_000}.items():
+SEARCH = [Phase.explicit, Phase.reuse, Phase.generate]
+
+for profile, tries in {"quick": 20, "mutants": 20, "ci": 100, "deep": 1_000}.items():
     settings.register_profile(
         profile,
         max_examples=tries,
         derandomize=profile != "deep",
         print_blob=True,
+        phases=SEARCH if profile == "mutants" else [*SEARCH, Phase.shrink],
         # The time that an example takes says how busy the machine is.
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import pytest
-from hypothesis import Phase, event, example, given, note, settings
+from hypothesis import event, example, given, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -975,7 +975,6 @@ TestThrottleMachine.settings = settings(
     examples(200),
     stateful_step_count=40,
     report_multiple_bugs=False,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
 
 

@@ -27,7 +27,7 @@ from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import pytest
-from hypothesis import Phase, event, note, settings
+from hypothesis import event, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -1328,5 +1328,4 @@ TestSetMachine.settings = settings(
     examples(150),
     stateful_step_count=30,
     report_multiple_bugs=False,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
