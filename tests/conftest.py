@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
-import support  # noqa: F401  # its profile is the default of every test that is read from here on
+import pytest
+import support  # its profile is the default of every test that is read from here on
 
 pytest_plugins = ["async_throttle.pytest_plugin"]
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What looks at a real clock is run by one worker of pytest-xdist, one after the other."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if item.get_closest_marker("real_time"):
+                item.add_marker(pytest.mark.xdist_group("real time"))
+
+
+def pytest_report_header() -> str:
+    return f"profile: {support.PROFILE} (of {', '.join(support.PROFILES)}; see tests/support.py)"

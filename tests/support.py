@@ -22,7 +22,10 @@ T = TypeVar("T")
 
 SEARCH = [Phase.explicit, Phase.reuse, Phase.generate]
 
-for profile, tries in {"quick": 20, "mutants": 20, "ci": 100, "deep": 1_000}.items():
+PROFILES = {"quick": 20, "mutants": 20, "ci": 100, "deep": 1_000}
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
+
+for profile, tries in PROFILES.items():
     settings.register_profile(
         profile,
         max_examples=tries,
@@ -33,7 +36,7 @@ for profile, tries in {"quick": 20, "mutants": 20, "ci": 100, "deep": 1_000}.ite
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+settings.load_profile(PROFILE)
 
 
 def scaled(ci: int, *, least: int = 5) -> int:

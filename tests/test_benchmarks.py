@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("aiolimiter", reason="the peers come with the extra 'bench'")
 
+pytestmark = pytest.mark.real_time
+
 ROOT = Path(__file__).parents[1]
 PEERS = ["asyncio.Semaphore", "aiolimiter", "asyncio-throttle", "throttler", "anyio"]
 FORMER = "async-throttle 1.0"

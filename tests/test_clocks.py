@@ -725,6 +725,7 @@ def _envelope(went: list[int], rate: float, burst: float) -> None:
             assert m <= burst + rate * ((end - start) / SECOND + 6 * MS)
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("debug", [False, True])
 def test_uvloop(debug: bool) -> None:
     # In real time, since uvloop has a clock of its own.
@@ -765,6 +766,7 @@ def test_uvloop(debug: bool) -> None:
     _envelope(went, rate=1_000, burst=2)
 
 
+@pytest.mark.real_time
 def test_the_real_loop() -> None:
     # In real time: the one that users have, with timers as late as they happen to be.
     async def main() -> list[int]:

@@ -363,6 +363,7 @@ async def test_with_a_network_in_between_no_slack_is_too_little(load: Load) -> N
 # is too early for a busy machine to tell is left to the tests above.
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("throttled", [True, False])
 def test_over_http_too_it_is_the_set_that_keeps_calls_from_being_refused(throttled: bool) -> None:
     load = Load("tokens", tokens=(100, 400), seconds=(0.02, 0.06))

@@ -500,6 +500,7 @@ def start(monkeypatch: pytest.MonkeyPatch, arguments: str) -> int:
     return program.main(arguments.split())
 
 
+@pytest.mark.real_time
 def test_without_a_throttle_there_is_a_ban_and_with_one_there_is_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -517,6 +518,7 @@ def test_without_a_throttle_there_is_a_ban_and_with_one_there_is_none(
     assert status == 0
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("algorithm", program.ALGORITHMS)
 def test_a_throttle_is_never_refused_by_a_server_that_counts_in_the_same_way(
     algorithm: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -535,6 +537,7 @@ def test_a_throttle_is_never_refused_by_a_server_that_counts_in_the_same_way(
     assert status == 0
 
 
+@pytest.mark.real_time
 def test_the_status_is_1_if_the_server_is_stricter_than_the_throttle(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -546,6 +549,7 @@ def test_the_status_is_1_if_the_server_is_stricter_than_the_throttle(
     assert status == 1
 
 
+@pytest.mark.real_time
 def test_the_status_is_1_if_nobody_answers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -558,6 +562,7 @@ def test_the_status_is_1_if_nobody_answers(
     assert status == 1
 
 
+@pytest.mark.real_time
 def test_both_runs_against_a_server_that_is_not_ours_come_with_a_warning_and_a_rest(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -574,6 +579,7 @@ def test_both_runs_against_a_server_that_is_not_ours_come_with_a_warning_and_a_r
     assert status == 0
 
 
+@pytest.mark.real_time
 def test_the_server_outlives_clients_that_make_no_sense() -> None:
     with serving(LIMITS, seed=0) as url:
         parts = urlsplit(url)
@@ -596,6 +602,7 @@ def test_the_server_outlives_clients_that_make_no_sense() -> None:
         assert answer.retry_after == BAN
 
 
+@pytest.mark.real_time
 def test_the_server_ends_in_silence_while_clients_are_connected(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -606,6 +613,7 @@ def test_the_server_ends_in_silence_while_clients_are_connected(
     assert caplog.records == []
 
 
+@pytest.mark.real_time
 async def test_a_server_that_never_answers_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "NO_ANSWER_AFTER", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -613,6 +621,7 @@ async def test_a_server_that_never_answers_is_a_failure(monkeypatch: pytest.Monk
     assert answer == Answer(0, problem="no answer within 0.05 s")
 
 
+@pytest.mark.real_time
 async def test_a_server_that_speaks_something_else_is_a_failure() -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
@@ -625,6 +634,7 @@ async def test_a_server_that_speaks_something_else_is_a_failure() -> None:
     assert "not HTTP/1" in answer.problem
 
 
+@pytest.mark.real_time
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send to another process")
 def test_ctrl_c_ends_it_without_a_traceback() -> None:
     process = subprocess.Popen(

@@ -75,8 +75,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files = {
         "async_throttle/__init__.py": "",
         "async_throttle/wait.py": """
+            import time
+
             def more(n):
                 while n < 3:
+                    time.sleep(0.01)
                     n = n.__add__(one)
                 return n
 
@@ -97,21 +100,22 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(textwrap.dedent(text))
     monkeypatch.setattr(mutants, "ROOT", tmp_path)
-    monkeypatch.setattr(mutants, "PATIENCE", (1.0, 2.0))
+    monkeypatch.setattr(mutants, "PATIENCE", (5.0, 3.0))
     return tmp_path
 
 
+@pytest.mark.real_time
 def test_the_killed_are_told_from_the_survivors(
     checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (checkout / "async_throttle/wait.py").read_bytes()
-    assert mutants.main(["wait.py", "--lines", "4-8"]) == 1
+    assert mutants.main(["wait.py", "--lines", "7-11"]) == 1
     told = capsys.readouterr().out
     for fate in (
-        "line 4: dropped: n = n.__add__(one): killed by tests/test_wait.py does not end",
-        "line 5: dropped: return n: killed by tests/test_wait.py::test_more",
-        "line 8: dropped: print(max(a, b)): SURVIVED",
-        "line 8: max becomes min: SURVIVED",
+        "line 7: dropped: n = n.__add__(one): killed by tests/test_wait.py does not end",
+        "line 8: dropped: return n: killed by tests/test_wait.py::test_more",
+        "line 11: dropped: print(max(a, b)): SURVIVED",
+        "line 11: max becomes min: SURVIVED",
         "2 of 4 killed (50.0%), 2 survived",
         "-    print(max(a, b))\n+    print(min(a, b))",
     ):

@@ -28,6 +28,8 @@ from nginx import (
 
 from async_throttle import Throttle
 
+pytestmark = pytest.mark.real_time
+
 LEAST_SHARE = 0.97  # of the throughput that the limits allow
 
 Report = Callable[[Figures], None]

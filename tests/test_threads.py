@@ -836,6 +836,7 @@ def at_rest(throttle: Throttle) -> None:
     assert throttle.level == throttle.burst
 
 
+@pytest.mark.real_time
 @pytest.mark.usefixtures("_switching")
 @pytest.mark.parametrize("seed", range(2))
 def test_a_storm_of_threads_and_loops(seed: int) -> None:
@@ -965,6 +966,7 @@ def test_a_storm_of_threads_and_loops(seed: int) -> None:
     assert not desk.starting
 
 
+@pytest.mark.real_time
 @pytest.mark.usefixtures("_switching")
 def test_the_rate_holds_for_threads_and_loops_together() -> None:
     def work() -> None:
@@ -991,6 +993,7 @@ def test_the_rate_holds_for_threads_and_loops_together() -> None:
     at_rest(throttle)
 
 
+@pytest.mark.real_time
 @pytest.mark.usefixtures("_switching")
 def test_sets_are_made_by_many_threads_at_once_while_others_wait() -> None:
     for _ in range(10):
@@ -1032,6 +1035,7 @@ def make_sets_at_once() -> None:
         assert (chats[key].active, chats[key].waiting) == (0, 0)
 
 
+@pytest.mark.real_time
 @pytest.mark.usefixtures("_switching")
 def test_a_pool_serves_threads_and_loops_at_once() -> None:
     def work() -> None:
@@ -1060,6 +1064,7 @@ def test_a_pool_serves_threads_and_loops_at_once() -> None:
     at_rest(throttles[1])
 
 
+@pytest.mark.real_time
 @pytest.mark.usefixtures("_switching")
 def test_threads_that_ask_for_keys_get_the_same_throttle() -> None:
     made: Counter[int] = Counter()
