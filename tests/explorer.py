@@ -713,6 +713,7 @@ def explore(
     *,
     cancels: int = CANCELS,
     most: int = MOST,
+    departures: float = math.inf,
     throttle_class: type[Throttle] = Throttle,
 ) -> Report:
     """Play *scenario* in every schedule.
@@ -721,6 +722,7 @@ def explore(
         scenario: sets the stage; must do the same each time.
         cancels: most cancellations in one schedule.
         most: schedules that may be played.
+        departures: how often a schedule may depart from asyncio's.
         throttle_class: what to examine.
 
     Raises:
@@ -731,7 +733,7 @@ def explore(
     report = Report()
     try:
         with listening() as complaints:
-            for stage in _performances(play, complaints, Schedule(), most):
+            for stage in _performances(play, complaints, Schedule(departures=departures), most):
                 report.schedules += 1
                 report.plights.update(stage.plights)
             gc.collect()

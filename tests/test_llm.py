@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 from llm import Client, Failed, Network, Prompt, Refused, Server, serving
-from support import at, now, queued
+from support import at, now, queued, scaled
 
 from async_throttle import (
     CallLimit,
@@ -39,7 +39,7 @@ README = Path(__file__).parent.parent / "README.md"
 RPM, TPM, AT_ONCE = 500, 200_000, 20  # what the server allows
 
 USERS = 300
-MINUTES = 4
+MINUTES = scaled(4, least=3)
 
 
 # What is asked.

@@ -1,8 +1,9 @@
 """Every scenario of the explorer, in every schedule; and the explorer itself, which must find
 what is broken, and count right.
 
-How many schedules that were is printed under ``-s``. ``HYPOTHESIS_PROFILE=deep`` in the environment
-allows two cancellations in each, and takes minutes.
+How many schedules that were is printed under ``-s``. Profile ``quick`` leaves out those that depart
+from asyncio's own order more than three times, which is half of them. ``HYPOTHESIS_PROFILE=deep``
+in the environment allows two cancellations in each, and takes minutes.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ from explorer import (
     main,
     perform,
 )
+from support import QUICK
 
 from async_throttle import Throttle
 from async_throttle._desk import Desk, Options, Taker, Waiting
 from async_throttle._queue import GRANTED
 
+DEPARTURES = 3 if QUICK else math.inf
+
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
 def test_every_schedule_keeps_every_promise(scenario: Scenario) -> None:
-    report = explore(scenario)
+    report = explore(scenario, departures=DEPARTURES)
     print(f"{report.schedules:,} schedules", end=" ")
     assert report.plights["unborn"] > 0
     assert report.plights["inside"] + report.plights["queued"] > 0

@@ -31,6 +31,7 @@ from unittest import mock
 
 import pytest
 from explorer import Broken
+from support import scaled
 from thread_explorer import SCENES, Loop, Stage, began, explore, play, sample
 
 from async_throttle import (
@@ -348,8 +349,8 @@ def test_every_schedule_keeps_every_promise(scene: Any) -> None:
 
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES.keys())
 def test_a_switch_at_any_line_breaks_nothing(scene: Any) -> None:
-    sample(scene.scenario, range(10), lines=0.03, late=scene.late)
-    sample(scene.scenario, range(10, 15), lines=0.3, late=scene.late)
+    sample(scene.scenario, range(scaled(10)), lines=0.03, late=scene.late)
+    sample(scene.scenario, range(10, 10 + scaled(5, least=2)), lines=0.3, late=scene.late)
 
 
 def eight_of_all_kinds(stage: Stage) -> Any:
@@ -390,8 +391,8 @@ def eight_of_all_kinds(stage: Stage) -> Any:
 
 
 def test_many_random_schedules_of_many_threads() -> None:
-    sample(eight_of_all_kinds, range(60), late=2)
-    sample(eight_of_all_kinds, range(60, 100), lines=0.01)
+    sample(eight_of_all_kinds, range(scaled(60)), late=2)
+    sample(eight_of_all_kinds, range(60, 60 + scaled(40)), lines=0.01)
 
 
 # --- the explorer finds what is broken
