@@ -100,11 +100,10 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(textwrap.dedent(text))
     monkeypatch.setattr(mutants, "ROOT", tmp_path)
-    monkeypatch.setattr(mutants, "PATIENCE", (5.0, 3.0))
+    monkeypatch.setattr(mutants, "PATIENCE", (3.0, 5.0))
     return tmp_path
 
 
-@pytest.mark.real_time
 def test_the_killed_are_told_from_the_survivors(
     checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
