@@ -38,22 +38,33 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
-SWAPPED: Final[dict[type[ast.AST], type[ast.AST]]] = {
-    one: other
-    for pair in [
-        (ast.Lt, ast.LtE),
-        (ast.Gt, ast.GtE),
-        (ast.Eq, ast.NotEq),
-        (ast.Is, ast.IsNot),
-        (ast.In, ast.NotIn),
-        (ast.Add, ast.Sub),
-        (ast.And, ast.Or),
-    ]
-    for one, other in [pair, pair[::-1]]
+SIGNS: Final[dict[type[ast.AST], str]] = {
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.Is: "is",
+    ast.IsNot: "is not",
+    ast.In: "in",
+    ast.NotIn: "not in",
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.And: "and",
+    ast.Or: "or",
 }
+SWAPPED: Final = {
+    one: other
+    for pair in zip(list(SIGNS)[::2], list(SIGNS)[1::2], strict=True)
+    for one, other in (pair, pair[::-1])
+}
+"""Each sign, and its neighbour in the table."""
 
-DROPPED: Final = (ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Delete, ast.Return)
-DROPPED_TOO: Final = (ast.Raise, ast.Break, ast.Continue)
+DROPPED: Final = (
+    *(ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Delete),
+    *(ast.Return, ast.Raise, ast.Break, ast.Continue),
+)
 """Statements that are replaced by `pass`; what contains others is not dropped as a whole."""
 
 MEMORY: Final = 4 << 30
@@ -142,17 +153,20 @@ def _faults(node: ast.expr | ast.stmt) -> Iterator[tuple[str, str]]:
         setattr(copy, name, value)
         return ast.unparse(copy)
 
+    def becomes(op: ast.AST, other: ast.AST) -> str:
+        return f"{SIGNS[type(op)]} becomes {SIGNS[type(other)]}"
+
     match node:
         case ast.Compare(ops=ops):
             for n, op in enumerate(ops):
-                if other := SWAPPED.get(type(op)):
-                    what = f"{_sign(op)} becomes {_sign(other())}"
-                    yield what, changed("ops", [*ops[:n], other(), *ops[n + 1 :]])
-        case ast.BinOp(op=op) | ast.AugAssign(op=op) if other := SWAPPED.get(type(op)):
-            yield f"{_sign(op)} becomes {_sign(other())}", changed("op", other())
+                other = SWAPPED[type(op)]()
+                yield becomes(op, other), changed("ops", [*ops[:n], other, *ops[n + 1 :]])
+        case ast.BinOp(op=op) | ast.AugAssign(op=op) if type(op) in SWAPPED:
+            other = SWAPPED[type(op)]()
+            yield becomes(op, other), changed("op", other)
         case ast.BoolOp(op=op, values=values):
-            other = SWAPPED[type(op)]
-            yield f"{_sign(op)} becomes {_sign(other())}", changed("op", other())
+            other = SWAPPED[type(op)]()
+            yield becomes(op, other), changed("op", other)
             for n, operand in enumerate(values):
                 rest = [*values[:n], *values[n + 1 :]]
                 text = changed("values", rest) if rest[1:] else f"({ast.unparse(rest[0])})"
@@ -169,7 +183,7 @@ def _faults(node: ast.expr | ast.stmt) -> Iterator[tuple[str, str]]:
                     if ast.dump(one) != ast.dump(two):
                         what = f"swapped: {ast.unparse(one)}, {ast.unparse(two)}"
                         yield what, changed("args", [*args[:n], two, one, *args[n + 2 :]])
-    if isinstance(node, DROPPED + DROPPED_TOO) and not _idle(node):
+    if isinstance(node, DROPPED) and not _idle(node):
         first, *more = ast.unparse(node).splitlines()
         yield f"dropped: {first}{' ...' if more else ''}", "pass"
 
@@ -182,13 +196,6 @@ def _idle(node: ast.stmt) -> bool:
         case ast.Assign(targets=[ast.Name(id="__all__" | "__slots__" | "__match_args__")]):
             return True
     return False
-
-
-def _sign(op: ast.AST) -> str:
-    signs: dict[type[ast.AST], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
-    signs |= {ast.Eq: "==", ast.NotEq: "!=", ast.Is: "is", ast.IsNot: "is not"}
-    signs |= {ast.In: "in", ast.NotIn: "not in", ast.Add: "+", ast.Sub: "-"}
-    return signs.get(type(op)) or type(op).__name__.lower()
 
 
 def table() -> dict[str, list[str]]:
