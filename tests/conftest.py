@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import support  # its profile is the default of every test that is read from here on
 
@@ -15,6 +17,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("real_time"):
                 item.add_marker(pytest.mark.xdist_group("real time"))
+
+
+def pytest_collection_finish() -> None:
+    """Many tests run the garbage collector, which need not look at thousands of tests each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:
