@@ -1,25 +1,26 @@
-"""A throttle that is obviously right, and slow: the yardstick of ``test_machine.py``.
+"""Throttles that are obviously right, and slow: the yardstick of ``test_machine.py``.
 
-It is written from the documented promises and shares no code and no idea with the package. The
-rules keep *all* that was ever taken and read the level by replaying it from the start; the queue is
-a plain list that is walked again after every event. Time is told (nanoseconds since any origin),
-weights are whole 1e-9 tokens, and what lies between two nanoseconds is a `fractions.Fraction`:
-nothing is ever rounded except the instant a caller sees, the first whole nanosecond at which it may
-go.
+Written from the documented promises, sharing no code and no idea with the package. The rules keep
+*all* that was ever taken and read the level by replaying it. Who may go is found out by asking
+everybody again, in the order of their ranks, at every instant at which anything could have become
+different. Time is told (nanoseconds since any origin), weights are whole 1e-9 tokens, and what
+lies between two nanoseconds is a `fractions.Fraction`: nothing is ever rounded except the instant
+a caller sees, the first whole nanosecond at which it may go.
 
-Three classes say how much is left (`Bucket`, `Sliding`, `Fixed`), `Oracle` says who goes when.
+`Bucket`, `Sliding` and `Fixed` say how much is left, `Hall` who may go, `Oracle` is the whole: what
+is asked, taken, given back and told. `Alone` is a throttle that is asked alone, a set of one.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 TOKEN = 10**9
 """One token, in the unit of all weights and capacities."""
@@ -31,6 +32,8 @@ LATE = 5 * MS
 """How late a timer may be and still be paid back to a bucket."""
 
 Instant = int | Fraction
+Time = int | float
+"""An instant in nanoseconds, or `math.inf`."""
 Algorithm = Literal["TokenBucket", "GCRA", "LeakyBucket", "SlidingWindow", "FixedWindow"]
 
 
@@ -68,34 +71,40 @@ class Bucket:
     def __init__(self, born: int, capacity: int, period: int, burst: int, level: int) -> None:
         self.initial = level
         self.history: list[Entry | Change | Emptied] = [Change(born, capacity, period, burst)]
+        self.forget()
+
+    def forget(self) -> None:
+        """Live through everything again when next looked at."""
+        first = self.history[0]
+        assert isinstance(first, Change)
+        self.lived, self.now, self.left, self.numbers = 0, first.at, Fraction(self.initial), first
 
     def level(self, at: Instant) -> Fraction:
         """The tokens left at *at*, by living through everything that happened up to then."""
-        level, now = Fraction(self.initial), self.history[0].at
-        capacity, period, burst = 0, 1, self.initial
-        for event in self.history:
-            level = min(Fraction(burst), level + Fraction(capacity, period) * (event.at - now))
-            now = event.at
+        for event in self.history[self.lived :]:
+            self.left, self.now = self._at(event.at), event.at
             match event:
                 case Entry(_, weight):
-                    level -= weight
-                case Change(_, capacity, period, burst):
-                    level = min(Fraction(math.floor(level)), Fraction(burst))
+                    self.left -= weight
+                case Change(_, _, _, burst):
+                    self.left = min(Fraction(math.floor(self.left)), Fraction(burst))
+                    self.numbers = event
                 case Emptied(_):
-                    level = min(level, Fraction(0))
-        return min(Fraction(burst), level + Fraction(capacity, period) * (at - now))
+                    self.left = min(self.left, Fraction(0))
+            self.lived += 1
+        return self._at(at)
 
-    def _numbers(self) -> Change:
-        """Those in force now."""
-        return [event for event in self.history if isinstance(event, Change)][-1]
+    def _at(self, at: Instant) -> Fraction:
+        numbers = self.numbers
+        come = Fraction(numbers.capacity * (at - self.now), numbers.period)
+        return min(Fraction(numbers.burst), self.left + come)
 
     def ready(self, at: Instant, weight: int) -> Instant:
         """The first instant from *at* on that finds *weight* there, if nothing else happens."""
         missing = weight - self.level(at)
         if missing <= 0:
             return at
-        numbers = self._numbers()
-        return at + missing * Fraction(numbers.period, numbers.capacity)
+        return at + missing * Fraction(self.numbers.period, self.numbers.capacity)
 
     def take(self, at: Instant, weight: int) -> Entry:
         entry = Entry(self._not_idle_yet(at), weight)
@@ -108,14 +117,14 @@ class Bucket:
         What fills between two nanoseconds can be taken only at the second; nothing is lost by that.
         """
         since = max(at - 1, self.history[-1].at)
-        burst = self._numbers().burst
-        if self.level(since) >= burst:
+        if self.level(since) >= self.numbers.burst:
             return since if since > at - 1 else at
-        return min(at, self.ready(since, burst))
+        return min(at, self.ready(since, self.numbers.burst))
 
     def refund(self, entry: Entry, at: Instant, weight: int) -> None:
         """The replay does the rest: what was lost at the rim of a full bucket stays lost."""
         entry.weight -= weight
+        self.forget()
 
     def empty(self, at: Instant) -> None:
         self.history.append(Emptied(at))
@@ -189,7 +198,7 @@ class Fixed(Window):
     """Every [k * period, (k + 1) * period) since birth holds at most *capacity*."""
 
     def index(self, at: Instant) -> int:
-        return math.floor((at - self.born) / Fraction(self.period))
+        return int((at - self.born) // self.period)
 
     def together(self, entry: Instant, at: Instant) -> bool:
         return self.index(entry) == self.index(at)
@@ -230,46 +239,34 @@ class Unlimited:
 Rule = Bucket | Sliding | Fixed | Unlimited
 
 
-# --------------------------------------------------------------------------- who goes when
+def fork(rule: Rule, at: Instant) -> Rule:
+    """The same from *at* on, to look ahead with."""
+    twin = copy.copy(rule)
+    if isinstance(rule, Bucket) and isinstance(twin, Bucket):
+        rule.level(at)
+        twin.history = list(rule.history)
+    elif isinstance(rule, Window) and isinstance(twin, Window):
+        twin.history = [entry for entry in rule.history if rule.together(entry.at, at)]
+    return twin
 
 
-@dataclass(slots=True, eq=False)
-class Call:
-    """One caller, from its question to the end of its lease.
+def ready(rule: Rule, at: int, weight: int) -> int:
+    """The first nanosecond from *at* on that finds *weight* there, if nothing else happens.
 
-    *parts* is what it took: the grant, then one part for each later overrun. The last part is
-    refunded first, so that `settle(7)` after `settle(9)` takes back what the `settle(9)` added.
+    In a bucket that may be more than it holds: then it is taken as it comes.
     """
-
-    ident: int
-    weight: int
-    needs_slot: bool = True
-    deadline: int | None = None
-    arrived: int = 0
-    granted: int | None = None
-    parts: list[Entry] = field(default_factory=list)
-    cancelled: bool = False
+    return math.ceil((fork(rule, at) if isinstance(rule, Window) else rule).ready(at, weight))
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a caller was told, and when. *how* holds every answer the promises allow."""
-
-    ident: int
-    at: int
-    how: frozenset[str]
-    retry_after: int | float | None = None
+# ------------------------------------------------------------------------------ what is asked
 
 
-class Oracle:
-    """The whole throttle. The caller moves the time with `advance`, then asks.
-
-    What a task does in its own step of the event loop is in `ready`, in the order in which the loop
-    will run it; `run` runs all of it, at the present instant. `outcomes` is what the callers saw.
-    """
+class Limit:
+    """One throttle: its numbers. What is left of it, `Hall` keeps."""
 
     def __init__(
         self,
+        name: str = "it",
         algorithm: Algorithm = "TokenBucket",
         capacity: int | None = 10 * TOKEN,
         *,
@@ -280,33 +277,14 @@ class Oracle:
         max_waiting: int | None = None,
         born: int = 0,
     ) -> None:
-        self.algorithm, self.capacity, self.period = algorithm, capacity, period
-        self.asked_burst = burst
+        self.name, self.algorithm, self.capacity, self.period = name, algorithm, capacity, period
+        self.asked_burst, self.initial, self.born = burst, initial, born
         self.concurrency, self.max_waiting = concurrency, max_waiting
-        self.clock = born
-        self.now: Instant = born
-        self.rule = self._new_rule(initial)
-
-        self.waiters: list[Call] = []
-        self.unstarted: list[Call] = []
-        self.ready: deque[Callable[[], None]] = deque()
-        self.active = 0
         self.closed = False
-        self.paused_until: int | float | None = None
-        self.pause_empties = False
-        self.outcomes: list[Outcome] = []
+        self.held = 0
 
-    def _new_rule(self, initial: int | None) -> Rule:
-        if self.capacity is None:
-            return Unlimited()
-        born, burst = self.clock, self.burst
-        assert burst is not None
-        level = burst if initial is None else initial
-        if self.algorithm == "SlidingWindow":
-            return Sliding(born, self.capacity, self.period, level)
-        if self.algorithm == "FixedWindow":
-            return Fixed(born, self.capacity, self.period, level)
-        return Bucket(born, self.capacity, self.period, burst, level)
+    def __repr__(self) -> str:
+        return self.name
 
     @property
     def is_window(self) -> bool:
@@ -314,7 +292,7 @@ class Oracle:
 
     @property
     def burst(self) -> int | None:
-        """The heaviest weight that can ever be granted; None without a limit."""
+        """The heaviest weight that can ever be granted; None without a rate."""
         if self.is_window:
             return self.capacity
         if self.asked_burst is not None:
@@ -323,41 +301,20 @@ class Oracle:
             return None
         return TOKEN if self.algorithm == "LeakyBucket" else max(TOKEN, self.capacity)
 
-    # ------------------------------------------------------------------------ what is seen
+    @property
+    def counts_slots(self) -> bool:
+        """Whether a call of a set says how many slots of it it takes."""
+        return self.capacity is None and self.concurrency > 0
 
-    def level(self) -> Fraction | float:
-        return self.rule.level(self.now)
-
-    def paused_for(self) -> int | float:
-        return 0 if self.paused_until is None else self.paused_until - self.clock
-
-    def fits(self, weight: int) -> bool:
-        return self.burst is None or weight <= self.burst
-
-    def is_full(self) -> bool:
-        return self.max_waiting is not None and len(self.waiters) >= self.max_waiting
-
-    def delay(self, weight: int, *, needs_slot: bool = True) -> int | float:
-        """Nanoseconds until *weight* could go: everyone ahead goes first, on a copy of the rule.
-
-        A missing slot counts nothing. Who needs none is not behind those who lack one.
-        """
-        rule, at = copy.deepcopy(self.rule), self.now
-        if self.paused_until is not None:
-            if isinstance(self.paused_until, float):
-                return math.inf
-            at = self.paused_until
-            if self.pause_empties:
-                rule.empty(at)
-        for call in self.waiters:
-            if needs_slot or self._slot_is_free() or not call.needs_slot:
-                at = rule.ready(at, call.weight)
-                rule.take(at, call.weight)
-        return math.ceil(rule.ready(at, weight)) - self.clock
-
-    def may_go_now(self, weight: int) -> bool:
-        """Whether a newcomer need not wait, not even for those granted to have started."""
-        return not self.unstarted and self._is_next(Call(-1, weight))
+    def new_rule(self) -> Rule:
+        if self.capacity is None or self.burst is None:
+            return Unlimited()
+        level = self.burst if self.initial is None else self.initial
+        if self.algorithm == "SlidingWindow":
+            return Sliding(self.born, self.capacity, self.period, level)
+        if self.algorithm == "FixedWindow":
+            return Fixed(self.born, self.capacity, self.period, level)
+        return Bucket(self.born, self.capacity, self.period, self.burst, level)
 
     def guarantee(self, window: int) -> Fraction | float:
         """The most that can be admitted in any half-open stretch of that length."""
@@ -368,103 +325,506 @@ class Oracle:
             return Fraction(self.capacity * (periods + (self.algorithm == "FixedWindow")))
         return Fraction(self.burst + self.capacity * window // self.period)
 
-    def next_grant(self) -> Instant | None:
-        """When somebody will be granted if nothing but time happens: then a timer must be armed."""
-        head = self._first_with_a_slot(self.waiters)
-        if head is None or isinstance(self.paused_until, float):
-            return None
-        if self.paused_until is None:
-            return self.rule.ready(self.now, head.weight)
-        rule = copy.deepcopy(self.rule)
-        if self.pause_empties:
-            rule.empty(self.paused_until)
-        return rule.ready(self.paused_until, head.weight)
 
-    # -------------------------------------------------------------------------- the decision
+Kind = Literal["slot", "tokens", "set"]
 
-    def _slot_is_free(self) -> bool:
-        return self.concurrency == 0 or self.active < self.concurrency
 
-    def _first_with_a_slot(self, waiters: list[Call]) -> Call | None:
-        """The one caller whose tokens are waited for: the first that lacks nothing else."""
-        for call in waiters:
-            if self._slot_is_free() or not call.needs_slot:
-                return call
+class Line(NamedTuple):
+    """The limits that are asked for together; those who ask for the same stand in one line."""
+
+    kind: Kind
+    limits: frozenset[Limit]
+
+
+@dataclass(eq=False)
+class Option:
+    """What a call asks for. A limit that is not in *tokens* is done without."""
+
+    line: Line
+    tokens: dict[Limit, int]
+    slots: dict[Limit, int]
+
+
+@dataclass(eq=False)
+class Call:
+    """One caller, from its question to the end of its lease.
+
+    *parts* is what it took of each limit: the grant, then one part for each later overrun.
+    """
+
+    ident: int
+    asks: Callable[[], tuple[Option, ...]]
+    priority: int = 0
+    starts: Callable[[Option], object] = lambda option: None
+    deadline: int | None = None
+    arrived: int = 0
+    granted: int | None = None
+    option: Option | None = None
+    parts: dict[Limit, list[Entry]] = field(default_factory=dict)
+    cancelled: bool = False
+    reasons: set[str] = field(default_factory=set)
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(eq=False)
+class Person:
+    """A caller in one of the lines in which it stands."""
+
+    call: Call
+    option: Option
+    number: float
+
+    @property
+    def place(self) -> tuple[Line, int]:
+        """Nobody passes anybody there."""
+        return self.option.line, self.call.priority
+
+
+def deadline_of(person: Person) -> Time:
+    return math.inf if person.call.deadline is None else person.call.deadline
+
+
+# ---------------------------------------------------------------------------- who may go
+
+Rank = tuple[float, float]
+Gate = Limit | Line
+"""What can be paused: a throttle, or what asks for several together."""
+Kept = dict[Limit, dict[Call, int]]
+"""Slots that are free and kept, for whom."""
+
+
+class Hall:
+    """Everybody who waits, and what there is for them.
+
+    Attributes:
+        rules: what is left of each rate.
+        free: what is left of the slots; infinity without a limit.
+        people: in order of arrival.
+        passed: how often in a row better priorities went before those in one place.
+        pauses: when the pause of something ends.
+        empties: the pauses that will leave nothing when they end.
+        patience: how often in a row one is passed over at most.
+        together: the limits that have one queue.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.rules: dict[Limit, Rule] = {}
+        self.free: dict[Limit, float] = {}
+        self.people: list[Person] = []
+        self.passed: Counter[tuple[Line, int]] = Counter()
+        self.pauses: dict[Gate, Time] = {}
+        self.empties: set[Gate] = set()
+        self.patience = patience
+        self.together: list[set[Limit]] = []
+
+    def without_slots(self, at: int, place: tuple[Line, int]) -> Hall:
+        """The same if nobody lacked a slot; who does, outside of *place*, has no instant at all."""
+        twin = Hall(self.patience)
+        twin.rules = {limit: fork(rule, at) for limit, rule in self.rules.items()}
+        twin.free = dict.fromkeys(self.free, math.inf)
+        for _, line in self.lines():
+            if line[0].place == place or not self.lacks(line[0]):
+                twin.people += line
+        twin.together = self.together
+        twin.passed = self.passed.copy()
+        twin.pauses = dict(self.pauses)
+        twin.empties = set(self.empties)
+        return twin
+
+    # Who ranks before whom.
+
+    def lines(self) -> list[tuple[Rank, list[Person]]]:
+        """Those in one place, in the order of the ranks of the first of them."""
+        places: dict[tuple[Line, int], list[Person]] = {}
+        for person in self.people:
+            places.setdefault(person.place, []).append(person)
+        ranked = []
+        for place, line in places.items():
+            turn = self.passed[place] >= self.patience
+            ranked.append(((-math.inf if turn else place[1], line[0].number), line))
+        return sorted(ranked, key=lambda ranked: ranked[0])
+
+    def count(self, limit: Limit) -> int:
+        """How many callers wait for *limit*."""
+        return len({person.call for person in self.people if limit in person.option.tokens})
+
+    # What somebody wants, and when it might have it.
+
+    def opens_at(self, option: Option) -> Time:
+        gates: list[Gate] = [option.line, *option.tokens]
+        return max(self.pauses.get(gate, 0) for gate in gates)
+
+    def lacks(self, person: Person, kept: Kept | None = None) -> list[Limit]:
+        """The limits of which it does not get the slots, with those that are *kept* for others."""
+        return [
+            limit
+            for limit, slots in person.option.slots.items()
+            if self.free[limit] - kept_for_others(kept or {}, limit, person.call) < slots
+        ]
+
+    def is_there(self, option: Option, at: int) -> bool:
+        """Whether all the tokens are there, and no pause."""
+        return self.opens_at(option) <= at and all(
+            self.rules[limit].level(at) >= weight for limit, weight in option.tokens.items()
+        )
+
+    def may_go(self, at: int) -> Person | None:
+        """The first who lacks nothing, and takes nothing that an earlier one will need."""
+        lines = self.lines()
+        for n, (rank, (person, *_)) in enumerate(lines):
+            before = [line for _, line in lines[:n] if line[0].call is not person.call]
+            kept, ahead = self.kept_for(before)
+            if (
+                not self.lacks(person, kept)
+                and self.is_there(person.option, at)
+                and not self.hinders(person, rank, ahead, at)
+            ):
+                return person
         return None
 
-    def _next_to_go(self, waiters: list[Call]) -> Call | None:
-        """Whom to grant now; whoever stands behind it waits, even if it could go."""
-        call = self._first_with_a_slot(waiters)
-        if call is None or self.paused_until is not None:
-            return None
-        return call if self.rule.level(self.now) >= call.weight else None
+    def kept_for(self, lines: Iterable[list[Person]]) -> tuple[Kept, list[list[Person]]]:
+        """The slots that are kept for the heads of *lines*, and those lines that have an instant.
 
-    def _is_next(self, newcomer: Call) -> bool:
-        """Whether a newcomer can be granted: it stands last, and everyone is asked."""
-        return self._next_to_go([*self.waiters, newcomer]) is newcomer
+        A caller is not in its own way, and in several lines it wants its slots once. The first of a
+        queue that lacks a slot keeps all that it wants, or two that lack each other's would starve.
+        """
+        kept: Kept = {}
+        stuck: list[set[Limit]] = []
+        ahead = []
+        for line in lines:
+            head = line[0]
+            queue = next(q for q in self.together if q & head.option.line.limits)
+            lacking = self.lacks(head, kept)
+            if not lacking and self.opens_at(head.option) == math.inf:
+                continue  # paused for good: it keeps nothing from anybody
+            for limit, slots in head.option.slots.items():
+                if not lacking or queue not in stuck or limit in lacking:
+                    mine = kept.setdefault(limit, {})
+                    mine[head.call] = max(slots, mine.get(head.call, 0))
+            if lacking:
+                stuck.append(queue)
+            else:
+                ahead.append(line)
+        return kept, ahead
 
-    def _grant_all_that_may_go(self) -> None:
-        while (call := self._next_to_go(self.waiters)) is not None:
-            self.waiters.remove(call)
-            self._grant(call)
+    def hinders(self, newcomer: Person, rank: Rank, ahead: list[list[Person]], at: int) -> bool:
+        """Whether anything that *newcomer* takes now will be missing when those ahead need it."""
+        for limit, weight in newcomer.option.tokens.items():
+            if isinstance(self.rules[limit], Unlimited):
+                continue
+            rest = fork(self.rules[limit], at)
+            rest.take(at, weight)
+            for instant, claim in self.claims(limit, newcomer, rank, ahead, at):
+                if forgotten(rest, at, instant):
+                    break
+                rest.take(instant, claim)
+                if rest.level(instant) < 0:
+                    return True
+        return False
 
-    def _grant(self, call: Call) -> None:
-        """Everything is taken at once; the caller starts after those granted before it."""
-        self._take(call)
-        self.unstarted.append(call)
-        if not call.cancelled:
-            self.ready.append(partial(self._start, call))
+    def claims(
+        self, limit: Limit, newcomer: Person, rank: Rank, ahead: list[list[Person]], at: int
+    ) -> list[tuple[int, int]]:
+        """What each of those ahead will want of *limit*, and when at the earliest, in that order.
 
-    def _take(self, call: Call) -> None:
-        call.parts.append(self.rule.take(self.now, call.weight))
-        call.granted = self.clock
-        self.active += call.needs_slot
+        That is when its pauses are over and it could have, together with those before it in its
+        line, what it wants of the limits that *newcomer* has nothing to do with.
+        """
+        claims = []
+        for line in ahead:
+            sums: Counter[Limit] = Counter()
+            instant: Time = at
+            for person in line:
+                if person is not line[0] and (person.call.priority, person.number) > rank:
+                    break
+                if self.lacks(person):
+                    break  # no instant, nor have those behind it
+                if person.call is newcomer.call:
+                    continue
+                instant = max(instant, self.opens_at(person.option))
+                for other, weight in person.option.tokens.items():
+                    if other not in newcomer.option.tokens:
+                        sums[other] += weight
+                        instant = max(instant, self.serves_at(other, at, sums[other]))
+                if limit in person.option.tokens and instant < math.inf:
+                    claims.append((int(instant), person.option.tokens[limit]))
+        return sorted(claims)
 
-    # ------------------------------------------------------------------------------ the time
+    def serves_at(self, limit: Limit, at: int, weight: int) -> int:
+        """When *limit* can have given *weight*; of a window no more than all of it."""
+        rule = self.rules[limit]
+        return ready(rule, at, min(weight, rule.capacity) if isinstance(rule, Window) else weight)
+
+    # What happens.
+
+    def next_grant(self, now: int) -> int | None:
+        """The next instant at which somebody may go if nothing happens before."""
+        horizon = min((self.pauses[gate] for gate in self.empties), default=math.inf)
+        for instant in sorted(self.turning_points(now)):
+            if now < instant < horizon and self.may_go(instant) is not None:
+                return instant
+        return None
+
+    def turning_points(self, now: int) -> set[int]:
+        """All instants at which the answer could become another one."""
+        instants = {int(until) for until in self.pauses.values() if until < math.inf}
+        lines = self.lines()
+        for n, (rank, line) in enumerate(lines):
+            for limit, weight in line[0].option.tokens.items():
+                ahead = [line for _, line in lines[:n]]
+                instants.add(self.serves_at(limit, now, weight))
+                for instant, claim in self.claims(limit, line[0], rank, ahead, now):
+                    weight += claim
+                    instants.add(instant)
+                    instants.add(self.serves_at(limit, now, weight))
+        return instants
+
+    def end_pauses(self, now: int) -> None:
+        for gate in [gate for gate in self.empties if self.pauses[gate] <= now]:
+            for limit in gate.limits if isinstance(gate, Line) else (gate,):
+                self.rules[limit].empty(int(self.pauses[gate]))
+            self.empties.remove(gate)
+
+    def take(self, person: Person, at: int) -> dict[Limit, list[Entry]]:
+        """*person* goes: what it takes, and whom it passes over."""
+        self.passed[person.place] = 0
+        for _, (other, *_) in self.lines():
+            if (
+                other.call.priority > person.call.priority
+                and other.number < person.number
+                and not other.option.line.limits.isdisjoint(person.option.line.limits)
+            ):
+                self.passed[other.place] += 1
+        self.go(person.call)
+        for limit, slots in person.option.slots.items():
+            self.free[limit] -= slots
+        return {
+            limit: [self.rules[limit].take(at, weight)]
+            for limit, weight in person.option.tokens.items()
+        }
+
+    def go(self, call: Call, *options: Option) -> None:
+        """*call* waits no longer; or no longer for these *options*."""
+        self.people = [
+            person
+            for person in self.people
+            if person.call is not call or (options and person.option not in options)
+        ]
+        waiting = {person.place for person in self.people}
+        for place in [place for place in self.passed if place not in waiting]:
+            del self.passed[place]
+
+
+def kept_for_others(kept: Kept, limit: Limit, call: Call) -> int:
+    return sum(slots for keeper, slots in kept.get(limit, {}).items() if keeper is not call)
+
+
+def forgotten(rule: Rule, taken: int, at: int) -> bool:
+    """Whether it makes no difference any more at *at* what was taken at *taken*."""
+    if isinstance(rule, Bucket):
+        return rule.level(at) >= rule.numbers.burst
+    return isinstance(rule, Window) and not rule.together(taken, at)
+
+
+# ------------------------------------------------------------------------------- the whole
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a caller was told, and when; *how*, *retry_after* and *limits* say what is allowed."""
+
+    ident: int
+    at: int
+    how: frozenset[str]
+    retry_after: frozenset[Time | None] = frozenset({None})
+    limits: frozenset[Limit | None] = frozenset()
+
+
+class Oracle:
+    """All throttles together. The caller moves the time with `advance`, then asks.
+
+    What a task does in its own step of the event loop is in `ready`, in the order in which the loop
+    will run it; `run` runs all of it, at the present instant. `outcomes` is what the callers saw.
+    """
+
+    def __init__(self, patience: int = 32, born: int = 0) -> None:
+        self.clock = self.now = born  # *now* is behind while what a blocked loop missed is made up
+        self.hall = Hall(patience)
+        self.limits: list[Limit] = []
+        self.together = self.hall.together
+        self.unstarted: list[Call] = []
+        self.ready: deque[Callable[[], None]] = deque()
+        self.outcomes: list[Outcome] = []
+        self.arrivals = 0
+
+    def add(self, limit: Limit) -> Limit:
+        self.limits.append(limit)
+        self.together.append({limit})
+        self.hall.rules[limit] = limit.new_rule()
+        self.hall.free[limit] = limit.concurrency or math.inf
+        return limit
+
+    def join(self, limits: Iterable[Limit]) -> None:
+        """*limits* are asked for together: from now on they have one queue."""
+        joined = set(limits)
+        for group in [group for group in self.together if group & joined]:
+            self.together.remove(group)
+            joined |= group
+        self.together.append(joined)
+
+    def part(self, limit: Limit) -> None:
+        """*limit* was forgotten, and a fresh one is in its place, with a queue of its own."""
+        for group in self.together:
+            group.discard(limit)
+        self.together.append({limit})
+
+    # -- what is seen
+
+    def level(self, limit: Limit) -> Fraction | float:
+        return self.hall.rules[limit].level(self.clock)
+
+    def paused_for(self, gate: Gate) -> Time:
+        return max(0, self.hall.pauses.get(gate, 0) - self.clock)
+
+    def waits_in(self, line: Line) -> int:
+        return sum(person.option.line == line for person in self.hall.people)
+
+    def never(self, option: Option) -> dict[str, set[Limit | None]]:
+        """Why it cannot be granted however long one waits, and because of which limits."""
+        why: dict[str, set[Limit | None]] = {
+            "heavy": {limit for limit in option.tokens if not self.fits(limit, option)},
+            "closed": {limit for limit in option.tokens if limit.closed},
+        }
+        return {how: limits for how, limits in why.items() if limits}
+
+    def fits(self, limit: Limit, option: Option) -> bool:
+        slots = option.slots.get(limit, 0)
+        enough = limit.burst is None or option.tokens[limit] <= limit.burst
+        return enough and (not limit.concurrency or slots <= limit.concurrency)
+
+    def crowded(self, option: Option) -> set[Limit | None]:
+        return {
+            limit
+            for limit in option.tokens
+            if limit.max_waiting is not None and self.hall.count(limit) >= limit.max_waiting
+        }
+
+    def delay(self, option: Option, priority: int = 0) -> Time:
+        """Nanoseconds until it could go, counting everyone ahead, if no slot were missing."""
+        person = Person(Call(-1, tuple, priority), option, math.inf)
+        hall = self.hall.without_slots(self.clock, person.place)
+        hall.people.append(person)
+        at: int | None = self.clock
+        while at is not None:
+            hall.end_pauses(at)
+            while (somebody := hall.may_go(at)) is not None:
+                if somebody is person:
+                    return at - self.clock
+                hall.take(somebody, at)
+            grant = hall.next_grant(at)
+            ends = [int(hall.pauses[gate]) for gate in hall.empties if hall.pauses[gate] < math.inf]
+            at = min(ends if grant is None else [grant, *ends], default=None)
+        return math.inf
+
+    def to_blame(self, option: Option) -> set[Limit | None]:
+        """Which limits it may be said to wait for, the longest.
+
+        Where others wait too, it may be any that those in its line ask for.
+
+        A slot is said to be missing where there is no other time to wait. A set that is paused
+        as a whole is told as None.
+        """
+        hall = self.hall
+        if hall.empties or any(
+            not person.option.line.limits.isdisjoint(option.line.limits) for person in hall.people
+        ):
+            return {*option.line.limits, *([None] if self.paused_for(option.line) else [])}
+        ends: dict[Limit | None, Time] = {None: hall.pauses.get(option.line, 0)}
+        for limit, weight in option.tokens.items():
+            opens = hall.pauses.get(limit, 0)
+            ends[limit] = max(opens, hall.serves_at(limit, self.clock, weight))
+        last = max(ends.values())
+        lacking: set[Limit | None] = set(hall.lacks(Person(Call(-1, tuple), option, math.inf)))
+        longest = {limit for limit, end in ends.items() if end == last}
+        if lacking and last == math.inf:
+            return lacking | longest
+        return lacking if lacking and last <= self.clock else longest
+
+    def may_go_now(self, option: Option, priority: int = 0) -> Person | None:
+        """Whether a newcomer need not wait: it stands last, and everyone is asked."""
+        person = Person(Call(-1, tuple, priority), option, math.inf)
+        self.hall.people.append(person)
+        try:
+            return person if self.hall.may_go(self.clock) is person else None
+        finally:
+            self.hall.people.remove(person)
+
+    def somebody_is_about_to_start(self, options: Iterable[Option]) -> bool:
+        """In the queue of these: until they do newcomers stand behind them."""
+        asked = {limit for option in options for limit in option.line.limits}
+        groups = [group for group in self.together if group & asked]
+        return any(
+            call.option.line.limits & group
+            for call in self.unstarted
+            if call.option is not None
+            for group in groups
+        )
+
+    def next_instant(self) -> int | None:
+        """When something happens by itself."""
+        hall = self.hall
+        instants = [deadline_of(person) for person in hall.people]
+        instants += [hall.pauses[gate] for gate in hall.empties]
+        if (grant := hall.next_grant(self.now)) is not None:
+            instants.append(grant)
+        first = min(instants, default=math.inf)
+        return None if first == math.inf else int(first)
+
+    # -- the time
 
     def advance(self, to: int, *, blocked: bool = False) -> None:
-        """Lives through everything up to *to*: pauses end, then waiters go, then the rest expires.
+        """Lives through all up to *to*: pauses end, then waiters go, then the rest expires.
 
         With *blocked* the event loop was busy all the time: all this happens at *to*, and nobody
-        starts before `run`.
+        starts before `run`. A bucket is paid back what its timer is late; there may be one limit.
         """
         assert blocked or not self.ready, "the loop runs what is ready before the time moves"
         while (due := self.next_instant()) is not None and due <= to:
-            self.clock = to if blocked else math.ceil(due)
+            self.clock = to if blocked else max(due, self.clock)
             while due is not None and due <= self.clock:
+                late = [rule.granted_as_if_at(due, self.clock) for rule in self.hall.rules.values()]
+                self.now = max(self.now, *map(int, late)) if blocked else self.clock
                 self._happen(due)
                 due = self.next_instant()
             self.now = max(self.now, self.clock)
             if not blocked:
                 self.run()
-        self.clock, self.now = max(self.clock, to), max(self.now, to)
+        self.clock = self.now = max(self.clock, to)
 
-    def _happen(self, due: Instant) -> None:
-        """One instant at which something happens by itself."""
-        self.now = max(self.now, self.rule.granted_as_if_at(math.ceil(due), self.clock))
-        if isinstance(self.paused_until, int) and self.paused_until <= due:
-            self._end_pause(self.paused_until)
-        self._grant_all_that_may_go()
-        late = [c for c in self.waiters if c.deadline is not None and c.deadline <= due]
-        if late:
-            self._fail(min(late, key=lambda call: (call.deadline, call.ident)), "timeout")
+    def _happen(self, due: int) -> None:
+        while True:
+            self.hall.end_pauses(due)
             self._grant_all_that_may_go()
+            late = [p for p in self.hall.people if deadline_of(p) <= due]
+            if not late:
+                return
+            self._fail(min(late, key=lambda p: (deadline_of(p), p.number)).call, "timeout")
 
-    def next_instant(self) -> Instant | None:
-        """When something happens by itself."""
-        instants: list[Instant] = [c.deadline for c in self.waiters if c.deadline is not None]
-        if isinstance(self.paused_until, int):
-            instants.append(self.paused_until)
-        elif (grant := self.next_grant()) is not None:
-            instants.append(grant)
-        return min(instants, default=None)
+    def _grant_all_that_may_go(self) -> None:
+        while (person := self.hall.may_go(self.now)) is not None:
+            self._take(person)
+            self.unstarted.append(person.call)
+            if not person.call.cancelled:
+                self.ready.append(partial(self._start, person.call))
 
-    def _end_pause(self, at: Instant) -> None:
-        if self.pause_empties:
-            self.rule.empty(at)
-        self.paused_until, self.pause_empties = None, False
+    def _take(self, person: Person) -> None:
+        call = person.call
+        call.parts = self.hall.take(person, self.now)
+        call.granted, call.option = self.clock, person.option
+        for limit, slots in person.option.slots.items():
+            limit.held += slots
 
-    # -------------------------------------------------- what happens in the steps of the loop
+    # -- what happens in the steps of the loop
 
     def run(self) -> None:
         """The loop runs: granted callers start, newcomers ask, cancelled ones unwind."""
@@ -475,100 +835,126 @@ class Oracle:
     def _start(self, call: Call) -> None:
         if call.cancelled:
             self._unwind(call)
-        else:
-            self.unstarted.remove(call)
-            self._tell(call, "granted")
+            return
+        self.unstarted.remove(call)
+        assert call.option is not None
+        call.starts(call.option)
+        self._tell(call, "granted")
 
     def _unwind(self, call: Call) -> None:
         """As if it had never asked: a place is given up, what was granted is given back."""
-        if call in self.waiters:
-            self.waiters.remove(call)
-        elif call in self.unstarted:
+        if call in self.unstarted:
             self.unstarted.remove(call)
-            self._settle(call, 0)
-            self.active -= call.needs_slot
+            assert call.option is not None
+            for limit in call.option.tokens:
+                self._settle(call, limit, 0)
+            self._give_back(call)
+        else:
+            self.hall.go(call)
         self._tell(call, "cancelled")
 
-    def _fail(self, call: Call, how: str) -> None:
-        """Throws a waiter out; its task learns it in its next step."""
-        self.waiters.remove(call)
-        if not call.cancelled:
-            self.ready.append(partial(self._learn, call, how))
+    def _fail(self, call: Call, how: str, *options: Option) -> None:
+        """Throws a waiter out, unless it waits for something else too; its task learns it."""
+        self.hall.go(call, *options)
+        call.reasons.add(how)
+        if not call.cancelled and all(person.call is not call for person in self.hall.people):
+            self.ready.append(partial(self._learn, call))
 
-    def _learn(self, call: Call, how: str) -> None:
-        retry_after = self._known_wait(call) if how == "timeout" else None
-        self._tell(call, "cancelled" if call.cancelled else how, retry_after=retry_after)
+    def _learn(self, call: Call) -> None:
+        if call.cancelled:
+            self._tell(call, "cancelled")
+        elif "timeout" in call.reasons:
+            self._refuse(call, {"timeout"}, call.options)
+        else:
+            self._refuse(call, call.reasons, call.options)
 
-    def _wait(self, call: Call) -> int | float:
-        return self.delay(call.weight, needs_slot=call.needs_slot)
+    def _tell(self, call: Call, how: str) -> None:
+        self.outcomes.append(Outcome(call.ident, self.clock, frozenset({how})))
 
-    def _known_wait(self, call: Call) -> int | float | None:
-        """When to come back; None if that is for others to say: who holds a slot, or resumes."""
-        wait = self._wait(call)
-        return wait if 0 < wait < math.inf else None
+    def _refuse(self, call: Call, how: Iterable[str], options: Iterable[Option]) -> None:
+        """Any of the answers *how*, because of any of *options*."""
+        how, options = frozenset(how), list(options)
+        waits: set[Time | None] = {None} if how - {"timeout", "full"} else set()
+        limits: set[Limit | None] = set()
+        for option in options:
+            never = self.never(option)
+            for each in how & never.keys():
+                limits |= never[each]
+            if how & {"timeout", "full"}:
+                wait = self.delay(option, call.priority)
+                waits.add(wait if 0 < wait < math.inf else None)
+            if "full" in how:
+                limits |= self.crowded(option)
+            if "timeout" in how:
+                limits |= self.to_blame(option)
+        lighter = "heavy" in how and not any("heavy" in self.never(option) for option in options)
+        if not limits or lighter:  # it was too heavy, and no longer is: it asked for any of these
+            limits |= {limit for option in options for limit in option.tokens}
+        self.outcomes.append(
+            Outcome(call.ident, self.clock, how, frozenset(waits), frozenset(limits))
+        )
 
-    def _tell(self, call: Call, *how: str, retry_after: int | float | None = None) -> None:
-        self.outcomes.append(Outcome(call.ident, self.clock, frozenset(how), retry_after))
-
-    def _ask(self, call: Call, timeout: int | float | None) -> None:
+    def _ask(self, call: Call, timeout: Time | None) -> None:
         call.arrived = self.clock
         if call.cancelled:
             self._tell(call, "cancelled")
             return
-        if refusals := self._never(call.weight):
-            self._tell(call, *refusals)
+        asked = call.asks()
+        options = call.options = tuple(option for option in asked if not self.never(option))
+        if not options:
+            self._refuse(call, self.never(asked[0]), asked[:1])
             return
-        if self._is_next(call):
-            if self.unstarted:
-                self._grant(call)
-            else:
-                self._take(call)
-                self._tell(call, "granted")
-            return
-        if timeout is not None and (timeout <= 0 or self._wait(call) > timeout):
+        for option in options:
+            if self.may_go_now(option, call.priority):
+                person = Person(call, option, math.inf)
+                about_to = self.somebody_is_about_to_start(options)
+                self._take(person)
+                if about_to:
+                    self.unstarted.append(call)
+                    self.ready.append(partial(self._start, call))
+                else:
+                    call.starts(option)
+                    self._tell(call, "granted")
+                return
+        crowded = [option for option in options if self.crowded(option)]
+        refusals: set[str] = set()
+        if timeout is not None and (
+            timeout <= 0 or min(self.delay(option, call.priority) for option in options) > timeout
+        ):
             refusals.add("timeout")
-        if self.is_full():
+        if len(crowded) == len(options):
             refusals.add("full")
         if refusals:
-            self._tell(call, *refusals, retry_after=self._known_wait(call))
+            self._refuse(call, refusals, options)
             return
-        if isinstance(timeout, int):
-            call.deadline = self.clock + timeout
-        self.waiters.append(call)
+        if timeout is not None and timeout < math.inf:
+            call.deadline = self.clock + int(timeout)
+        for option in options:
+            if option not in crowded:
+                self.arrivals += 1
+                self.hall.people.append(Person(call, option, self.arrivals))
 
-    def _never(self, weight: int) -> set[str]:
-        """Why a newcomer cannot be granted however long it waits."""
-        refusals = {"closed"} if self.closed else set()
-        return refusals if self.fits(weight) else refusals | {"heavy"}
+    # -- what is asked
 
-    def _leave(self, call: Call) -> None:
-        self.active -= call.needs_slot
-        self._grant_all_that_may_go()
-
-    # -------------------------------------------------------------------------- what is asked
-
-    def arrive(
-        self,
-        ident: int,
-        weight: int,
-        *,
-        needs_slot: bool = True,
-        timeout: int | float | None = None,
-    ) -> Call:
+    def arrive(self, call: Call, timeout: Time | None = None) -> None:
         """Starts a task that will ask in its first step. *timeout* is ns, or `math.inf`."""
-        call = Call(ident, weight, needs_slot)
         self.ready.append(partial(self._ask, call, timeout))
-        return call
 
-    def try_acquire(self, ident: int, weight: int) -> Call | frozenset[str]:
-        """The grant, or every answer that the promises allow; "no" is a refusal for now."""
-        if refusals := self._never(weight):
-            return frozenset(refusals)
-        if not self.may_go_now(weight):
-            return frozenset({"no"})
-        call = Call(ident, weight)
-        self._take(call)
-        return call
+    def try_acquire(self, call: Call) -> bool | set[str]:
+        """Whether it is granted, or every answer that the promises allow."""
+        asked = call.asks()
+        options = [option for option in asked if not self.never(option)]
+        if not options:
+            return set(self.never(asked[0]))
+        if not self.somebody_is_about_to_start(options):
+            for option in options:
+                if self.may_go_now(option, call.priority):
+                    call.arrived = self.clock
+                    self._take(Person(call, option, math.inf))
+                    call.starts(option)
+                    self._grant_all_that_may_go()
+                    return True
+        return False
 
     def cancel(self, call: Call) -> None:
         """Cancels the caller's task, which has not started. It lets go in its next step.
@@ -576,74 +962,160 @@ class Oracle:
         Until then it stands where it stood, and can be granted what it then gives back.
         """
         call.cancelled = True
-        if call in self.waiters:
+        if any(person.call is call for person in self.hall.people):
             self.ready.append(partial(self._unwind, call))
 
     def leave(self, call: Call) -> None:
         """Tells the caller's task, which runs its body, to leave its block."""
-        self.ready.append(partial(self._leave, call))
+        self.ready.append(partial(self._give_back, call))
 
-    def release(self) -> None:
-        assert self.active > 0
-        self.active -= 1
+    def release(self, call: Call) -> None:
+        self._give_back(call)
         self._grant_all_that_may_go()
 
-    def settle(self, call: Call, actual: int) -> None:
-        self._settle(call, actual)
+    def _give_back(self, call: Call) -> None:
+        assert call.option is not None
+        for limit, slots in call.option.slots.items():
+            limit.held -= slots
+            self.hall.free[limit] += slots
+
+    def settle(self, call: Call, actual: dict[Limit, int]) -> None:
+        for limit, weight in actual.items():
+            self._settle(call, limit, weight)
         self._grant_all_that_may_go()
 
-    def _settle(self, call: Call, actual: int) -> None:
-        difference = actual - sum(part.weight for part in call.parts)
+    def _settle(self, call: Call, limit: Limit, actual: int) -> None:
+        parts = call.parts.setdefault(limit, [])
+        rule = self.hall.rules[limit]
+        difference = actual - sum(part.weight for part in parts)
         if difference > 0:
-            call.parts.append(self.rule.take(self.now, difference))
-        for part in reversed(call.parts):
+            parts.append(rule.take(self.clock, difference))
+        for part in reversed(parts):
             refund = max(0, min(part.weight, -difference))
-            self.rule.refund(part, self.now, refund)
+            rule.refund(part, self.clock, refund)
             difference += refund
 
-    def charge(self, weight: int) -> None:
-        self.rule.take(self.now, weight)
+    def charge(self, limit: Limit, weight: int) -> None:
+        self.hall.rules[limit].take(self.clock, weight)
+        self._grant_all_that_may_go()
 
-    def pause(self, duration: int | float, *, empty: bool = False) -> None:
-        until = self.clock + duration
-        if self.paused_until is not None:
-            until = max(until, self.paused_until)
-        self.paused_until = until
-        self.pause_empties |= empty
-        if until <= self.clock:
-            self._end_pause(self.now)
+    def pause(self, gate: Gate, duration: Time, *, empty: bool = False) -> None:
+        pauses = self.hall.pauses
+        pauses[gate] = max(pauses.get(gate, 0), self.clock + duration)
+        if empty:
+            self.hall.empties.add(gate)
+        self.hall.end_pauses(self.clock)
+        self._grant_all_that_may_go()
 
-    def resume(self) -> None:
-        if self.paused_until is not None:
-            self._end_pause(self.now)
-            self._grant_all_that_may_go()
+    def resume(self, gate: Gate) -> None:
+        pauses = self.hall.pauses
+        pauses[gate] = min(pauses.get(gate, 0), self.clock)
+        self.hall.end_pauses(self.clock)
+        self._grant_all_that_may_go()
 
-    def close(self, *, drop_waiting: bool = True) -> None:
-        self.closed = True
+    def close(self, limit: Limit, *, drop_waiting: bool = True) -> None:
+        limit.closed = True
         if drop_waiting:
-            for call in list(self.waiters):
-                self._fail(call, "closed")
-
-    def set_concurrency(self, slots: int) -> None:
-        self.concurrency = slots
+            self._throw_out("closed", lambda option: limit in option.tokens)
         self._grant_all_that_may_go()
 
-    def set_capacity(self, capacity: int) -> None:
-        self.capacity = capacity
-        self._changed()
+    def set_concurrency(self, limit: Limit, slots: int) -> None:
+        limit.concurrency = slots
+        self.hall.free[limit] = slots - limit.held if slots else math.inf
+        self._changed(limit)
 
-    def set_period(self, period: int) -> None:
-        self.period = period
-        self._changed()
+    def set_capacity(self, limit: Limit, capacity: int) -> None:
+        limit.capacity = capacity
+        self._changed_rate(limit)
 
-    def set_burst(self, burst: int) -> None:
-        self.asked_burst = burst
-        self._changed()
+    def set_period(self, limit: Limit, period: int) -> None:
+        limit.period = period
+        self._changed_rate(limit)
 
-    def _changed(self) -> None:
-        assert self.capacity is not None
-        assert self.burst is not None
-        self.rule.change(self.now, self.capacity, self.period, self.burst)
-        for call in [c for c in self.waiters if not self.fits(c.weight)]:
-            self._fail(call, "heavy")
+    def set_burst(self, limit: Limit, burst: int) -> None:
+        limit.asked_burst = burst
+        self._changed_rate(limit)
+
+    def _changed_rate(self, limit: Limit) -> None:
+        assert limit.capacity is not None
+        assert limit.burst is not None
+        self.hall.rules[limit].change(self.clock, limit.capacity, limit.period, limit.burst)
+        self._changed(limit)
+
+    def _changed(self, limit: Limit) -> None:
+        self._throw_out(
+            "heavy", lambda option: limit in option.tokens and not self.fits(limit, option)
+        )
         self._grant_all_that_may_go()
+
+    def _throw_out(self, how: str, out: Callable[[Option], bool]) -> None:
+        for person in list(self.hall.people):
+            if out(person.option):
+                self._fail(person.call, how, person.option)
+
+
+# ------------------------------------------------------------------------------ what is asked
+
+
+def of_throttle(limit: Limit, weight: int, *, slot: bool = True) -> Option:
+    """What `acquire` asks for; without a *slot*, what `consume` does."""
+    line = Line("slot" if slot else "tokens", frozenset({limit}))
+    return Option(line, {limit: weight}, {limit: 1} if slot else {})
+
+
+@dataclass(eq=False)
+class Together:
+    """A set of limits by their keys; which of them count slots is decided when it is made."""
+
+    keys: dict[str, Limit]
+
+    def __post_init__(self) -> None:
+        self.counting = {limit for limit in self.keys.values() if limit.counts_slots}
+        self.line = Line("set", frozenset(self.keys.values()))
+
+    def option(self, weights: dict[str, int]) -> Option:
+        """One of everything that is not named; 0 does without."""
+        tokens, slots = {}, {}
+        for key, limit in self.keys.items():
+            weight = weights.get(key, TOKEN)
+            if weight:
+                tokens[limit] = weight
+                slots[limit] = weight // TOKEN if limit in self.counting else 1
+        return Option(self.line, tokens, slots)
+
+    def key(self, limit: Limit) -> str:
+        return next(key for key, each in self.keys.items() if each is limit)
+
+
+class Alone(Oracle):
+    """One throttle, and nobody who asks for more than that."""
+
+    def __init__(self, *args: Any, born: int = 0, **kwargs: Any) -> None:
+        super().__init__(born=born)
+        self.it = self.add(Limit("it", *args, born=born, **kwargs))
+
+    def left(self) -> Fraction | float:
+        return self.level(self.it)
+
+    def call(self, ident: int, weight: int, *, slot: bool = True) -> Call:
+        return Call(ident, lambda: (of_throttle(self.it, weight, slot=slot),), starts=self.begins)
+
+    def begins(self, option: Option) -> None:
+        """What is to happen when a call begins."""
+
+    def ask(self, ident: int, weight: int, timeout: int | None = None, slot: bool = True) -> Call:
+        """Starts a task that will ask in its first step."""
+        call = self.call(ident, weight, slot=slot)
+        self.arrive(call, timeout)
+        return call
+
+    def grab(self, weight: int) -> Call | None:
+        """Without waiting; None if that cannot be."""
+        call = self.call(-1, weight)
+        return call if self.try_acquire(call) is True else None
+
+    def wait(self, weight: int) -> Time:
+        return self.delay(of_throttle(self.it, weight))
+
+    def used(self, call: Call, actual: int) -> None:
+        self.settle(call, {self.it: actual})

@@ -16,7 +16,9 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, Phase, settings
+import pytest
+
+from async_throttle import _queue
 
 T = TypeVar("T")
 
@@ -72,3 +74,12 @@ async def queued(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 def at(instant: float, call: Callable[[], object]) -> None:
     """Call in the step in which that instant comes."""
     asyncio.get_running_loop().call_at(instant, call)
+
+
+def check(limiter: object) -> None:
+    """What *limiter* keeps by hand is what follows from the rest of it: called after each step."""
+
+
+def overtaken_at_most(times: int, patch: pytest.MonkeyPatch) -> None:
+    """Let waiters be overtaken by better priorities that often, so that lives come to it."""
+    patch.setattr(_queue, "PATIENCE", times)

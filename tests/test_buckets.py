@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import MS, TOKEN, Call, Oracle
+from oracle import MS, TOKEN, Alone, Option
 from support import now, others_run, queued
 
 import async_throttle
@@ -727,7 +727,7 @@ async def test_many_short_stops_do_not_add_up_to_a_drift() -> None:
 # --- LeakyBucket against an oracle ---
 
 
-class LeakyOracle(Oracle):
+class LeakyOracle(Alone):
     """A token bucket that is obviously right, driven as a leaky one is told to.
 
     A leak that is stopped is one of next to nothing: a nanotoken in ten thousand years.
@@ -736,12 +736,12 @@ class LeakyOracle(Oracle):
     def __init__(self, capacity: int, leak: int, row: Sequence[Fraction]) -> None:
         super().__init__(capacity=leak * TOKEN, burst=capacity * TOKEN)
         self.size, self.leak, self.row = capacity, leak, row
-        self.factor, self.pinned, self.inside, self.left = Fraction(1), False, 0, False
+        self.factor, self.pinned, self.inside, self.drained = Fraction(1), False, 0, False
         self.follow()
 
     def follow(self) -> None:
         if not self.pinned:
-            fill = 1 - Fraction(self.level()) / TOKEN / self.size
+            fill = 1 - Fraction(self.left()) / TOKEN / self.size
             lbound, lfactor, ubound, ufactor = self.row
             self.multiply(lfactor if fill <= lbound else ufactor if fill >= ubound else Fraction(1))
 
@@ -751,18 +751,16 @@ class LeakyOracle(Oracle):
             self.replan()
 
     def replan(self) -> None:
-        stopped = self.left and not self.waiters and not self.unstarted
-        self.period = 10_000 * 365 * 86_400_000 * MS if stopped else 1_000 * MS
+        stopped = self.drained and not self.hall.people and not self.unstarted
+        self.it.period = 10_000 * 365 * 86_400_000 * MS if stopped else 1_000 * MS
         rate = self.leak * self.factor * TOKEN
         assert rate.denominator == 1
-        self.set_capacity(1 if stopped else int(rate))
+        self.set_capacity(self.it, 1 if stopped else int(rate))
 
-    def _tell(self, call: Call, *how: str, retry_after: float | None = None) -> None:
-        super()._tell(call, *how, retry_after=retry_after)
-        if "granted" in how:
-            if self.left:
-                self.replan()
-            self.follow()
+    def begins(self, option: Option) -> None:
+        if self.drained:
+            self.replan()
+        self.follow()
 
     def pin(self, factor: Fraction) -> None:
         self.pinned = True
@@ -774,16 +772,16 @@ class LeakyOracle(Oracle):
 
     def enter(self) -> None:
         self.inside += 1
-        self.left = False
+        self.drained = False
         self.replan()
 
     def leave_block(self) -> None:
         self.inside -= 1
-        self.left = self.inside == 0
+        self.drained = self.inside == 0
         self.replan()
 
     def acquire(self, weight: int) -> bool:
-        added = isinstance(self.try_acquire(-1, weight), Call)
+        added = self.grab(weight) is not None
         self.follow()
         return added
 
@@ -835,7 +833,7 @@ def test_a_leaky_bucket_does_what_an_oracle_does(
                     oracle.advance(instant())
                 case "acquire":
                     assert await bucket.acquire(value) == oracle.acquire(round(value * TOKEN))
-                case "wait" if oracle.left:
+                case "wait" if oracle.drained:
                     try:
                         assert await bucket.wait_for_tokens(value) == 0.0
                         added = True
@@ -845,7 +843,7 @@ def test_a_leaky_bucket_does_what_an_oracle_does(
                 case "wait":
                     arrived[ident] = instant()
                     tasks.append(asyncio.create_task(wait(ident, value)))
-                    oracle.arrive(ident, round(value * TOKEN))
+                    oracle.ask(ident, round(value * TOKEN))
                 case "set":
                     bucket.factor = value
                     oracle.pin(Fraction(str(value)))
@@ -862,8 +860,8 @@ def test_a_leaky_bucket_does_what_an_oracle_does(
             oracle.run()
             assert granted == [(outcome.ident, outcome.at) for outcome in oracle.outcomes]
             assert bucket.factor == float(oracle.factor)
-            if not oracle.left:
-                assert bucket.throttle.level == float(oracle.level() / TOKEN)
+            if not oracle.drained:
+                assert bucket.throttle.level == float(oracle.left() / TOKEN)
 
         for ident, (what, value) in enumerate([("enter", None)] * blocks + steps):
             await step(ident, what, value)
