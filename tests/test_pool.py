@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-import random
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from async_throttle import (
     LimitSet,
     LimitSetAcquisition,
     LoadBalancingAlgorithm,
-    SlidingWindow,
     Throttle,
     ThrottleClosed,
     ThrottleFull,
@@ -283,21 +281,6 @@ async def test_a_set_that_admits_nobody_does_not_hold_up_who_could_go_elsewhere(
     assert state(sets[which]) == before
 
 
-async def test_a_queue_in_one_set_does_not_hold_up_who_could_go_elsewhere(
-    kind: Any, algorithm: Algorithm, went: Went
-) -> None:
-    us = region("us", tokens=kind(1, burst=10, initial=5))
-    eu = region("eu", tokens=kind(1, burst=10, initial=5))
-    pool = LimitPool([us, eu], algorithm)
-    queue = [await queued(went.call(us, n, tokens=10)) for n in range(3)]
-    for _ in range(5):
-        await went.call(pool, "pool")
-    assert went == [("pool", 0.0, "eu")] * 5
-    for task in queue:
-        task.cancel()
-    await asyncio.gather(*queue, return_exceptions=True)
-
-
 # ---------------------------------------------------------------------- the first that comes along
 
 
@@ -382,99 +365,7 @@ async def test_what_nobody_foresaw_is_taken_if_it_comes_first(
     assert (us.waiting, eu.waiting) == (0, 0)
 
 
-async def test_a_slot_that_is_freed_anywhere_is_taken(
-    kind: Any, algorithm: Algorithm, went: Went
-) -> None:
-    us = region("us", concurrency=1, tokens=kind(100))
-    eu = region("eu", concurrency=1, tokens=kind(100))
-    pool = LimitPool([us, eu], algorithm)
-    us_held, eu_held = await us(), await eu()
-    tasks = [await waits(pool, went, n) for n in range(3)]
-    at(1.0, eu_held.release)
-    at(2.0, us_held.release)
-    await asyncio.gather(*tasks)
-    assert went == [(0, 1.0, "eu"), (1, 1.0, "eu"), (2, 1.0, "eu")]
-    await asyncio.sleep(1)
-    assert state(us, eu) == [(100, 0, 0), (math.inf, 0, 0)] * 2
-
-
-async def test_a_refund_in_any_set_lets_a_caller_of_the_pool_go(kind: Any, went: Went) -> None:
-    us, eu = regions(kind, "us", "eu", capacity=10)
-    pool = LimitPool([us, eu])
-    leases = [await us(tokens=10), await eu(tokens=10)]
-    task = await waits(pool, went, tokens=5)
-    at(1.0, lambda: leases[1].settle(tokens=4))
-    lease = await task
-    assert went == [(None, 1.0, "eu")]
-    lease.settle(tokens=1)  # and it settles where it was granted
-    assert [round(limits["tokens"].level) for limits in (us, eu)] == [0, 5]
-
-
 # ------------------------------------------------------------------------------ in turn everywhere
-
-
-async def test_a_caller_of_the_pool_waits_in_turn_in_each_set(kind: Any, went: Went) -> None:
-    us = region("us", tokens=kind(1, burst=9, initial=0))
-    eu = region("eu", tokens=kind(1, burst=9, initial=0))
-    pool = LimitPool([us, eu])
-    tasks = [
-        await queued(went.call(us, "us, first", tokens=3)),
-        await queued(went.call(eu, "eu, first", tokens=4)),
-        await queued(went.call(pool, "pool", tokens=2)),
-        await queued(went.call(us, "us, last", tokens=1)),
-        await queued(went.call(eu, "eu, last", tokens=1)),
-    ]
-    assert [limits.waiting for limits in pool] == [3, 3]
-    await asyncio.gather(*tasks)
-    assert went == [
-        ("us, first", 3.0, "us"),
-        ("eu, first", 4.0, "eu"),
-        ("pool", 5.0, "us"),
-        ("eu, last", 5.0, "eu"),
-        ("us, last", 6.0, "us"),
-    ]
-
-
-async def test_callers_of_a_pool_go_in_order_of_arrival(
-    kind: Any, algorithm: Algorithm, went: Went
-) -> None:
-    sets = [region(name, tokens=kind(1, initial=0)) for name in ("us", "eu", "asia")]
-    pool = LimitPool(sets, algorithm)
-    tasks = [await waits(pool, went, n) for n in range(12)]
-    await asyncio.gather(*tasks)
-    assert went.names == list(range(12))
-    assert [when for _, when, _ in went] == [1.0 + n // 3 for n in range(12)]
-    assert Counter(went.regions) == {"us": 4, "eu": 4, "asia": 4}
-
-
-async def test_a_newcomer_does_not_pass_whoever_waits_in_a_set(kind: Any, went: Went) -> None:
-    us = region("us", tokens=kind(1, burst=9, initial=5))
-    pool = LimitPool([us, region("eu", tokens=kind(1, burst=1, initial=0))])
-    head = await queued(went.call(us, "head", tokens=9))
-    task = await waits(pool, went, "pool")
-    assert not pool.try_acquire().successful
-    await asyncio.gather(head, task)
-    assert went == [("pool", 1.0, "eu"), ("head", 4.0, "us")]
-
-
-async def test_those_behind_a_caller_of_the_pool_move_up_when_it_goes_elsewhere(
-    kind: Any, went: Went
-) -> None:
-    us = region("us", tokens=kind(1, burst=9, initial=0))
-    eu = region("eu", tokens=kind(4, burst=9, initial=0))
-    pool = LimitPool([us, eu])
-    tasks = [
-        await queued(went.call(pool, "pool", tokens=8)),
-        await queued(went.call(us, "light", tokens=2)),
-        await queued(went.call(us, "lighter", tokens=1)),
-    ]
-    await asyncio.gather(*tasks)
-    assert went == [
-        ("pool", 2.0, "eu"),
-        ("light", 2.0, "us"),  # as if the heavy one had never been ahead, from here on
-        ("lighter", 3.0, "us"),
-    ]
-    assert (us["tokens"].level, eu["tokens"].level) == (0, 4)
 
 
 @pytest.mark.parametrize("how", ["cancelled", "timeout", "asyncio.timeout"])
@@ -513,83 +404,6 @@ async def test_whoever_gives_up_leaves_no_trace_in_any_set(
             0,
             limits["tokens"].level < 1,
         )
-
-
-async def test_who_is_cancelled_between_grant_and_start_gives_it_back_where_it_was_granted(
-    kind: Any, went: Went
-) -> None:
-    us = region("us", concurrency=1, tokens=kind(1, burst=9, initial=0))
-    eu = region("eu", concurrency=1, tokens=kind(2, burst=9, initial=0))
-    pool = LimitPool([us, eu])
-    task = await waits(pool, went, "cancelled", tokens=6)
-    behind = await queued(went.call(eu, "behind", tokens=6))
-    at(3.0, task.cancel)
-    await asyncio.gather(task, behind, return_exceptions=True)
-    assert task.cancelled()
-    assert went == [("behind", 3.0, "eu")]
-    assert state(us, eu) == [(3, 0, 0), (math.inf, 0, 0), (0, 0, 0), (math.inf, 0, 0)]
-
-
-@pytest.mark.parametrize("seed", range(25))
-async def test_no_interleaving_charges_a_set_that_did_not_grant(
-    kind: Any, seed: int, went: Went
-) -> None:
-    """What is inside of each window is in the end what its set granted, and settled, to the
-    token."""
-    rng = random.Random(seed)
-    common = kind(100_000, period=1e6, algorithm=SlidingWindow)
-    sets = [
-        region(
-            name,
-            concurrency=2,
-            common=common,
-            window=kind(100_000, period=1e6, algorithm=SlidingWindow),
-            hurry=kind(4, burst=4),
-        )
-        for name in ("us", "eu", "asia")
-    ]
-    pools = [LimitPool(sets, rng.choice(ALGORITHMS)), LimitPool(sets[:2], rng.choice(ALGORITHMS))]
-    spent: dict[object, float] = dict.fromkeys((0, 1, 2, "common"), 0.0)
-
-    async def one() -> None:
-        everything: list[LimitSet | LimitPool] = [*pools, *pools, *sets]
-        source = rng.choice(everything)
-        weights = {key: rng.randint(0, 4) for key in ("window", "hurry", "common")}
-        timeout = rng.choice([None, None, rng.uniform(0, 3)])
-        await asyncio.sleep(rng.uniform(0, 6))
-        form = rng.randrange(3)
-        if form == 0:
-            call = source.try_acquire(weights)
-            if not call.successful:
-                return
-        elif form == 1:
-            call = source.acquire(weights, timeout)
-        else:
-            call = source(**weights, timeout=timeout, priority=rng.choice([0, 0, 1]))
-        async with call as lease:
-            assert lease.limit_set is not None
-            place = sets.index(lease.limit_set)
-            spent[place] += lease.weights["window"]
-            spent["common"] += lease.weights["common"]
-            await asyncio.sleep(rng.choice([0, 0.1, 0.5]))
-            if weights["window"] and rng.random() < 0.5:
-                actual = rng.randint(0, 9)
-                lease.settle(window=actual)
-                spent[place] += actual - weights["window"]
-
-    tasks = [asyncio.create_task(one()) for _ in range(80)]
-    for task in rng.sample(tasks, 20):
-        asyncio.get_running_loop().call_at(rng.uniform(0, 7), task.cancel)
-    for instant in range(1, 7):
-        at(instant, lambda: rng.choice(sets).pause(rng.uniform(0, 1), empty=False))
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    allowed = (ThrottleTimeout, asyncio.CancelledError)
-    assert [r for r in results if r is not None and not isinstance(r, allowed)] == []
-    for place, limits in enumerate(sets):
-        assert limits["window"].level == 100_000 - spent[place]
-        assert [limits[key].active for key in limits] == [0, 0, 0, 0]
-        assert limits.waiting == 0
-    assert common.level == 100_000 - spent["common"]
 
 
 # --------------------------------------------------------------------------------------- refusals
@@ -679,20 +493,6 @@ async def test_a_timeout_is_refused_at_once_if_no_set_can_keep_it(
         await went.call(pool, tokens=9, requests=9, timeout=0)
 
 
-async def test_where_slots_are_missing_a_timeout_ends_at_its_deadline(
-    kind: Any, algorithm: Algorithm, went: Went
-) -> None:
-    sets = [region(name, concurrency=1, tokens=kind(9)) for name in ("us", "eu")]
-    pool = LimitPool(sets, algorithm)
-    leases = [await limits() for limits in sets]
-    with pytest.raises(ThrottleTimeout) as refused:
-        await went.call(pool, timeout=2)
-    assert (now(), refused.value.limit, refused.value.retry_after) == (2.0, "concurrency", None)
-    assert [limits.waiting for limits in sets] == [0, 0]
-    for lease in leases:
-        lease.release()
-
-
 async def test_a_full_queue_of_one_set_leaves_the_others_to_wait_in(
     kind: Any, algorithm: Algorithm, went: Went
 ) -> None:
@@ -714,16 +514,6 @@ async def test_a_full_queue_of_one_set_leaves_the_others_to_wait_in(
     assert second == (1, 4.0 if first[2] == "us" else 6.0, "eu")
 
 
-async def test_where_nobody_may_wait_a_pool_takes_what_is_there_or_refuses(kind: Any) -> None:
-    sets = [region(name, tokens=kind(1, max_waiting=0)) for name in ("us", "eu")]
-    pool = LimitPool(sets)
-    leases = [await pool(), await pool()]
-    assert {lease.config["region"] for lease in leases} == {"us", "eu"}
-    with pytest.raises(ThrottleFull):
-        await pool()
-    assert [(level, waiting) for level, _, waiting in state(*sets)] == [(0, 0), (0, 0)]
-
-
 async def test_a_name_must_be_one_of_every_set(kind: Any) -> None:
     pool = LimitPool([region("us", tokens=kind(9)), region("eu", tokens=kind(9), extra=kind(9))])
     for call in (
@@ -734,24 +524,6 @@ async def test_a_name_must_be_one_of_every_set(kind: Any) -> None:
         with pytest.raises(ValueError, match="no limit of the set is called"):
             call()
     assert [level for level, _, _ in state(*pool)] == [9, 9, 9]
-
-
-async def test_a_body_that_raises_gives_the_slot_back_where_it_was_taken(kind: Any) -> None:
-    us, eu = (region(name, concurrency=1, tokens=kind(9, period=1e6)) for name in ("us", "eu"))
-    pool = LimitPool([us, eu])
-
-    @pool(tokens=2)
-    async def fail() -> None:
-        assert us["concurrency"].active == 1
-        raise KeyError
-
-    for _ in range(3):
-        with pytest.raises(KeyError) as raised:
-            await fail()
-        assert raised.value.__context__ is None
-    assert us["concurrency"].active == 0
-    assert round(us["tokens"].level) == 3  # and the tokens stay spent
-    assert eu["tokens"].level == 9
 
 
 # -------------------------------------------------------------------------------- what a call is
@@ -868,51 +640,6 @@ async def test_the_delay_is_the_least_of_the_sets_and_names_the_limit_of_that_on
     assert went == [(None, delay, "eu")]
 
 
-async def test_the_delay_is_0_if_any_set_could_admit(kind: Any, algorithm: Algorithm) -> None:
-    us, eu = region("us", tokens=kind(9)), region("eu", tokens=kind(9))
-    pool = LimitPool([us, eu], algorithm)
-    us.pause(math.inf)
-    assert (pool.delay(), pool.delay().limit) == (0.0, None)
-    eu.pause(3)
-    assert (pool.delay(), pool.delay().limit) == (3.0, None)
-    eu["tokens"].pause(5)
-    assert (pool.delay(), pool.delay().limit) == (5.0, "tokens")
-
-
-async def test_the_delay_counts_those_who_wait_in_several_sets_once(kind: Any, went: Went) -> None:
-    us = region("us", tokens=kind(1, period=30))
-    eu = region("eu", tokens=kind(1, period=5))
-    await us()
-    await eu()
-    pool = LimitPool([us, eu])
-    task = await waits(pool, went, "pool")  # goes at 5, with eu
-    await asyncio.sleep(1)
-    assert us.delay() == 29.0
-    delay = pool.delay()
-    assert delay == 9.0
-    await went.call(us, "us", timeout=29)
-    await task
-    assert went == [("pool", 5.0, "eu"), ("us", 30.0, "us")]
-
-
-@pytest.mark.parametrize("seed", range(20))
-async def test_the_delay_holds_whoever_waits(kind: Any, seed: int, went: Went) -> None:
-    rng = random.Random(seed)
-    sets = [region(name, tokens=kind(rng.randint(1, 4), burst=10, initial=0)) for name in "abc"]
-    pools = [LimitPool(sets), LimitPool(sets[1:]), LimitPool(sets[::2])]
-    tasks = []
-    for n in range(10):
-        everything: list[LimitSet | LimitPool] = [*sets, *pools]
-        source = rng.choice(everything)
-        tasks.append(await queued(went.call(source, n, tokens=rng.randint(1, 10))))
-        await asyncio.sleep(rng.choice([0, 0, 0.25]))
-    tokens = rng.randint(1, 10)
-    expected = now() + pools[0].delay(tokens=tokens)
-    await went.call(pools[0], "last", tokens=tokens)
-    assert now() == pytest.approx(expected, abs=1e-6)
-    await asyncio.gather(*tasks)
-
-
 # ------------------------------------------------------------------------------------------ stats
 
 
@@ -1010,48 +737,11 @@ async def test_the_same_set_twice_is_still_one_set(kind: Any, went: Went) -> Non
     assert state(us) == [(0, 0, 0)]
 
 
-async def test_a_pool_of_one_is_that_set(kind: Any, algorithm: Algorithm, went: Went) -> None:
-    us = region("us", tokens=kind(1, initial=0))
-    pool = LimitPool([us], algorithm)
-    callers: list[LimitSet | LimitPool] = [pool, us, pool]
-    tasks = [await queued(went.call(source, n)) for n, source in enumerate(callers)]
-    await asyncio.gather(*tasks)
-    assert went == [(0, 1.0, "us"), (1, 2.0, "us"), (2, 3.0, "us")]
-
-
 async def test_a_set_of_nothing_in_a_pool_grants_at_once(kind: Any, went: Went) -> None:
     pool = LimitPool([region("us", tokens=kind(1)), region("nowhere")])
     for _ in range(3):
         await went.call(pool, **({} if went else {"timeout": 0}))
     assert went == [(None, 0.0, "us"), (None, 0.0, "nowhere"), (None, 0.0, "nowhere")]
-
-
-async def test_the_better_priority_goes_first_in_a_pool_as_well(kind: Any, went: Went) -> None:
-    sets = [region(name, tokens=kind(1, initial=0)) for name in ("us", "eu")]
-    pool = LimitPool(sets)
-    tasks = [
-        await waits(pool, went, name, priority=p)
-        for name, p in zip("abcd", (1, 0, 1, 0), strict=True)
-    ]
-    tasks.append(await queued(went.call(sets[0], "first", priority=-1)))
-    await asyncio.gather(*tasks)
-    assert went == [
-        ("first", 1.0, "us"),
-        ("b", 1.0, "eu"),
-        ("d", 2.0, "us"),
-        ("a", 2.0, "eu"),
-        ("c", 3.0, "us"),
-    ]
-    with pytest.raises(ValueError, match="priority must be a whole number"):
-        pool(priority=0.5)  # type: ignore[arg-type]
-
-
-async def test_the_last_class_has_its_turn_in_a_pool(kind: Any, went: Went) -> None:
-    pool = LimitPool([region(name, tokens=kind(1, initial=0)) for name in ("us", "eu")])
-    last = await waits(pool, went, "last", priority=1)
-    tasks = [await waits(pool, went, "first") for _ in range(80)]
-    await asyncio.gather(last, *tasks)
-    assert went.names.index("last") == 64  # 32 in each of its lines
 
 
 async def test_many_calls_leave_nothing_behind(kind: Any) -> None:
