@@ -154,59 +154,10 @@ async def test_a_token_bucket_follows_its_timer() -> None:
 # --- LeakyBucket: adding ---
 
 
-async def test_a_leaky_bucket_takes_its_capacity_at_once_and_then_its_leak() -> None:
-    bucket = LeakyBucket(3, 10)
-    waited = [await bucket.wait_for_tokens() for _ in range(6)]
-    assert waited == [0.0, 0.0, 0.0, 0.1, 0.1, 0.1]
-    assert now() == 0.3
-
-
-async def test_acquire_tells_whether_there_was_room_and_takes_no_time() -> None:
-    bucket = LeakyBucket(3, 10)
-    assert await bucket.acquire(2) is True
-    assert await bucket.acquire(1.5) is False
-    assert await bucket.acquire(1) is True
-    assert await bucket.acquire(0.1) is False
-    assert (now(), bucket.throttle.level, bucket.throttle.active) == (0.0, 0.0, 0)
-
-
 async def test_acquire_of_nothing_is_granted_in_a_full_bucket() -> None:
     bucket = LeakyBucket(1, 1)
     assert await bucket.acquire()
     assert await bucket.acquire(0)
-
-
-async def test_acquire_never_overtakes_whoever_waits() -> None:
-    bucket = LeakyBucket(5, 1)
-    await bucket.wait_for_tokens(4)
-    heavy = await queued(bucket.wait_for_tokens(3))
-    assert not await bucket.acquire(1)
-    assert await heavy == 2.0
-    assert now() == 2.0
-
-
-async def test_whoever_waits_goes_in_order_of_arrival() -> None:
-    bucket = LeakyBucket(4, 1)
-    await bucket.wait_for_tokens(4)
-    order: list[float] = []
-
-    async def add(amount: float) -> None:
-        await bucket.wait_for_tokens(amount)
-        order.append(amount)
-
-    amounts = (3, 1, 4, 0.5, 2)
-    await asyncio.gather(*(add(amount) for amount in amounts))
-    assert order == list(amounts)
-    assert now() == 10.5
-
-
-async def test_a_wait_that_is_cancelled_leaves_no_trace() -> None:
-    bucket = LeakyBucket(10, 1)
-    await bucket.wait_for_tokens(8)
-    before = bucket.factor
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(bucket.wait_for_tokens(5), 1)
-    assert (bucket.throttle.level, bucket.throttle.active, bucket.factor) == (3.0, 0, before)
 
 
 async def test_both_calls_refuse_more_than_the_capacity_at_once() -> None:
@@ -385,24 +336,6 @@ def test_a_leaky_bucket_says_what_it_was_made_with() -> None:
 STEEP: Final = ((100, (0.25, 4.0, 0.75, 0.5)), (8, (0.25, 2.0, 0.75, 0.25)))
 
 
-async def test_the_factor_is_what_the_map_says_about_the_fill_level_after_the_call() -> None:
-    bucket = LeakyBucket(8, 1, adjmap=STEEP)
-    factors = [bucket.factor]
-    for _ in range(8):
-        assert await bucket.acquire()
-        factors.append(bucket.factor)
-    assert factors == [2.0] * 3 + [1.0] * 3 + [0.25] * 3
-
-
-async def test_a_call_that_finds_no_room_lets_the_factor_follow_too() -> None:
-    bucket = LeakyBucket(8, 1, adjmap=STEEP)
-    assert await bucket.acquire(8)
-    await asyncio.sleep(12)
-    assert bucket.factor == 0.25
-    assert not await bucket.acquire(4)
-    assert (bucket.factor, bucket.throttle.capacity) == (1.0, 1.0)
-
-
 @pytest.mark.parametrize(
     ("capacity", "factor"), [(7.9, 1.0), (8, 2.0), (99, 2.0), (100, 4.0), (1e6, 4.0)]
 )
@@ -412,28 +345,12 @@ def test_the_first_row_counts_that_is_for_buckets_of_this_size(
     assert LeakyBucket(capacity, 1, adjmap=STEEP).factor == factor
 
 
-async def test_between_calls_the_leak_is_constant() -> None:
-    bucket = LeakyBucket(8, 1, adjmap=STEEP)
-    assert await bucket.acquire(8)
-    assert bucket.factor == 0.25
-    await asyncio.sleep(28)
-    assert bucket.throttle.level == 7.0
-    assert bucket.factor == 0.25
-
-
 async def test_the_factor_of_the_map_is_clamped() -> None:
     bucket = LeakyBucket(8, 1, 0.5, 1.5, adjmap=STEEP)
     assert bucket.factor == 1.5
     await bucket.acquire(8)
     assert bucket.factor == 0.5
     assert LeakyBucket(8, 1, 3.0, adjmap=()).factor == 3.0
-
-
-async def test_the_factor_does_not_compound() -> None:
-    bucket = LeakyBucket(8, 1, adjmap=STEEP)
-    for _ in range(100):
-        await bucket.wait_for_tokens()
-    assert bucket.factor == 0.25
 
 
 @pytest.mark.parametrize("capacity", [1, 9, 10, 200, 1000])
@@ -530,16 +447,6 @@ async def test_a_factor_that_could_not_be_set_is_not_half_set() -> None:
     assert bucket.factor == 0.25
 
 
-async def test_deleting_the_factor_lets_it_follow_at_once() -> None:
-    bucket = LeakyBucket(8, 1, adjmap=STEEP)
-    bucket.factor = 1.5
-    await bucket.acquire(8)
-    del bucket.factor
-    assert bucket.factor == 0.25
-    del bucket.factor
-    assert bucket.factor == 0.25
-
-
 def test_a_factor_that_is_not_settable_can_be_neither_set_nor_deleted() -> None:
     bucket = LeakyBucket(8, 1, external_factor_settable=False, adjmap=STEEP)
     with pytest.raises(AttributeError, match="external_factor_settable=False") as caught:
@@ -548,16 +455,6 @@ def test_a_factor_that_is_not_settable_can_be_neither_set_nor_deleted() -> None:
     with pytest.raises(AttributeError, match="external_factor_settable=False"):
         del bucket.factor
     assert bucket.factor == 2.0
-
-
-async def test_setting_the_factor_replans_those_who_wait() -> None:
-    bucket = LeakyBucket(4, 1)
-    await bucket.wait_for_tokens(4)
-    waiters = [await queued(bucket.wait_for_tokens(2)) for _ in range(3)]
-    await asyncio.sleep(1)
-    bucket.factor = 2  # one of the first two has leaked, the other one takes half a second
-    assert [await waiter for waiter in waiters] == [1.5, 2.5, 3.5]
-    assert now() == 3.5
 
 
 # --- LeakyBucket: the context ---
@@ -576,25 +473,6 @@ async def test_a_bucket_that_nobody_entered_leaks() -> None:
     await bucket.acquire()
     await asyncio.sleep(1)
     assert await bucket.acquire()
-
-
-async def test_leaving_stops_the_leak_and_entering_again_lets_it_go_on() -> None:
-    bucket = LeakyBucket(4, 1)
-    with bucket:
-        assert await bucket.acquire(4)
-        await asyncio.sleep(1)
-    await asyncio.sleep(100)
-    assert not await bucket.acquire(2)
-    assert await bucket.acquire(1)
-    await asyncio.sleep(100)
-    assert not await bucket.acquire(0.5)
-    async with bucket:
-        await asyncio.sleep(0.5)
-        assert await bucket.acquire(0.5)
-        assert not await bucket.acquire(0.1)
-        await asyncio.sleep(1)
-    assert await bucket.acquire(1)
-    assert not await bucket.acquire(0.1)
 
 
 async def test_leaving_stops_the_leak_however_the_block_ends() -> None:
@@ -672,20 +550,6 @@ async def test_what_was_not_touched_while_the_leak_was_stopped_has_not_leaked() 
         assert bucket.throttle.level == 1.0
 
 
-async def test_who_was_queued_when_the_leak_stopped_still_goes_and_nobody_after() -> None:
-    bucket = LeakyBucket(4, 1)
-    with bucket:
-        assert await bucket.acquire(3.5)
-        waiters = [await queued(bucket.wait_for_tokens(n)) for n in (1, 2)]
-    await asyncio.sleep(0.25)
-    assert not await bucket.acquire(0)
-    with pytest.raises(RuntimeError):
-        await bucket.wait_for_tokens(1)
-    assert [await waiter for waiter in waiters] == [0.5, 2.5]
-    await asyncio.sleep(100)
-    assert not await bucket.acquire(0.1)
-
-
 async def test_what_has_leaked_for_somebody_who_gave_up_is_taken_back() -> None:
     bucket = LeakyBucket(4, 1)
     with bucket:
@@ -696,22 +560,6 @@ async def test_what_has_leaked_for_somebody_who_gave_up_is_taken_back() -> None:
     await others_run()
     assert await bucket.acquire(0.5)
     assert not await bucket.acquire(0.1)
-
-
-async def test_the_factor_follows_while_the_leak_is_stopped() -> None:
-    bucket = LeakyBucket(8, 1, adjmap=STEEP)
-    with bucket:
-        await bucket.acquire(4)
-    await asyncio.sleep(100)
-    assert await bucket.acquire(2)
-    assert bucket.factor == 0.25
-    bucket.factor = 2
-    await asyncio.sleep(100)
-    del bucket.factor
-    assert bucket.factor == 0.25
-    with bucket:
-        await asyncio.sleep(4)
-        assert bucket.throttle.level == 3.0
 
 
 async def test_many_short_stops_do_not_add_up_to_a_drift() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import copy
-import math
 import pickle
 from typing import Any
 
@@ -109,65 +108,6 @@ async def test_the_largest_weight_of_a_window_is_its_capacity(algorithm: Any) ->
         await Throttle(5, algorithm=algorithm).acquire(6)
     assert caught.value.largest == 5.0
     assert caught.value.limit is None
-
-
-async def test_a_timeout_says_when_to_come_back() -> None:
-    throttle = Throttle(10, initial=0)
-    with pytest.raises(ThrottleTimeout, match=r"0\.25") as caught:
-        await throttle.acquire(10, timeout=0.25)
-    assert caught.value.retry_after == 1.0
-    await asyncio.sleep(1.0)
-    assert await throttle.acquire(10, timeout=0)
-
-
-async def test_a_timeout_that_passed_while_waiting_says_when_to_come_back() -> None:
-    throttle = Throttle(10, initial=0)
-    waiter = asyncio.create_task(throttle.acquire(5, timeout=0.5))
-    await asyncio.sleep(0)
-    throttle.charge(10)
-    with pytest.raises(ThrottleTimeout, match=r"0\.5") as caught:
-        await waiter
-    assert caught.value.retry_after == 1.0  # 5 to fill, 5 of debt left at 0.5 s
-    await asyncio.sleep(1.0)
-    assert throttle.try_acquire(5)
-
-
-async def test_a_full_queue_says_when_a_place_would_have_come() -> None:
-    throttle = Throttle(10, max_waiting=0, name="api")
-    await throttle.acquire(10)
-    with pytest.raises(ThrottleFull, match="api") as caught:
-        await throttle.acquire(3)
-    assert (caught.value.retry_after, caught.value.limit) == (0.3, "api")
-    await asyncio.sleep(0.3)
-    await throttle.acquire(3)
-
-
-async def test_under_an_endless_pause_no_wait_is_known() -> None:
-    throttle = Throttle(10, max_waiting=0)
-    throttle.pause(math.inf)
-    with pytest.raises(ThrottleFull) as full:
-        await throttle.acquire()
-    assert full.value.retry_after is None
-    with pytest.raises(ThrottleTimeout) as late:
-        await throttle.acquire(timeout=1e6)
-    assert late.value.retry_after is None
-
-
-async def test_where_a_slot_is_missing_no_wait_is_known() -> None:
-    throttle = Throttle(10, 1, max_waiting=0)
-    await throttle.acquire()
-    for timeout in (None, 0):
-        with pytest.raises((ThrottleFull, ThrottleTimeout)) as caught:
-            await throttle.acquire(timeout=timeout)
-        assert caught.value.retry_after is None
-        assert "it takes" not in str(caught.value)
-    # For tokens one has to wait as well, and at least that is known.
-    throttle.charge(11)
-    for timeout in (None, 0):
-        with pytest.raises((ThrottleFull, ThrottleTimeout)) as caught:
-            await throttle.acquire(timeout=timeout)
-        assert caught.value.retry_after == 0.3
-    assert "it takes 0.3 s or more" in str(caught.value)
 
 
 async def test_a_queue_in_which_nobody_may_wait_is_not_said_to_be_full() -> None:

@@ -17,9 +17,7 @@ from hypothesis import strategies as st
 from support import now, others_run, queued
 
 from async_throttle import (
-    FixedWindow,
     Lease,
-    Rule,
     SlidingWindow,
     Throttle,
     ThrottleTimeout,
@@ -30,7 +28,6 @@ from async_throttle import (
 
 pytestmark = pytest.mark.virtual_time
 
-WINDOWS: list[type[Rule]] = [SlidingWindow, FixedWindow]
 T = TypeVar("T")
 
 
@@ -48,19 +45,6 @@ async def test_a_lease_says_its_weight_and_how_long_it_waited() -> None:
     assert lease.waited == 1.0
 
 
-async def test_waited_counts_from_the_arrival_though_it_queued_behind_others() -> None:
-    throttle = Throttle(10, 1)
-    await throttle.acquire()
-    ahead = await queued(throttle.acquire())
-    await asyncio.sleep(1)
-    lease = await queued(throttle.lease())
-    await asyncio.sleep(1)
-    throttle.release()
-    await ahead
-    throttle.release()
-    assert (await lease).waited == 1.0
-
-
 async def test_repr_tells_the_state() -> None:
     throttle = Throttle(10, name="api")
     lease = throttle(5)
@@ -69,16 +53,6 @@ async def test_repr_tells_the_state() -> None:
     async with lease:
         assert re.fullmatch(pattern.format("held"), repr(lease))
     assert re.fullmatch(pattern.format("released"), repr(lease))
-
-
-async def test_release_gives_the_slot_back_once() -> None:
-    throttle = Throttle(10, 2)
-    lease = await throttle.lease()
-    other = await throttle.lease()
-    lease.release()
-    lease.release()
-    assert throttle.active == 1
-    other.release()
 
 
 async def test_a_lease_may_be_released_before_its_block_ends() -> None:
@@ -119,26 +93,6 @@ async def test_a_lease_that_waits_can_not_be_settled_yet() -> None:
 # --- settle: less than was taken ---
 
 
-async def test_less_is_given_back_at_once() -> None:
-    throttle = Throttle(10, 1)
-    async with throttle(8) as lease:
-        lease.settle(3)
-        assert throttle.level == 7.0
-    assert throttle.level == 7.0
-
-
-async def test_a_refund_wakes_a_waiter_at_once() -> None:
-    throttle = Throttle(10)
-    async with throttle(10) as lease:
-        first = await queued(throttle.acquire(5))
-        second = await queued(throttle.acquire(2))
-        lease.settle(4)
-        await others_run()
-        assert (first.done(), second.done(), now()) == (True, False, 0.0)
-        await second
-        assert now() == 0.1
-
-
 async def test_it_can_be_settled_after_the_block() -> None:
     throttle = Throttle(10)
     async with throttle(10) as lease:
@@ -146,15 +100,6 @@ async def test_it_can_be_settled_after_the_block() -> None:
     await asyncio.sleep(0.1)
     lease.settle(2)
     assert throttle.level == 9.0
-
-
-async def test_a_refund_never_fills_a_bucket_above_its_burst() -> None:
-    throttle = Throttle(10, burst=100)
-    async with throttle(100) as lease:
-        await asyncio.sleep(7)
-    lease.settle(0)
-    assert throttle.level == 100.0
-    assert throttle.delay(100) == 0.0
 
 
 async def test_a_refund_is_worth_nothing_once_the_bucket_has_been_full() -> None:
@@ -205,93 +150,7 @@ async def test_every_kind_of_later_grant_counts(later: str) -> None:
     assert throttle.level == 99.0
 
 
-async def test_later_refunds_find_less_missing() -> None:
-    throttle = Throttle(10, burst=100)
-    first = await throttle.lease(60)
-    second = await throttle.lease(40)
-    await asyncio.sleep(5)  # 50 missing
-    await throttle.acquire(1)
-    first.settle(30)  # in truth 20 were missing, and 30 of the 50 are back
-    assert throttle.level == 79.0
-    second.settle(0)  # in truth nothing was missing: the other 20
-    assert throttle.level == 99.0
-    first.settle(0)
-    assert throttle.level == 99.0
-
-
-async def test_what_came_before_a_lease_does_not_limit_its_refund() -> None:
-    throttle = Throttle(10, burst=100)
-    await throttle.acquire(5)
-    lease = await throttle.lease(50)
-    lease.settle(0)
-    assert throttle.level == 95.0
-
-
-async def test_a_refund_of_fractions_is_exact() -> None:
-    throttle = Throttle(1, period=3600, burst=1)
-    lease = await throttle.lease(1)
-    for rest in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0):
-        lease.settle(rest)
-    assert throttle.level == 1.0
-
-
-async def test_a_call_that_fails_is_not_refunded_by_itself() -> None:
-    throttle = Throttle(10)
-    with pytest.raises(ConnectionError):
-        async with throttle(8):
-            raise ConnectionError
-    assert throttle.level == 2.0
-
-
 # --- settle: more than was taken ---
-
-
-async def test_more_is_debt_from_now_on() -> None:
-    throttle = Throttle(10)
-    async with throttle(5) as lease:
-        await asyncio.sleep(0.5)
-        lease.settle(25)
-        assert throttle.level == -10.0
-    await throttle.acquire()
-    assert now() == 0.5 + 1.1
-
-
-async def test_debt_defers_those_already_queued() -> None:
-    throttle = Throttle(10)
-    async with throttle(10) as lease:
-        waiter = await queued(throttle.acquire(5))
-        lease.settle(15)
-        await waiter
-        assert now() == 1.0
-
-
-async def test_an_overrun_above_the_burst_raises_nothing() -> None:
-    throttle = Throttle(10)
-    async with throttle(10) as lease:
-        lease.settle(1_000)
-    assert throttle.level == -990.0
-
-
-async def test_a_second_call_settles_the_difference() -> None:
-    throttle = Throttle(10, burst=100)
-    async with throttle(50) as lease:
-        for actual, level in [(40, 60), (45, 55), (70, 30), (170, -70), (60, 40), (0, 100)]:
-            lease.settle(actual)
-            assert throttle.level == level
-        lease.settle(50)
-        assert throttle.level == 50.0
-
-
-async def test_debt_given_back_later_is_worth_what_is_still_missing() -> None:
-    throttle = Throttle(10, burst=100)
-    lease = await throttle.lease(50)
-    lease.settle(80)
-    await asyncio.sleep(7)  # 10 missing
-    lease.settle(0)
-    assert throttle.level == 100.0
-    await throttle.acquire(100)
-    lease.settle(0)
-    assert throttle.level == 0.0
 
 
 async def test_settle_needs_no_rate() -> None:
@@ -331,35 +190,7 @@ async def test_settling_never_hides_the_exception_of_the_body() -> None:
     assert (throttle.active, throttle.level) == (0, -490.0)
 
 
-async def test_forgetting_to_settle_is_no_error() -> None:
-    throttle = Throttle(10, 1)
-    for _ in range(2):
-        async with throttle(5):
-            pass
-    assert (throttle.active, throttle.level) == (0, 0.0)
-
-
 # --- settle: windows ---
-
-
-@pytest.mark.parametrize("algorithm", WINDOWS)
-async def test_a_window_refunds_while_the_entry_is_inside(algorithm: type[Rule]) -> None:
-    throttle = Throttle(10, algorithm=algorithm)
-    async with throttle(10) as lease:
-        waiter = await queued(throttle.acquire(6))
-        lease.settle(4)
-        await waiter
-        assert (now(), throttle.level) == (0.0, 0.0)
-
-
-@pytest.mark.parametrize("algorithm", WINDOWS)
-async def test_a_window_refunds_nothing_that_is_outside(algorithm: type[Rule]) -> None:
-    throttle = Throttle(10, algorithm=algorithm)
-    lease = await throttle.lease(10)
-    await asyncio.sleep(1)
-    await throttle.acquire(7)
-    lease.settle(0)
-    assert throttle.level == 3.0
 
 
 async def test_a_sliding_window_refunds_what_entered_up_to_a_period_ago() -> None:
@@ -372,19 +203,6 @@ async def test_a_sliding_window_refunds_what_entered_up_to_a_period_ago() -> Non
     await asyncio.sleep(0.001)
     lease.settle(0)
     assert throttle.level == 10.0
-
-
-@pytest.mark.parametrize(("algorithm", "leaves"), [(SlidingWindow, 1.9), (FixedWindow, 1.0)])
-async def test_debt_enters_a_window_when_it_is_settled(
-    algorithm: type[Rule], leaves: float
-) -> None:
-    throttle = Throttle(10, algorithm=algorithm)
-    lease = await throttle.lease(5)
-    await asyncio.sleep(0.9)
-    lease.settle(12)
-    assert throttle.level == -2.0
-    await throttle.acquire(10)
-    assert now() == leaves
 
 
 # --- settle: whatever happens, as if the truth had been known ---
@@ -496,45 +314,6 @@ async def test_it_may_be_entered_within_itself() -> None:
     assert throttle.active == 0
 
 
-async def test_many_tasks_may_hold_it_at_once() -> None:
-    throttle = Throttle(1_000, 3)
-    kept = throttle(10)
-    held: list[Lease] = []
-    most = 0
-
-    async def job(n: int) -> None:
-        nonlocal most
-        async with kept as lease:
-            assert lease not in held
-            held.append(lease)
-            most = max(most, throttle.active)
-            await asyncio.sleep(0.1 * (n % 3 + 1))
-            lease.settle(n)
-
-    await asyncio.gather(*(job(n) for n in range(10)))
-    assert len(held) == 10
-    assert (most, throttle.active) == (3, 0)
-    assert throttle.level == 1_000.0
-
-
-async def test_tasks_that_leave_in_another_order_release_their_own() -> None:
-    throttle = Throttle(1_000)
-    kept = throttle(10)
-    leases: dict[int, Lease] = {}
-
-    async def job(n: int, seconds: float) -> None:
-        async with kept as lease:
-            leases[n] = lease
-            await asyncio.sleep(seconds)
-
-    tasks = [await queued(job(n, seconds)) for n, seconds in enumerate([3, 1, 4, 2])]
-    for gone in ([1], [1, 3], [1, 3, 0], [1, 3, 0, 2]):
-        await asyncio.sleep(1)
-        await others_run()
-        assert [n for n in leases if "released" in repr(leases[n])] == sorted(gone)
-    await asyncio.gather(*tasks)
-
-
 async def test_it_may_be_left_in_another_task() -> None:
     throttle = Throttle(100, 2)
     kept = throttle(10)
@@ -552,27 +331,6 @@ async def test_it_may_be_left_in_another_task() -> None:
     assert throttle.active == 1
     await asyncio.create_task(leave())
     assert throttle.active == 0
-
-
-async def test_releasing_one_entry_early_leaves_those_of_other_tasks_alone() -> None:
-    # The first task gives its slot back early and later leaves its block; the slot that the
-    # second task still holds must not go with it.
-    throttle = Throttle(100, 2)
-    kept = throttle(10)
-
-    async def job(seconds: float, early: bool) -> None:
-        async with kept as lease:
-            if early:
-                lease.release()
-            await asyncio.sleep(seconds)
-
-    for early_first in (True, False):
-        jobs = [await queued(job(1, early_first)), await queued(job(2, not early_first))]
-        assert throttle.active == 1
-        await asyncio.sleep(1.5)
-        assert throttle.active == (1 if early_first else 0)
-        await asyncio.gather(*jobs)
-        assert throttle.active == 0
 
 
 @example([("enter", 0), ("enter", 0), ("early", 0), ("early", 0), ("leave", 0)], 0)
@@ -690,13 +448,6 @@ async def test_what_lease_returned_is_entered_without_taking_anything_again() ->
     assert throttle.active == 0
 
 
-async def test_what_lease_returned_after_waiting_is_entered_as_well() -> None:
-    throttle = Throttle(10, 1, initial=0)
-    async with await throttle.lease(4) as lease:
-        assert (throttle.active, throttle.level, lease.waited) == (1, 0.0, 0.4)
-    assert throttle.active == 0
-
-
 async def test_the_timeout_of_a_kept_lease_counts_from_each_entry() -> None:
     throttle = Throttle(10, 1)
     kept = throttle(1, timeout=1)
@@ -711,20 +462,6 @@ async def test_the_timeout_of_a_kept_lease_counts_from_each_entry() -> None:
 
 
 # --- as a decorator ---
-
-
-async def test_a_decorated_function_takes_the_weight_and_a_slot_while_it_runs() -> None:
-    throttle = Throttle(10, 1)
-
-    @throttle(5)
-    async def fetch(seconds: float) -> tuple[int, float]:
-        await asyncio.sleep(seconds)
-        return throttle.active, now()
-
-    results = [await queued(fetch(1)) for _ in range(3)]
-    assert throttle.level == 5.0
-    assert [await result for result in results] == [(1, 1.0), (1, 2.0), (1, 3.0)]
-    assert throttle.active == 0
 
 
 def test_a_decorated_function_keeps_its_face() -> None:
@@ -814,17 +551,6 @@ async def test_the_timeout_applies_to_each_call() -> None:
         await fetch()
     await asyncio.sleep(0.5)
     assert await fetch() == 1.0
-
-
-async def test_a_weight_of_one_decorates_too() -> None:
-    throttle = Throttle(10)
-
-    @throttle()
-    async def fetch() -> None:
-        pass
-
-    await fetch()
-    assert throttle.level == 9.0
 
 
 def _plain() -> None: ...

@@ -81,12 +81,6 @@ def test_the_throttle_beneath_is_there_for_all_that_it_can_do() -> None:
     assert (one.throttle.capacity, one.throttle.concurrency) == (math.inf, 5)
 
 
-async def test_a_pause_of_the_throttle_beneath_holds(limiter: Limiter) -> None:
-    limiter.throttle.pause(3)
-    async with limiter:
-        assert now() == 3.0
-
-
 def test_repr_names_the_facade() -> None:
     assert repr(RateLimiter(10.0)).startswith("<async_throttle.RateLimiter")
     assert repr(ConcurrencyLimiter(3)).startswith("<async_throttle.ConcurrencyLimiter")
@@ -105,18 +99,6 @@ async def test_acquire_is_a_coroutine_and_a_context_manager(limiter: Limiter) ->
     assert hasattr(call, "__aexit__")
     call.close()
     assert limiter.throttle.level == limiter.throttle.burst
-
-
-async def test_acquire_can_be_awaited(limiter: Limiter) -> None:
-    assert await limiter.acquire() is None  # type: ignore[func-returns-value]
-    assert limiter.throttle.locked()
-
-
-async def test_acquire_can_be_entered_and_binds_the_limiter(limiter: Limiter) -> None:
-    async with limiter.acquire() as same:
-        assert same is limiter
-        assert limiter.throttle.locked()
-    assert limiter.throttle.active == 0
 
 
 async def test_a_task_that_acquires_shows_what_it_does_and_where_it_stands(
@@ -149,48 +131,6 @@ def test_whoever_waits_for_ever_is_shown_to_the_last_line() -> None:
         testing.DeadlockError, match=r"caller, [\s\S]*Throttle\.acquire, .*throttle\.py:"
     ):
         testing.run(caller())
-
-
-async def test_acquire_can_be_a_task(limiter: Limiter) -> None:
-    first = asyncio.create_task(limiter.acquire())
-    second = asyncio.ensure_future(limiter.acquire())
-    await others_run()
-    assert (first.done(), second.done()) == (True, False)
-    if isinstance(limiter, ConcurrencyLimiter):
-        limiter.release()
-    await second
-
-
-async def test_acquire_can_be_waited_for(limiter: Limiter) -> None:
-    await asyncio.wait_for(limiter.acquire(), 1)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(limiter.acquire(), 0.5)
-    assert (now(), limiter.throttle.waiting) == (0.5, 0)
-
-
-async def test_acquire_can_be_gathered(limiter: Limiter) -> None:
-    if isinstance(limiter, ConcurrencyLimiter):
-        limiter.throttle.concurrency = 5
-    await asyncio.gather(*(limiter.acquire() for _ in range(5)))
-    assert now() == (4.0 if isinstance(limiter, RateLimiter) else 0.0)
-
-
-async def test_acquire_can_be_in_a_task_group_and_shielded(limiter: Limiter) -> None:
-    async with asyncio.TaskGroup() as group:
-        group.create_task(limiter.acquire())
-    if isinstance(limiter, ConcurrencyLimiter):
-        limiter.release()
-    await asyncio.shield(limiter.acquire())
-
-
-async def test_a_task_that_acquires_can_be_cancelled(limiter: Limiter) -> None:
-    await limiter.acquire()
-    task = asyncio.create_task(limiter.acquire())
-    await others_run()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert limiter.throttle.waiting == 0
 
 
 async def test_acquire_can_be_awaited_only_once(limiter: Limiter) -> None:
@@ -245,55 +185,7 @@ async def test_async_with_binds_the_same_limiter(limiter: Limiter) -> None:
         assert same is limiter
 
 
-async def test_the_body_s_exception_passes(limiter: Limiter) -> None:
-    with pytest.raises(KeyError, match="of the body"):
-        async with limiter:
-            raise KeyError("of the body")
-    with pytest.raises(KeyError, match="of the body"):
-        async with limiter.acquire():
-            raise KeyError("of the body")
-    assert limiter.throttle.active == 0
-
-
-async def test_a_rate_limiter_holds_nothing() -> None:
-    limiter = RateLimiter(10.0)
-    async with limiter, limiter, limiter.acquire(3):
-        assert limiter.throttle.level == 5.0
-        assert limiter.throttle.active == 0
-    limiter.release()  # there is nothing to give back, ever
-    assert limiter.throttle.level == 5.0
-
-
-async def test_acquire_within_the_block_takes_more() -> None:
-    limiter = RateLimiter(10.0)
-    async with limiter as same:
-        await same.acquire(9)
-        await same.acquire(2)
-    assert now() == 0.2
-
-
-async def test_a_concurrency_limiter_gives_back_at_the_end_of_the_block() -> None:
-    limiter = ConcurrencyLimiter(2)
-    async with limiter, limiter.acquire():
-        assert limiter.throttle.locked()
-    assert limiter.throttle.active == 0
-    await limiter.acquire()
-    limiter.release()
-    with pytest.raises(ValueError, match="release"):
-        limiter.release()
-
-
 # --- as a decorator ---
-
-
-async def test_limit_takes_one_for_each_call() -> None:
-    limiter = RateLimiter(10.0)
-
-    @limiter.limit
-    async def operation() -> float:
-        return now()
-
-    assert await asyncio.gather(*(operation() for _ in range(12))) == [0.0] * 10 + [0.1, 0.2]
 
 
 async def test_limit_with_tokens_takes_that_many() -> None:
@@ -327,18 +219,6 @@ async def test_limit_given_the_function_and_tokens() -> None:
     assert limiter.throttle.level == 3.0
 
 
-async def test_limit_holds_a_slot_while_the_call_runs() -> None:
-    limiter = ConcurrencyLimiter(2)
-
-    @limiter.limit
-    async def operation() -> int:
-        await asyncio.sleep(1)
-        return limiter.throttle.active
-
-    assert await asyncio.gather(*(operation() for _ in range(4))) == [2, 2, 2, 1]
-    assert (now(), limiter.throttle.active) == (2.0, 0)
-
-
 async def test_limit_keeps_face_arguments_results_and_errors(limiter: Limiter) -> None:
     async def divide(a: int, *, b: int = 2) -> float:
         """Divide."""
@@ -361,23 +241,6 @@ def test_limit_decorates_only_an_async_def(limiter: Limiter, func: Any) -> None:
 
 
 # --- numbers ---
-
-
-async def test_rates_below_one_per_second() -> None:
-    limiter = RateLimiter(0.1)
-    assert limiter.throttle.burst == 1.0
-    for _ in range(4):
-        await limiter.acquire()
-    assert now() == 30.0
-
-
-async def test_tokens_may_be_fractions() -> None:
-    limiter = RateLimiter(1.0)
-    for _ in range(10):
-        await limiter.acquire(0.1)
-    assert now() == 0.0
-    await limiter.acquire(0.25)
-    assert now() == 0.25
 
 
 async def test_more_than_the_burst_is_refused_at_once() -> None:

@@ -95,56 +95,6 @@ def test_a_lease_tells_what_was_taken_and_is_settled(stage: Stage) -> None:
 
 
 @staged
-def test_a_lease_without_a_block_is_released_once(stage: Stage) -> None:
-    throttle = stage.throttle(10, 1)
-    lease = throttle.lease(3)
-    assert (throttle.active, throttle.level) == (1, 7)
-    lease.release()
-    lease.release()
-    assert throttle.active == 0
-    with throttle.lease() as lease:
-        assert throttle.active == 1
-    assert throttle.active == 0
-
-
-@staged
-def test_acquire_and_release(stage: Stage) -> None:
-    throttle = stage.throttle(10, 1)
-    assert throttle.acquire(2) is True
-    throttle.release()
-    with pytest.raises(ValueError, match="nobody holds a slot"):
-        throttle.release()
-
-
-@staged
-def test_consume_holds_nothing_and_waits_for_tokens_only(stage: Stage) -> None:
-    throttle = stage.throttle(1, 1, burst=2)
-    with throttle:
-        stage.thread("A", stage.visit, throttle)
-        stage.sleep(0.5)
-        throttle.consume()  # A lacks a slot, and holds up nobody who needs none
-        assert stage.now == 500_000_000
-        throttle.consume()
-        assert stage.now == 1_000_000_000
-    stage.sleep(10)
-    assert stage.began == [(2, "A")]
-
-
-@staged
-def test_try_acquire_neither_waits_nor_overtakes(stage: Stage) -> None:
-    throttle = stage.throttle(1, burst=3)
-    assert throttle.try_acquire(2)
-    throttle.release()
-    stage.thread("A", stage.visit, throttle, 3)
-    stage.sleep(0.5)
-    assert throttle.level == 1.5
-    assert throttle.locked()
-    assert not throttle.try_acquire()
-    stage.sleep(10)
-    assert stage.began == [(2, "A")]
-
-
-@staged
 def test_delay_is_kept(stage: Stage) -> None:
     throttle = stage.throttle(1, burst=2)
     throttle.charge(2)
@@ -187,23 +137,6 @@ def test_a_refusal_changes_nothing(stage: Stage) -> None:
         pass
     stage.sleep(2)
     assert throttle.level == 2
-
-
-@staged
-def test_a_timeout_leaves_no_trace_and_wakes_who_comes_next(stage: Stage) -> None:
-    def give_up() -> None:
-        with pytest.raises(ThrottleTimeout):
-            throttle.acquire(3, timeout=2)
-
-    throttle = stage.throttle(1, 1, burst=3)
-    throttle.acquire(1)
-    stage.thread("A", give_up)
-    stage.later(1, throttle.release)
-    stage.later(1, throttle.pause, 10)
-    stage.sleep(0.5)
-    throttle.consume(1)
-    stage.sleep(12)
-    assert throttle.level == 3
 
 
 @staged
