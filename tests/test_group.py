@@ -183,26 +183,6 @@ def names(error: BaseException) -> Any:
 # --- entering and leaving ---
 
 
-async def test_all_are_entered_in_order_and_left_in_reverse() -> None:
-    log = Log()
-    group = await grouped(
-        log.async_manager("a"), log.sync_manager("b"), log.acloser("c"), log.awaited_closer("d")
-    )
-    assert log.events == []
-    async with group as same:
-        assert same is group
-        assert log.events == ["+a", "+b"]
-        log.events.clear()
-    assert log.events == ["-d", "-c", "-b", "-a"]
-
-
-async def test_an_empty_group_will_do() -> None:
-    async with ResourceGroup():
-        pass
-    with pytest.raises(Boom):
-        await failing(ResourceGroup(), Boom("body"))
-
-
 async def test_a_group_may_be_entered_again_after_it_was_left() -> None:
     log = Log()
     group = await grouped(log.async_manager("a"))
@@ -549,38 +529,6 @@ async def test_adding_may_be_cancelled() -> None:
 # --- errors ---
 
 
-async def test_the_error_of_the_body_is_raised_as_it_is() -> None:
-    log = Log()
-    error = Boom("body")
-    with pytest.raises(Boom) as caught:
-        await failing(await grouped(log.async_manager("a"), log.sync_manager("b")), error)
-    assert caught.value is error
-    assert error.__context__ is None
-    assert log.events == ["+a", "+b", "-b body", "-a body"]
-
-
-@each_kind
-async def test_one_error_in_leaving_is_a_group_of_one(kind: str) -> None:
-    log = Log()
-    group = await grouped(log.closer("a"), getattr(log, kind)("b", leave="raise"), log.closer("c"))
-    with pytest.raises(ExceptionGroup, match="while leaving a ResourceGroup") as caught:
-        await holding(group, 1.0)
-    assert names(caught.value) == ["leave b"]
-    assert log.events[-3:] == ["-c", "-b", "-a"]
-
-
-@each_kind
-async def test_the_error_of_the_body_comes_first_in_the_group(kind: str) -> None:
-    log = Log()
-    made = getattr(log, kind)
-    group = await grouped(made("a", leave="raise"), made("b"), made("c", leave="raise"))
-    with pytest.raises(ExceptionGroup) as caught:
-        await failing(group, Boom("body"))
-    assert names(caught.value) == ["body", "leave c", "leave a"]
-    assert type(caught.value) is ExceptionGroup
-    assert caught.value.__suppress_context__  # it would be told twice
-
-
 async def test_each_error_has_the_one_before_as_its_context() -> None:
     log = Log()
     made = log.async_manager
@@ -590,87 +538,6 @@ async def test_each_error_has_the_one_before_as_its_context() -> None:
         )
     body, b, a = caught.value.exceptions
     assert (a.__context__, b.__context__, body.__context__) == (b, body, None)
-
-
-async def test_the_body_s_error_in_another_form_takes_its_place() -> None:
-    log = Log()
-    made = log.async_manager
-    with pytest.raises(Boom, match=r"^body by c by a$") as caught:
-        await failing(
-            await grouped(made("a", leave="transform"), made("b"), made("c", leave="transform")),
-            Boom("body"),
-        )
-    assert str(caught.value.__cause__) == "body by c"
-    with pytest.raises(ExceptionGroup) as group:
-        await failing(
-            await grouped(made("a", leave="raise"), made("c", leave="transform")), Boom("body")
-        )
-    assert names(group.value) == ["body by c", "leave a"]
-
-
-async def test_a_collected_error_may_get_another_form_too() -> None:
-    log = Log()
-    made = log.async_manager
-    with pytest.raises(ExceptionGroup) as caught:
-        await failing(
-            await grouped(made("a", leave="transform"), made("b", leave="raise")), Boom("body")
-        )
-    assert names(caught.value) == ["body", "leave b by a"]
-
-
-async def test_raising_what_was_handed_adds_nothing() -> None:
-    log = Log()
-    error = Boom("body")
-    made = log.async_manager
-    with pytest.raises(Boom) as caught:
-        await failing(await grouped(made("a", leave="again"), made("b", leave="again")), error)
-    assert caught.value is error
-
-
-async def test_suppression_clears_what_was_pending() -> None:
-    log = Log()
-    made = log.async_manager
-    await failing(
-        await grouped(made("a"), made("b", leave="suppress"), made("c", leave="raise")),
-        Boom("body"),
-    )
-    assert log.events[3:] == ["-c body", "-b leave c", "-a"]
-    with pytest.raises(ExceptionGroup) as caught:
-        await failing(
-            await grouped(made("a", leave="raise"), made("b", leave="suppress")), Boom("body")
-        )
-    assert names(caught.value) == ["leave a"]
-
-
-async def test_a_failed_entry_leaves_those_entered_before_and_is_raised() -> None:
-    log = Log()
-    made = log.async_manager
-    group = await grouped(made("a"), log.sync_manager("b"), made("c", enter="raise"), made("d"))
-    for _ in range(2):
-        log.events.clear()
-        with pytest.raises(Boom, match=r"^enter c$"):
-            await holding(group, 1.0)
-        assert log.events == ["+a", "+b", "-b enter c", "-a enter c"]
-        assert repr(group) == "<async_throttle.ResourceGroup [not entered, resources:4]>"
-    group = await grouped(made("a", leave="raise"), made("b", enter="raise"))
-    with pytest.raises(ExceptionGroup) as caught:
-        await holding(group, 1.0)
-    assert names(caught.value) == ["enter b", "leave a"]
-    group = await grouped(made("a", leave="transform"), made("b", enter="raise"))
-    with pytest.raises(Boom, match=r"^enter b by a$"):
-        await holding(group, 1.0)
-
-
-async def test_a_failed_entry_cannot_be_suppressed() -> None:
-    """Python skips the body of nested blocks then. Here nothing could: it would run without
-    what it needs. So nobody is told that all is well."""
-    log = Log()
-    made = log.async_manager
-    with pytest.raises(Boom, match=r"^enter c$"):
-        await holding(
-            await grouped(made("a"), made("b", leave="suppress"), made("c", enter="raise")), 1.0
-        )
-    assert log.events == ["+a", "+b", "-b enter c", "-a enter c"]
 
 
 async def test_a_timeout_while_a_group_is_entered_is_not_lost_if_somebody_suppresses_it() -> None:
@@ -793,19 +660,6 @@ async def test_whoever_suppresses_a_cancellation_does_not_hide_what_failed_besid
     assert names(caught.value) == ["leave c"]
 
 
-async def test_a_timeout_manager_limits_the_whole_block() -> None:
-    log = Log()
-    group = await grouped(log.async_manager("a"), TimeoutManager(1.0), log.async_manager("b"))
-    with pytest.raises(exceptions.TimeoutError, match="the block timed out after 1 s"):
-        await holding(group, 60)
-    assert log.events == ["+a", "+b", "-b ", "-a the block timed out after 1 s"]
-    assert now() == 1.0
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
-    await holding(group, 0.5)
-
-
 async def test_a_timeout_does_not_become_a_cancellation_if_something_fails_in_leaving() -> None:
     """Its error is raised from the cancellation: if that were lost on the way out, or raised in
     the end, nobody would know that it was a timeout."""
@@ -819,29 +673,6 @@ async def test_a_timeout_does_not_become_a_cancellation_if_something_fails_in_le
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
-
-
-async def test_a_timeout_that_comes_while_the_group_is_left_counts() -> None:
-    log = Log()
-    group = await grouped(TimeoutManager(1.5), log.async_manager("a", takes=1.0))
-    with pytest.raises(ExceptionGroup) as caught:
-        await failing(group, Boom("body"))
-    assert names(caught.value) == ["body", "the block timed out after 1.5 s"]
-    assert now() == 1.5
-
-
-async def test_a_timeout_that_comes_while_the_group_is_left_is_raised_plain() -> None:
-    """It reaches whoever is being left as a cancellation, which is no failure of theirs."""
-    log = Log()
-    group = await grouped(
-        log.closer("a"), TimeoutManager(2.5), log.async_manager("b", takes=1.0), log.closer("c")
-    )
-    with pytest.raises(exceptions.TimeoutError, match=r"the block timed out after 2.5 s"):
-        await holding(group, 1.0)
-    assert log.events == ["+b", "-c", "-b", "-a"]
-    task = asyncio.current_task()
-    assert task is not None
-    assert (now(), task.cancelling()) == (2.5, 0)
 
 
 @pytest.mark.parametrize(
