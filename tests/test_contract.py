@@ -262,158 +262,71 @@ def pool_of(make: Callable[[], LimitSet]) -> Callable[[], LimitPool]:
     return pool
 
 
+FORMS: dict[str, Callable[[Any, Body], Coroutine[Any, Any, None]]] = {
+    "async with": by_with,
+    "async with call": by_call,
+    "acquire": by_acquire,
+    "acquire alone": by_acquire_alone,
+    "acquire_async": by_acquire_async,
+    "async with acquire": by_with_acquire,
+    "lease": by_lease,
+    "lease_async": by_lease_async,
+    "consume": by_consume,
+    "consume_async": by_consume_async,
+    "wait_for_tokens": by_wait_for_tokens,
+    "decorator": by_decorator,
+    "limit": by_limit,
+}
+FORMS_OF_SETS: dict[str, Callable[[Any, Body], Coroutine[Any, Any, None]]] = {
+    "async with": by_with,
+    "async with call": by_call_of_a_set,
+    "async with acquire": by_with_acquire,
+    "await acquire": by_awaiting,
+    "decorator": by_decorator_of_a_set,
+}
+BLOCKS = "async with", "async with call"
+ALL_OF_THROTTLES = *BLOCKS, "acquire", "lease", "decorator"
+ALL_OF_THREADS = *BLOCKS, "acquire_async", "lease_async", "decorator"
+ALL_OF_SLOTS = "async with", "acquire", "async with acquire", "limit"
+ALL_OF_RATES = "async with", "acquire alone", "async with acquire", "limit"
+ALL_OF_SETS = tuple(FORMS_OF_SETS)
+ALL_OF_POOLS = ALL_OF_SETS[1:]
+
+LIMITERS: dict[str, tuple[Callable[[], Any], Callable[[Any], list[Any]], bool, tuple[str, ...]]] = {
+    "Throttle slots": (slots, itself, True, ALL_OF_THROTTLES),
+    "Throttle rate": (rate, itself, False, (*ALL_OF_THROTTLES, "consume")),
+    "adapting Throttle slots": (adapting_slots, itself, True, (*BLOCKS, "acquire", "lease")),
+    "adapting Throttle rate": (adapting_rate, itself, False, ("async with", "decorator")),
+    "adapting threads.Throttle slots": (adapting_thread_slots, itself, True, BLOCKS),
+    "LimitSet of adapting slots": (set_of_adapting_slots, of_a_set, True, BLOCKS),
+    "ConcurrencyLimiter": (lambda: ConcurrencyLimiter(1), of_a_facade, True, ALL_OF_SLOTS),
+    "RateLimiter": (lambda: RateLimiter(1), of_a_facade, False, ALL_OF_RATES),
+    "buckets.TokenBucket": (lambda: TokenBucket(1, 1), of_a_facade, False, ("consume",)),
+    "buckets.LeakyBucket": (lambda: LeakyBucket(1, 1), of_a_facade, False, ("wait_for_tokens",)),
+    "threads.Throttle slots": (thread_slots, itself, True, ALL_OF_THREADS),
+    "threads.Throttle rate": (thread_rate, itself, False, (*ALL_OF_THREADS, "consume_async")),
+    "Throttles slots": (keyed(slots), itself, True, ("async with",)),
+    "Throttles rate": (keyed(rate), itself, False, ("async with",)),
+    "Throttles threads.Throttle": (keyed(thread_slots), itself, True, ("async with",)),
+    "LimitSet of one, slots": (set_of_slots, of_a_set, True, ALL_OF_SETS),
+    "LimitSet of one, rate": (set_of_rate, of_a_set, False, ALL_OF_SETS),
+    "LimitSet, slots": (set_with_slots, of_a_set, True, ALL_OF_SETS),
+    "LimitSet, rate": (set_with_rate, of_a_set, False, ALL_OF_SETS),
+    "LimitSet of Limits, slots": (documented_slots, of_a_set, True, ALL_OF_SETS),
+    "LimitSet of Limits, rate": (documented_rate, of_a_set, False, ALL_OF_SETS),
+    "LimitPool slots": (pool_of(set_with_slots), of_a_pool, True, ALL_OF_POOLS),
+    "LimitPool rate": (pool_of(set_with_rate), of_a_pool, False, ALL_OF_POOLS),
+    "LimitPool of Limits, slots": (pool_of(documented_slots), of_a_pool, True, ALL_OF_POOLS),
+    "LimitPool of Limits, rate": (pool_of(documented_rate), of_a_pool, False, ALL_OF_POOLS),
+}
+"""Each with how it is made, what is beneath, whether whoever got in holds it, and its forms."""
+
 CASES = {
-    "Throttle slots, async with": Case(slots, itself, by_with, True),
-    "Throttle slots, async with call": Case(slots, itself, by_call, True),
-    "Throttle slots, acquire": Case(slots, itself, by_acquire, True),
-    "Throttle slots, lease": Case(slots, itself, by_lease, True),
-    "Throttle slots, decorator": Case(slots, itself, by_decorator, True),
-    "Throttle rate, async with": Case(rate, itself, by_with, False),
-    "Throttle rate, async with call": Case(rate, itself, by_call, False),
-    "Throttle rate, acquire": Case(rate, itself, by_acquire, False),
-    "Throttle rate, lease": Case(rate, itself, by_lease, False),
-    "Throttle rate, consume": Case(rate, itself, by_consume, False),
-    "Throttle rate, decorator": Case(rate, itself, by_decorator, False),
-    "adapting Throttle slots, async with": Case(adapting_slots, itself, by_with, True),
-    "adapting Throttle slots, async with call": Case(adapting_slots, itself, by_call, True),
-    "adapting Throttle slots, acquire": Case(adapting_slots, itself, by_acquire, True),
-    "adapting Throttle slots, lease": Case(adapting_slots, itself, by_lease, True),
-    "adapting Throttle rate, async with": Case(adapting_rate, itself, by_with, False),
-    "adapting Throttle rate, decorator": Case(adapting_rate, itself, by_decorator, False),
-    "adapting threads.Throttle slots, async with": Case(
-        adapting_thread_slots, itself, by_with, True
-    ),
-    "adapting threads.Throttle slots, async with call": Case(
-        adapting_thread_slots, itself, by_call, True
-    ),
-    "LimitSet of adapting slots, async with": Case(set_of_adapting_slots, of_a_set, by_with, True),
-    "LimitSet of adapting slots, async with call": Case(
-        set_of_adapting_slots, of_a_set, by_call_of_a_set, True
-    ),
-    "ConcurrencyLimiter, async with": Case(
-        lambda: ConcurrencyLimiter(1), of_a_facade, by_with, True
-    ),
-    "ConcurrencyLimiter, acquire": Case(
-        lambda: ConcurrencyLimiter(1), of_a_facade, by_acquire, True
-    ),
-    "ConcurrencyLimiter, async with acquire": Case(
-        lambda: ConcurrencyLimiter(1), of_a_facade, by_with_acquire, True
-    ),
-    "ConcurrencyLimiter, limit": Case(lambda: ConcurrencyLimiter(1), of_a_facade, by_limit, True),
-    "RateLimiter, async with": Case(lambda: RateLimiter(1), of_a_facade, by_with, False),
-    "RateLimiter, acquire": Case(lambda: RateLimiter(1), of_a_facade, by_acquire_alone, False),
-    "RateLimiter, async with acquire": Case(
-        lambda: RateLimiter(1), of_a_facade, by_with_acquire, False
-    ),
-    "RateLimiter, limit": Case(lambda: RateLimiter(1), of_a_facade, by_limit, False),
-    "buckets.TokenBucket, consume": Case(lambda: TokenBucket(1, 1), of_a_facade, by_consume, False),
-    "buckets.LeakyBucket, wait_for_tokens": Case(
-        lambda: LeakyBucket(1, 1), of_a_facade, by_wait_for_tokens, False
-    ),
-    "threads.Throttle slots, async with": Case(thread_slots, itself, by_with, True),
-    "threads.Throttle slots, async with call": Case(thread_slots, itself, by_call, True),
-    "threads.Throttle slots, acquire": Case(thread_slots, itself, by_acquire_async, True),
-    "threads.Throttle slots, lease": Case(thread_slots, itself, by_lease_async, True),
-    "threads.Throttle slots, decorator": Case(thread_slots, itself, by_decorator, True),
-    "threads.Throttle rate, async with": Case(thread_rate, itself, by_with, False),
-    "threads.Throttle rate, async with call": Case(thread_rate, itself, by_call, False),
-    "threads.Throttle rate, acquire": Case(thread_rate, itself, by_acquire_async, False),
-    "threads.Throttle rate, lease": Case(thread_rate, itself, by_lease_async, False),
-    "threads.Throttle rate, decorator": Case(thread_rate, itself, by_decorator, False),
-    "threads.Throttle rate, consume": Case(thread_rate, itself, by_consume_async, False),
-    "Throttles slots, async with": Case(keyed(slots), itself, by_with, True),
-    "Throttles rate, async with": Case(keyed(rate), itself, by_with, False),
-    "Throttles threads.Throttle, async with": Case(keyed(thread_slots), itself, by_with, True),
-    "LimitSet of one, slots, async with": Case(set_of_slots, of_a_set, by_with, True),
-    "LimitSet of one, slots, async with call": Case(set_of_slots, of_a_set, by_call_of_a_set, True),
-    "LimitSet of one, slots, async with acquire": Case(
-        set_of_slots, of_a_set, by_with_acquire, True
-    ),
-    "LimitSet of one, slots, await acquire": Case(set_of_slots, of_a_set, by_awaiting, True),
-    "LimitSet of one, slots, decorator": Case(set_of_slots, of_a_set, by_decorator_of_a_set, True),
-    "LimitSet of one, rate, async with": Case(set_of_rate, of_a_set, by_with, False),
-    "LimitSet of one, rate, async with call": Case(set_of_rate, of_a_set, by_call_of_a_set, False),
-    "LimitSet of one, rate, async with acquire": Case(
-        set_of_rate, of_a_set, by_with_acquire, False
-    ),
-    "LimitSet of one, rate, await acquire": Case(set_of_rate, of_a_set, by_awaiting, False),
-    "LimitSet of one, rate, decorator": Case(set_of_rate, of_a_set, by_decorator_of_a_set, False),
-    "LimitSet, slots, async with": Case(set_with_slots, of_a_set, by_with, True),
-    "LimitSet, slots, async with call": Case(set_with_slots, of_a_set, by_call_of_a_set, True),
-    "LimitSet, slots, async with acquire": Case(set_with_slots, of_a_set, by_with_acquire, True),
-    "LimitSet, slots, await acquire": Case(set_with_slots, of_a_set, by_awaiting, True),
-    "LimitSet, slots, decorator": Case(set_with_slots, of_a_set, by_decorator_of_a_set, True),
-    "LimitSet, rate, async with": Case(set_with_rate, of_a_set, by_with, False),
-    "LimitSet, rate, async with call": Case(set_with_rate, of_a_set, by_call_of_a_set, False),
-    "LimitSet, rate, async with acquire": Case(set_with_rate, of_a_set, by_with_acquire, False),
-    "LimitSet, rate, await acquire": Case(set_with_rate, of_a_set, by_awaiting, False),
-    "LimitSet, rate, decorator": Case(set_with_rate, of_a_set, by_decorator_of_a_set, False),
-    "LimitSet of Limits, slots, async with": Case(documented_slots, of_a_set, by_with, True),
-    "LimitSet of Limits, slots, async with call": Case(
-        documented_slots, of_a_set, by_call_of_a_set, True
-    ),
-    "LimitSet of Limits, slots, async with acquire": Case(
-        documented_slots, of_a_set, by_with_acquire, True
-    ),
-    "LimitSet of Limits, slots, await acquire": Case(documented_slots, of_a_set, by_awaiting, True),
-    "LimitSet of Limits, slots, decorator": Case(
-        documented_slots, of_a_set, by_decorator_of_a_set, True
-    ),
-    "LimitSet of Limits, rate, async with": Case(documented_rate, of_a_set, by_with, False),
-    "LimitSet of Limits, rate, async with call": Case(
-        documented_rate, of_a_set, by_call_of_a_set, False
-    ),
-    "LimitSet of Limits, rate, async with acquire": Case(
-        documented_rate, of_a_set, by_with_acquire, False
-    ),
-    "LimitSet of Limits, rate, await acquire": Case(documented_rate, of_a_set, by_awaiting, False),
-    "LimitSet of Limits, rate, decorator": Case(
-        documented_rate, of_a_set, by_decorator_of_a_set, False
-    ),
-    "LimitPool slots, async with call": Case(
-        pool_of(set_with_slots), of_a_pool, by_call_of_a_set, True
-    ),
-    "LimitPool slots, async with acquire": Case(
-        pool_of(set_with_slots), of_a_pool, by_with_acquire, True
-    ),
-    "LimitPool slots, await acquire": Case(pool_of(set_with_slots), of_a_pool, by_awaiting, True),
-    "LimitPool slots, decorator": Case(
-        pool_of(set_with_slots), of_a_pool, by_decorator_of_a_set, True
-    ),
-    "LimitPool rate, async with call": Case(
-        pool_of(set_with_rate), of_a_pool, by_call_of_a_set, False
-    ),
-    "LimitPool rate, async with acquire": Case(
-        pool_of(set_with_rate), of_a_pool, by_with_acquire, False
-    ),
-    "LimitPool rate, await acquire": Case(pool_of(set_with_rate), of_a_pool, by_awaiting, False),
-    "LimitPool rate, decorator": Case(
-        pool_of(set_with_rate), of_a_pool, by_decorator_of_a_set, False
-    ),
-    "LimitPool of Limits, slots, async with call": Case(
-        pool_of(documented_slots), of_a_pool, by_call_of_a_set, True
-    ),
-    "LimitPool of Limits, slots, async with acquire": Case(
-        pool_of(documented_slots), of_a_pool, by_with_acquire, True
-    ),
-    "LimitPool of Limits, slots, await acquire": Case(
-        pool_of(documented_slots), of_a_pool, by_awaiting, True
-    ),
-    "LimitPool of Limits, slots, decorator": Case(
-        pool_of(documented_slots), of_a_pool, by_decorator_of_a_set, True
-    ),
-    "LimitPool of Limits, rate, async with call": Case(
-        pool_of(documented_rate), of_a_pool, by_call_of_a_set, False
-    ),
-    "LimitPool of Limits, rate, async with acquire": Case(
-        pool_of(documented_rate), of_a_pool, by_with_acquire, False
-    ),
-    "LimitPool of Limits, rate, await acquire": Case(
-        pool_of(documented_rate), of_a_pool, by_awaiting, False
-    ),
-    "LimitPool of Limits, rate, decorator": Case(
-        pool_of(documented_rate), of_a_pool, by_decorator_of_a_set, False
-    ),
+    f"{name}, {form}": Case(
+        make, beneath, (FORMS_OF_SETS if beneath in (of_a_set, of_a_pool) else FORMS)[form], holds
+    )
+    for name, (make, beneath, holds, forms) in LIMITERS.items()
+    for form in forms
 }
 
 
