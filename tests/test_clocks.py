@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from datetime import timedelta
-from itertools import pairwise
 from typing import Any, TypeVar, TypeVarTuple
 
 import pytest
@@ -304,81 +303,6 @@ async def test_lateness_beyond_that_shifts_the_schedule() -> None:
         await second
         assert now() == pytest.approx(began + 0.2 + late - 5 * MS, abs=1e-12)
         await asyncio.sleep(0.1)
-
-
-async def test_a_blocked_loop_does_not_burst() -> None:
-    throttle = Throttle(1_000, burst=1, initial=0)
-    went: list[float] = []
-
-    async def call() -> None:
-        await throttle.acquire()
-        went.append(now())
-
-    tasks = [await queued(call()) for _ in range(50)]
-    at(0.0105, lambda: block(1.0))
-    await asyncio.gather(*tasks)
-    # Ten before, then what was due in the last five milliseconds, then one by one.
-    in_the_wake = sum(instant == 1.0105 for instant in went)
-    assert in_the_wake == 6
-    rest = went[10 + in_the_wake :]
-    assert [round((b - a) * 1e6) for a, b in pairwise(rest)] == [1_000] * 33
-
-
-async def test_due_waiters_are_granted_as_if_at_their_own_instants() -> None:
-    throttle = Throttle(1_000, burst=1, initial=0)
-    went: list[float] = []
-
-    async def call() -> None:
-        await throttle.acquire()
-        went.append(now())
-
-    tasks = [await queued(call()) for _ in range(10)]
-    at(0.0025, lambda: block(4 * MS))
-    await asyncio.gather(*tasks)
-    assert went == [0.001, 0.002, *[0.0065] * 4, 0.007, 0.008, 0.009, 0.01]
-
-
-async def test_timers_that_are_always_late_do_not_wear_the_rate_down() -> None:
-    throttle = Throttle(100, burst=1, initial=0)
-    for n in range(1, 501):
-        at(n * 0.01 - 0.5 * MS, lambda: block(2 * MS))
-    for n in range(1, 501):
-        await throttle.acquire()
-        assert now() == pytest.approx(n * 0.01 + 1.5 * MS, abs=1e-12)
-
-
-async def test_the_envelope_of_a_late_loop_has_five_milliseconds_more() -> None:
-    rate, burst = 1_000, 3
-    throttle = Throttle(rate, burst=burst)
-    for n in range(200):
-        at(0.0037 * n, lambda n=n: block((n * 7 % 11) * MS))  # type: ignore[misc]
-    leases = await asyncio.gather(*(throttle.lease() for _ in range(300)))
-    went = [lease.waited for lease in leases]  # all came at 0.0
-    for n, start in enumerate(went):
-        for m, end in enumerate(went[n:], 1):
-            assert m <= burst + rate * (end - start + 5 * MS) + 1e-6
-    # And the five milliseconds were needed, or this would show nothing.
-    assert any(went[n] == went[n + burst] for n in range(len(went) - burst))
-
-
-async def test_a_late_grant_in_a_window_counts_from_when_it_was_really_made() -> None:
-    throttle = Throttle(1, algorithm=SlidingWindow)
-    await throttle.acquire()
-    first, second = await queued(throttle.acquire()), await queued(throttle.acquire())
-    at(0.999, lambda: block(4 * MS))
-    await first
-    assert now() == 1.003
-    await second
-    assert now() == 2.003
-
-
-async def test_a_pause_ends_late_on_a_blocked_loop_and_then_everything_goes_on() -> None:
-    throttle = Throttle(10, 1)
-    throttle.pause(1)
-    waiter = await queued(throttle.acquire())
-    at(0.5, lambda: block(2.0))
-    await waiter
-    assert now() == 2.5
 
 
 async def test_a_deadline_passed_on_a_blocked_loop_is_a_refusal_unless_it_was_due_before() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import math
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.virtual_time
 FOR_LOOPS = {
     "throttle": lambda: Throttle(math.inf, 1)(1),
     "limit() of a rate": lambda: RateLimiter(1).limit,
+    "limit()": lambda: RateLimiter(1).limit(),
     "limit(tokens=)": lambda: RateLimiter(1).limit(tokens=1),
     "limit() of slots": lambda: ConcurrencyLimiter(1).limit,
     "TimeoutManager": lambda: TimeoutManager(1.0),
@@ -63,6 +66,20 @@ async def test_a_coroutine_function_stays_what_it_was(make: Any) -> None:
     assert inspect.signature(decorated) == inspect.signature(wait)
 
 
+@pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
+async def test_methods_and_partials_are_decorated_and_errors_pass(make: Any) -> None:
+    class Divider:
+        @make()  # type: ignore[untyped-decorator]
+        async def divide(self, a: int, *, b: int) -> tuple[Divider, float]:
+            return self, a / b
+
+    divider = Divider()
+    assert await divider.divide(1, b=2) == (divider, 0.5)
+    with pytest.raises(ZeroDivisionError):
+        await divider.divide(1, b=0)
+    assert await make()(functools.partial(wait, 1))(b=4) == 5
+
+
 @pytest.mark.parametrize("make", FOR_THREADS.values(), ids=FOR_THREADS)
 def test_what_threads_enter_decorates_a_function_as_well(make: Any) -> None:
     decorated = make()(work)
@@ -71,9 +88,9 @@ def test_what_threads_enter_decorates_a_function_as_well(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", FOR_LOOPS.values(), ids=FOR_LOOPS)
-@pytest.mark.parametrize("func", [work, generate, stream])
+@pytest.mark.parametrize("func", [work, generate, stream, len, int, "fetch"])
 def test_what_only_loops_enter_decorates_nothing_else(make: Any, func: Any) -> None:
-    with pytest.raises(TypeError, match=rf"decorates an async def, got .*{func.__name__}"):
+    with pytest.raises(TypeError, match=f"decorates an async def, got .*{re.escape(repr(func))}"):
         make()(func)
 
 

@@ -198,17 +198,6 @@ async def test_limit_with_tokens_takes_that_many() -> None:
     assert await asyncio.gather(*(operation() for _ in range(3))) == [0.0, 0.0, 0.2]
 
 
-async def test_limit_called_with_nothing_is_limit() -> None:
-    limiter = RateLimiter(10.0)
-
-    @limiter.limit()
-    async def operation() -> int:
-        return 5
-
-    assert await operation() == 5
-    assert limiter.throttle.level == 9.0
-
-
 async def test_limit_given_the_function_and_tokens() -> None:
     limiter = RateLimiter(10.0)
 
@@ -217,27 +206,6 @@ async def test_limit_given_the_function_and_tokens() -> None:
 
     assert await limiter.limit(operation, tokens=7)() == 5
     assert limiter.throttle.level == 3.0
-
-
-async def test_limit_keeps_face_arguments_results_and_errors(limiter: Limiter) -> None:
-    async def divide(a: int, *, b: int = 2) -> float:
-        """Divide."""
-        return a / b
-
-    decorated = limiter.limit(divide)
-    assert inspect.iscoroutinefunction(decorated)
-    assert inspect.signature(decorated) == inspect.signature(divide)
-    assert (decorated.__name__, decorated.__doc__) == ("divide", "Divide.")
-    assert await decorated(5) == 2.5
-    with pytest.raises(ZeroDivisionError):
-        await decorated(5, b=0)
-    assert limiter.throttle.active == 0
-
-
-@pytest.mark.parametrize("func", [len, lambda: None, "operation"])
-def test_limit_decorates_only_an_async_def(limiter: Limiter, func: Any) -> None:
-    with pytest.raises(TypeError, match="async def"):
-        limiter.limit(func)
 
 
 # --- numbers ---
