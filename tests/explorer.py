@@ -48,15 +48,25 @@ from heapq import heappop, heappush
 from typing import Any, Final, TypeVarTuple, cast
 from unittest import mock
 
+from scenes import (
+    SHARED,
+    Charge,
+    Close,
+    Drain,
+    HoldUp,
+    Part,
+    Rate,
+    Slots,
+    Visit,
+    Wait,
+)
+
 from async_throttle import (
     Lease,
     SlidingWindow,
     Throttle,
-    ThrottleClosed,
-    ThrottleFull,
     ThrottleTimeout,
     TokenBucket,
-    WeightTooLarge,
 )
 from async_throttle._queue import GRANTED
 from async_throttle.adaptive import Adaptive, Outcome
@@ -500,6 +510,35 @@ class Stage:
         self.tell("finds it drained")
         assert self.ledger.inside == len(self.ledger.waiting) == 0, "drained too early"
 
+    async def act(self, part: Part) -> None:
+        """What one does in a scene that threads play as well."""
+        for step in part:
+            match step:
+                case Visit(form="acquire"):
+                    await self.hold()
+                case Visit(weight, form="consume"):
+                    await self.consume(weight)
+                case Visit(weight, hold, timeout):
+                    await self.visit(weight, hold=hold, timeout=timeout)
+                case Wait(seconds):
+                    await asyncio.sleep(seconds)
+                case HoldUp(seconds, until, empty):
+                    await self.hold_up(seconds, until=until, empty=empty)
+                case Slots(number):
+                    self.resize(number)
+                case Rate(capacity, burst):
+                    self.tell(f"makes it {capacity} per second, a burst of {burst}")
+                    self.ledger.change(self.loop.now, capacity, burst)
+                    self.throttle.capacity, self.throttle.burst = capacity, burst
+                case Charge(weight):
+                    self.tell(f"charges {weight}")
+                    self.ledger.charge(self.loop.now, weight * TOKEN)
+                    self.throttle.charge(weight)
+                case Close(drop_waiting):
+                    self.close(drop_waiting=drop_waiting)
+                case Drain():
+                    await self.drain()
+
     def resize(self, concurrency: int) -> None:
         """Set the number of slots."""
         self.tell(f"makes it {concurrency} slots")
@@ -834,40 +873,20 @@ def scenario(setting: Scenario) -> Scenario:
     return setting
 
 
-@scenario
-def slots_only(stage: Stage) -> None:
-    stage.set(math.inf, 1)
-    stage.play(stage.visit(), stage.visit(), stage.visit())
+def shared(name: str) -> Scenario:
+    """A scene that threads play as well."""
+    scene = SHARED[name]
+
+    def setting(stage: Stage) -> None:
+        stage.set(**scene.throttle)
+        stage.play(*map(stage.act, scene.parts), may_raise=scene.may_raise)
+
+    setting.__name__ = name
+    return setting
 
 
-@scenario
-def rate_only(stage: Stage) -> None:
-    stage.set(1)
-    stage.play(stage.visit(), stage.visit(), stage.visit())
-
-
-@scenario
-def a_slot_and_a_token_come_at_one_instant(stage: Stage) -> None:
-    stage.set(1, 1)
-    stage.play(stage.visit(hold=1), stage.visit(), stage.visit())
-
-
-@scenario
-def heavy_and_light(stage: Stage) -> None:
-    stage.set(1, burst=2)
-    stage.play(stage.visit(), stage.visit(2), stage.visit())
-
-
-@scenario
-def a_sliding_window(stage: Stage) -> None:
-    stage.set(2, algorithm=SlidingWindow)
-    stage.play(stage.visit(), stage.visit(2), stage.visit())
-
-
-@scenario
-def acquire_and_release_without_a_block(stage: Stage) -> None:
-    stage.set(2, 1)
-    stage.play(stage.hold(), stage.hold(), stage.hold())
+for _name in SHARED:
+    scenario(shared(_name))
 
 
 @scenario
@@ -926,13 +945,6 @@ def a_body_that_cleans_up(stage: Stage) -> None:
 
     stage.set(math.inf, 1)
     stage.play(careful(), careful(), stage.visit())
-
-
-@scenario
-def timeout_at_the_instant_of_the_grant(stage: Stage) -> None:
-    # Both timers ring at 2 s; whichever is first, the last caller is granted.
-    stage.set(1)
-    stage.play(stage.visit(timeout=2), stage.visit(timeout=2), stage.visit(timeout=2))
 
 
 @scenario
@@ -1003,18 +1015,6 @@ def timeout_behind_one_who_may_have_left(stage: Stage) -> None:
 
 
 @scenario
-def now_or_never(stage: Stage) -> None:
-    stage.set(1, 1)
-    stage.play(stage.visit(), stage.visit(), stage.visit(timeout=0), may_raise=(ThrottleTimeout,))
-
-
-@scenario
-def one_too_many_waiting(stage: Stage) -> None:
-    stage.set(1, 1, max_waiting=1)
-    stage.play(stage.visit(), stage.visit(), stage.visit(), may_raise=(ThrottleFull,))
-
-
-@scenario
 def release_then_cancel_the_head(stage: Stage) -> None:
     async def holder() -> None:
         await stage.visit()
@@ -1033,13 +1033,6 @@ def cancel_the_head_then_release(stage: Stage) -> None:
 
     stage.set(math.inf, 1)
     stage.play(holder(), stage.visit(), stage.visit())
-
-
-@scenario
-def a_newcomer_behind_one_about_to_start(stage: Stage) -> None:
-    # There is enough for all: only the order is at stake.
-    stage.set(3)
-    stage.play(stage.hold_up(math.inf, until=0), stage.visit(), stage.visit())
 
 
 @scenario
@@ -1076,109 +1069,6 @@ def try_acquire_behind_one_about_to_start(stage: Stage) -> None:
 
 
 @scenario
-def pause_and_resume(stage: Stage) -> None:
-    stage.set(1, 1)
-    stage.play(stage.visit(), stage.visit(), stage.hold_up(math.inf, until=1))
-
-
-@scenario
-def pause_resumed_as_it_ends(stage: Stage) -> None:
-    stage.set(1)
-    stage.play(stage.visit(), stage.visit(), stage.hold_up(1, until=1))
-
-
-@scenario
-def pause_that_empties(stage: Stage) -> None:
-    stage.set(1)
-    stage.play(stage.visit(), stage.visit(), stage.hold_up(2, until=1, empty=True))
-
-
-@scenario
-def pause_longer_than_a_timeout(stage: Stage) -> None:
-    stage.set(1)
-    stage.play(
-        stage.visit(timeout=1),
-        stage.visit(timeout=1),
-        stage.hold_up(3, until=2),
-        may_raise=(ThrottleTimeout,),
-    )
-
-
-@scenario
-def more_slots_and_fewer(stage: Stage) -> None:
-    async def resizer() -> None:
-        stage.resize(2)
-        await asyncio.sleep(1)
-        stage.resize(1)
-
-    stage.set(math.inf, 1)
-    stage.play(stage.visit(hold=2), stage.visit(), resizer())
-
-
-@scenario
-def more_slots_and_fewer_at_once(stage: Stage) -> None:
-    async def resizer() -> None:
-        stage.resize(2)
-        await asyncio.sleep(0)
-        stage.resize(1)
-
-    stage.set(math.inf, 1)
-    stage.play(stage.visit(), stage.visit(), resizer())
-
-
-@scenario
-def more_rate_and_less_burst(stage: Stage) -> None:
-    async def resizer() -> None:
-        stage.tell("makes it 4 per second")
-        stage.ledger.change(stage.loop.now, 4, 2)
-        stage.throttle.capacity = 4
-        await asyncio.sleep(0)
-        stage.tell("makes it a burst of 1")
-        stage.ledger.change(stage.loop.now, 4, 1)
-        stage.throttle.burst = 1
-
-    stage.set(1, burst=2)
-    stage.play(stage.visit(2), stage.visit(2), resizer(), may_raise=(WeightTooLarge,))
-
-
-@scenario
-def close(stage: Stage) -> None:
-    async def closer() -> None:
-        stage.close(drop_waiting=True)
-
-    stage.set(1, 1)
-    stage.play(stage.visit(), stage.visit(), closer(), may_raise=(ThrottleClosed,))
-
-
-@scenario
-def close_and_let_them_go(stage: Stage) -> None:
-    async def closer() -> None:
-        stage.close(drop_waiting=False)
-        await stage.drain()
-
-    stage.set(1, 1)
-    stage.play(stage.visit(), stage.visit(), closer(), may_raise=(ThrottleClosed,))
-
-
-@scenario
-def drain(stage: Stage) -> None:
-    stage.set(math.inf, 1)
-    stage.play(stage.visit(), stage.visit(), stage.drain())
-
-
-@scenario
-def drain_by_two(stage: Stage) -> None:
-    stage.set(1)
-    stage.play(stage.visit(hold=1), stage.drain(), stage.drain())
-
-
-@scenario
-def drain_behind_one_who_holds_nothing(stage: Stage) -> None:
-    stage.set(1)
-    stage.play(stage.visit(), stage.consume(), stage.drain())
-
-
-@scenario
 def consume_inside_a_body(stage: Stage) -> None:
     async def eater() -> None:
         async with stage.within(stage.throttle):
@@ -1186,29 +1076,6 @@ def consume_inside_a_body(stage: Stage) -> None:
 
     stage.set(1, 1)
     stage.play(eater(), eater())
-
-
-@scenario
-def consume_beside_those_who_lack_a_slot(stage: Stage) -> None:
-    stage.set(1, 1)
-    stage.play(stage.visit(hold=1), stage.visit(), stage.consume())
-
-
-@scenario
-def heavy_consume_beside_a_heavy_block(stage: Stage) -> None:
-    stage.set(1, 1, burst=2)
-    stage.play(stage.visit(hold=1), stage.visit(2), stage.consume(2))
-
-
-@scenario
-def a_charge(stage: Stage) -> None:
-    async def charger() -> None:
-        stage.tell("charges 2")
-        stage.ledger.charge(stage.loop.now, 2 * TOKEN)
-        stage.throttle.charge(2)
-
-    stage.set(1)
-    stage.play(stage.visit(), stage.visit(0), charger())
 
 
 @scenario

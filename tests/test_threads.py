@@ -379,10 +379,10 @@ Queue_leave, Queue_join = Queue.leave, Queue.join
     [
         (ThreadDesk, "quit", nobody_takes_over, ["tokens"]),
         (ThreadDesk, "arm", forgetful, ["a_faster_rate"]),
-        (ThreadWaiting, "ring", silent, ["slots", "a_drain"]),
+        (ThreadWaiting, "ring", silent, ["slots_only", "a_drain"]),
         (Hand, "watch", lambda hand, due: None, ["two_loops_and_a_thread"]),
         (Queue, "leave", clinging, ["an_interrupt_at_the_instant_of_the_grant"]),
-        (Queue, "join", impolite, ["slots"]),
+        (Queue, "join", impolite, ["slots_only"]),
         (Lease, "_claim", generous, ["a_kept_lease_that_threads_and_tasks_enter"]),
         (ThreadDesk, "_adopt", forsaking, ["throttles_brought_together_while_others_wait"]),
     ],

@@ -38,6 +38,18 @@ from typing import Any, Final, TypeVarTuple
 from unittest import mock
 
 from explorer import DEEP, SECOND, Broken, SearchCut
+from scenes import (
+    SHARED,
+    Charge,
+    Close,
+    Drain,
+    HoldUp,
+    Part,
+    Rate,
+    Slots,
+    Visit,
+    Wait,
+)
 
 import async_throttle
 from async_throttle import (
@@ -48,7 +60,6 @@ from async_throttle import (
     RateLimitAlgorithm,
     ResourceLimit,
     ThrottleClosed,
-    ThrottleFull,
     Throttles,
     ThrottleTimeout,
     WeightTooLarge,
@@ -328,6 +339,42 @@ class Stage:
             with self.inside(throttle):
                 if lasts:
                     await asyncio.sleep(lasts)
+
+    def act(self, throttle: threads.Throttle, part: Part) -> None:
+        """What one does in a scene that tasks play as well."""
+        for step in part:
+            match step:
+                case Visit(1, hold, None, "block"):
+                    with throttle, self.inside(throttle):
+                        self.sleep(hold)
+                case Visit(weight, hold, timeout, "block"):
+                    self.visit(throttle, weight, hold, timeout=timeout)
+                case Visit(form="acquire"):
+                    throttle.acquire()
+                    with self.inside(throttle):
+                        pass
+                    throttle.release()
+                case Visit(weight):
+                    throttle.consume(weight)
+                    with self.inside():
+                        pass
+                case Wait(seconds):
+                    self.sleep(seconds)
+                case HoldUp(seconds, until, empty):
+                    throttle.pause(seconds, empty=empty)
+                    self.sleep(until)
+                    throttle.resume()
+                case Slots(number):
+                    throttle.concurrency = number
+                    self._throttles[throttle] = max(self._throttles[throttle], number)
+                case Rate(capacity, burst):
+                    throttle.capacity, throttle.burst = capacity, burst
+                case Charge(weight):
+                    throttle.charge(weight)
+                case Close(drop_waiting):
+                    throttle.close(drop_waiting=drop_waiting)
+                case Drain():
+                    throttle.drain()
 
     def later(self, seconds: float, action: Callable[[*Ts], object], *args: *Ts) -> None:
         """Have a thread do something after some time."""
@@ -662,6 +709,31 @@ def scene(*, switches: float = 1, late: int = 0) -> Callable[[Scenario], Scenari
     return register
 
 
+def shared(name: str) -> Scenario:
+    """A scene that tasks play as well."""
+    told = SHARED[name]
+
+    def scenario(stage: Stage) -> Any:
+        def act(part: Part) -> None:
+            with suppress(*told.may_raise):
+                stage.act(throttle, part)
+
+        def check() -> None:
+            assert told.began is None or tuple(stage.instants) in told.began, stage.began
+
+        throttle = stage.throttle(**told.throttle)
+        for name, part in zip("ABC", told.parts, strict=False):
+            stage.thread(name, act, part)
+        return check
+
+    scenario.__name__ = name
+    return scenario
+
+
+for _name, _told in SHARED.items():
+    scene(switches=_told.switches)(shared(_name))
+
+
 def began(stage: Stage, *instants: float) -> Callable[[], None]:
     """That calls began at these instants, and none besides."""
 
@@ -688,30 +760,6 @@ def fails_with(kind: type[Exception]) -> Iterator[None]:
     except kind:
         return
     raise AssertionError(f"no {kind.__name__}")
-
-
-@scene(switches=math.inf)
-def slots(stage: Stage) -> Any:
-    def enter() -> None:
-        with throttle, stage.inside(throttle):
-            pass
-
-    throttle = stage.throttle(math.inf, 1)
-    for name in "ABC":
-        stage.thread(name, enter)
-    return began(stage, 0, 0, 0)
-
-
-@scene(switches=math.inf)
-def slots_and_tokens(stage: Stage) -> Any:
-    def enter() -> None:
-        with throttle, stage.inside(throttle):
-            pass
-
-    throttle = stage.throttle(1, 1, burst=1)
-    for name in "ABC":
-        stage.thread(name, enter)
-    return began(stage, 0, 1, 2)
 
 
 @scene(switches=1)
@@ -759,20 +807,6 @@ def tokens_alone(stage: Stage) -> Any:
         stage.thread(name, consume)
     stage.thread("D", stage.visit, throttle, 1, 7)
     return began(stage, 2, 2, 3, 4)
-
-
-@scene(switches=2)
-def a_heavy_one_among_light_ones(stage: Stage) -> Any:
-    throttle = stage.throttle(1, burst=3, initial=0)
-    for name, weight in ("A", 1), ("B", 3), ("C", 1):
-        stage.thread(name, stage.visit, throttle, weight)
-
-    def check() -> None:
-        at = {name: instant for instant, name in stage.began}
-        assert max(at.values()) == 5
-        assert at["B"] in (3, 4, 5)
-
-    return check
 
 
 @scene(switches=0)
@@ -986,40 +1020,6 @@ def a_close_that_drops_them(stage: Stage) -> Any:
 
     def check() -> None:
         assert refused == [0.5, 0.5]
-
-    return check
-
-
-@scene(switches=1)
-def a_close_that_lets_them_go(stage: Stage) -> Any:
-    def close() -> None:
-        throttle.close(drop_waiting=False)
-
-    throttle = stage.throttle(1, burst=1, initial=0)
-    for name in "AB":
-        stage.thread(name, stage.visit, throttle, 1, 7)
-    stage.later(0.5, close)
-    return began(stage, 1, 2)
-
-
-@scene(switches=1)
-def so_many_may_wait(stage: Stage) -> Any:
-    def come() -> None:
-        try:
-            stage.visit(throttle)
-        except ThrottleFull:
-            refused.append(stage.now / SECOND)
-
-    refused: list[float] = []
-    throttle = stage.throttle(math.inf, 1, max_waiting=1)
-    throttle.acquire()
-    for name in "ABC":
-        stage.thread(name, come)
-    stage.later(1, throttle.release)
-
-    def check() -> None:
-        assert refused == [0, 0]
-        began(stage, 1)()
 
     return check
 
