@@ -336,15 +336,6 @@ def test_a_leaky_bucket_says_what_it_was_made_with() -> None:
 STEEP: Final = ((100, (0.25, 4.0, 0.75, 0.5)), (8, (0.25, 2.0, 0.75, 0.25)))
 
 
-@pytest.mark.parametrize(
-    ("capacity", "factor"), [(7.9, 1.0), (8, 2.0), (99, 2.0), (100, 4.0), (1e6, 4.0)]
-)
-def test_the_first_row_counts_that_is_for_buckets_of_this_size(
-    capacity: float, factor: float
-) -> None:
-    assert LeakyBucket(capacity, 1, adjmap=STEEP).factor == factor
-
-
 async def test_the_factor_of_the_map_is_clamped() -> None:
     bucket = LeakyBucket(8, 1, 0.5, 1.5, adjmap=STEEP)
     assert bucket.factor == 1.5
@@ -369,27 +360,6 @@ async def test_by_default_a_saturated_bucket_passes_95_percent_of_its_leak_and_n
     assert bucket.factor == (0.95 if capacity >= 10 else 1.0)
 
 
-async def test_by_default_a_bucket_that_is_not_nearly_full_leaks_what_it_was_told() -> None:
-    bucket = LeakyBucket(10, 1)
-    for amount, factor in ((8.5, 1.0), (0.5, 0.95), (1, 0.95)):
-        assert await bucket.acquire(amount)
-        assert bucket.factor == factor
-    await asyncio.sleep(2)
-    assert await bucket.acquire(0)
-    assert bucket.factor == 1.0
-
-
-@pytest.mark.parametrize("capacity", [0.5, 1, 9.9, 10, 50, 1e9])
-async def test_by_default_no_bucket_ever_leaks_faster_than_told(capacity: float) -> None:
-    bucket = LeakyBucket(capacity, 1, 1e-3)
-    factors = set()
-    for _ in range(20):
-        factors.add(bucket.factor)
-        assert await bucket.acquire(capacity / 20)
-    assert factors <= {1.0, 0.95}
-    assert len(ADJMAP) == 1
-
-
 @pytest.mark.parametrize(("adjmap", "waiting"), [(ADJMAP, 62), ((), 0)])
 async def test_the_price_is_a_queue_under_a_load_just_below_the_leak(
     adjmap: Any, waiting: int
@@ -402,16 +372,6 @@ async def test_the_price_is_a_queue_under_a_load_just_below_the_leak(
         tasks.append(await queued(bucket.wait_for_tokens()))
     assert bucket.throttle.waiting == waiting
     await asyncio.gather(*tasks)
-
-
-async def test_a_factor_that_is_set_stays_whatever_the_fill_level() -> None:
-    bucket = LeakyBucket(8, 1, adjmap=STEEP)
-    bucket.factor = 3
-    for _ in range(8):
-        assert await bucket.acquire()
-        assert bucket.factor == 3
-    assert await bucket.wait_for_tokens(6) == 2.0
-    assert bucket.factor == 3
 
 
 @pytest.mark.parametrize(
@@ -468,13 +428,6 @@ async def test_both_kinds_of_block_bind_the_bucket() -> None:
         assert same is bucket
 
 
-async def test_a_bucket_that_nobody_entered_leaks() -> None:
-    bucket = LeakyBucket(1, 1)
-    await bucket.acquire()
-    await asyncio.sleep(1)
-    assert await bucket.acquire()
-
-
 async def test_leaving_stops_the_leak_however_the_block_ends() -> None:
     bucket = LeakyBucket(1, 1)
     with pytest.raises(KeyError, match="of the body"):  # noqa: PT012
@@ -482,16 +435,6 @@ async def test_leaving_stops_the_leak_however_the_block_ends() -> None:
             await bucket.acquire()
             raise KeyError("of the body")
     await asyncio.sleep(10)
-    assert not await bucket.acquire()
-
-
-async def test_it_leaks_as_long_as_one_block_is_open() -> None:
-    bucket = LeakyBucket(1, 1)
-    with bucket:
-        async with bucket:
-            assert await bucket.acquire()
-        assert await bucket.wait_for_tokens() == 1.0
-    await asyncio.sleep(1)
     assert not await bucket.acquire()
 
 
@@ -539,27 +482,6 @@ async def test_a_stopped_bucket_does_not_speak_of_room_where_it_is_a_pause_that_
         await bucket.wait_for_tokens(1)
     await asyncio.sleep(10)
     assert await bucket.wait_for_tokens(1) == 0.0
-
-
-async def test_what_was_not_touched_while_the_leak_was_stopped_has_not_leaked() -> None:
-    bucket = LeakyBucket(4, 1)
-    with bucket:
-        assert await bucket.acquire(3)
-    await asyncio.sleep(100)
-    with bucket:
-        assert bucket.throttle.level == 1.0
-
-
-async def test_what_has_leaked_for_somebody_who_gave_up_is_taken_back() -> None:
-    bucket = LeakyBucket(4, 1)
-    with bucket:
-        assert await bucket.acquire(3.5)
-        waiter = await queued(bucket.wait_for_tokens(3))
-    await asyncio.sleep(2)
-    waiter.cancel()
-    await others_run()
-    assert await bucket.acquire(0.5)
-    assert not await bucket.acquire(0.1)
 
 
 async def test_many_short_stops_do_not_add_up_to_a_drift() -> None:

@@ -700,20 +700,6 @@ async def test_such_a_timeout_stands_beside_what_failed_before_and_was_not_suppr
     assert now() == 2.5
 
 
-async def test_two_timeouts_before_the_first_is_taken_back_leave_no_cancellation() -> None:
-    """The second comes while what the first has cancelled is still being left. The inner manager
-    cannot tell whose the cancellation is, and passes it on; the outer one takes it for its own."""
-    log = Log()
-    group = await grouped(
-        TimeoutManager(2.5), TimeoutManager(2.0), log.async_manager("a", takes=1.0)
-    )
-    with pytest.raises(exceptions.TimeoutError, match=r"the block timed out after 2.5 s"):
-        await holding(group, 60)
-    task = asyncio.current_task()
-    assert task is not None
-    assert (now(), task.cancelling()) == (2.5, 0)
-
-
 async def test_a_cancellation_from_outside_passes_a_timeout_manager() -> None:
     task = await queued(holding(await grouped(TimeoutManager(1.0)), 60))
     at(1.0, task.cancel)
@@ -778,12 +764,6 @@ async def test_a_task_group_whose_task_fails_while_the_group_is_left_is_raised_p
         await body()
     assert names(caught.value) == ["child"]
     assert now() == 1.5
-
-
-async def test_a_task_group_that_is_handed_an_error_holds_it() -> None:
-    with pytest.raises(ExceptionGroup, match="TaskGroup") as caught:
-        await failing(await grouped(asyncio.TaskGroup()), Boom("body"))
-    assert names(caught.value) == ["body"]
 
 
 def test_a_group_serves_one_event_loop_after_the_other() -> None:

@@ -63,7 +63,6 @@ RESERVED = [
     "timeout",
     "priority",
 ]
-ALGORITHMS: list[type[Rule]] = [TokenBucket, GCRA, LeakyBucket, SlidingWindow, FixedWindow]
 
 Grant = tuple[float, float]
 """An instant, and how much went then."""
@@ -361,27 +360,6 @@ async def test_who_skips_a_limit_is_not_held_up_by_it(went: Went) -> None:
         held.release()
 
 
-async def test_who_skips_the_slots_of_the_set_needs_none() -> None:
-    api = LimitSet(requests=Throttle(10), concurrency=1)
-    async with api, api(concurrency=0) as lease:
-        assert lease.waited == 0.0
-        assert api["concurrency"].active == 1
-        assert api["requests"].level == 8
-
-
-async def test_who_skips_slots_goes_though_more_are_held_than_there_are(went: Went) -> None:
-    api = LimitSet(tokens=Throttle(10), concurrency=5)
-    held = await holds(api, concurrency=5)
-    api["concurrency"].concurrency = 2
-    await went.call(api, concurrency=0)
-    head = await queued(went.call(api, "needs one"))
-    behind = await queued(went.call(api, "needs none", concurrency=0))
-    head.cancel()
-    await behind
-    assert went.names == [None, "needs none"]
-    held.release()
-
-
 async def test_a_call_may_take_several_slots_and_gives_all_of_them_back() -> None:
     api = LimitSet(connections=Throttle(math.inf, 5), concurrency=3)
     async with api(connections=4, concurrency=2) as lease:
@@ -449,25 +427,7 @@ async def test_limits_that_are_called_by_place_are_asked_for_in_a_mapping() -> N
         api.acquire(requested={2: 1})
 
 
-async def test_a_weight_of_an_infinite_rate_is_granted_and_takes_nothing() -> None:
-    api = LimitSet(free=Throttle(math.inf), tokens=Throttle(10))
-    async with api(free=1e9) as lease:
-        assert lease.weights == {"free": 1e9, "tokens": 1}
-    assert api["free"].level == math.inf
-
-
 # ------------------------------------------------------------------------------ all or nothing
-
-
-async def test_a_call_waits_for_the_last_of_its_limits_and_is_charged_then(went: Went) -> None:
-    api = LimitSet(fast=Throttle(10, burst=1, initial=0), slow=Throttle(1, initial=0))
-    task = await queued(went.call(api))
-    await asyncio.sleep(0.5)
-    assert (api["fast"].level, api["slow"].level) == (1, 0.5)  # it holds nothing meanwhile
-    lease = await task
-    assert went == [(None, 1.0)]
-    assert lease.waited == 1.0
-    assert (api["fast"].level, api["slow"].level) == (0, 0)
 
 
 class Body(Exception):
@@ -676,16 +636,6 @@ async def test_an_idle_chat_is_not_held_up_by_messages_queued_for_a_slow_one(wen
     assert went == [(0, 0.0), ("idle", 0.5)]
     await asyncio.gather(*messages)
     assert [when for name, when in went if name != "idle"] == [float(n) for n in range(25)]
-
-
-async def test_sets_over_the_same_throttles_are_one_line(went: Went) -> None:
-    one, two = Throttle(1, initial=0), Throttle(10)
-    first = await queued(went.call(LimitSet(one, two), "first"))
-    second = await queued(went.call(LimitSet(two=two, one=one), "second"))
-    assert LimitSet(two, one).waiting == 2
-    third = await queued(went.call(LimitSet(one, two), "third"))
-    await asyncio.gather(first, second, third)
-    assert went == [("first", 1.0), ("second", 2.0), ("third", 3.0)]
 
 
 # -------------------------------------------------------------------------- the same in their words
@@ -1003,23 +953,6 @@ async def test_a_pause_of_the_set_holds_those_queued_and_newcomers_and_not_its_t
     assert (api.paused_for, api.locked()) == (0.0, False)
 
 
-async def test_a_pause_of_a_member_holds_all_who_take_from_it_and_nobody_else(
-    went: Went,
-) -> None:
-    tokens = Throttle(10)
-    api = LimitSet(tokens=tokens, requests=Throttle(10))
-    tokens.pause(3)
-    alone = await queued(went.alone(tokens, "alone"))
-    await went.call(api, "skips it", tokens=0)
-    takes = await queued(went.call(api, "takes of it"))
-    behind = await queued(went.call(api, "behind", tokens=0))
-    await asyncio.gather(alone, takes, behind)
-    assert went[0] == ("skips it", 0.0)
-    assert sorted(map(str, went.names[1:])) == ["alone", "behind", "takes of it"]
-    assert {when for _, when in went[1:]} == {3.0}
-    assert api.paused_for == 0.0
-
-
 async def test_pauses_of_a_set_merge_by_the_later_end_and_resume_ends_them(went: Went) -> None:
     api = LimitSet(tokens=Throttle(10))
     await api.pause(timedelta(seconds=5))  # may be awaited, and does not wait
@@ -1038,21 +971,6 @@ async def test_pauses_of_a_set_merge_by_the_later_end_and_resume_ends_them(went:
         with pytest.raises(ValueError, match=f"seconds.*{wrong}"):
             api.pause(wrong)
     assert api.paused_for == 0.0
-
-
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_after_a_pause_that_empties_all_limits_are_empty(algorithm: type[Rule]) -> None:
-    api = LimitSet(one=rate_of(algorithm), two=rate_of(algorithm, 20, 20), slots=Throttle(9, 3))
-    api.pause(5, empty=True)
-    assert api["one"].level == 10  # not before it ends
-    await asyncio.sleep(5)
-    assert [throttle.level for throttle in throttles(api).values()] == [0, 0, 0]
-    api.pause(0, empty=True)
-    assert api["slots"].level == 0
-    await asyncio.sleep(5)
-    assert api["slots"].level == 9
-    api.pause(0, empty=True)
-    assert [throttle.level for throttle in throttles(api).values()] == [0, 0, 0]
 
 
 async def test_a_pause_that_empties_counts_for_those_who_use_a_member_alone(went: Went) -> None:
@@ -1078,16 +996,6 @@ async def test_sets_over_the_same_throttles_have_one_pause_as_long_as_one_is_kep
 
 
 # ------------------------------------------------------------------------------------ live changes
-
-
-async def test_a_limit_is_changed_through_its_key_while_callers_wait(went: Went) -> None:
-    api = LimitSet(requests=Throttle(100), tokens=Throttle(1, burst=100, initial=0), concurrency=1)
-    first = await queued(went.call(api, "first", tokens=10))
-    second = await queued(went.call(api, "second", tokens=10))
-    at(2.0, lambda: setattr(api["tokens"], "capacity", 4))  # 8 are missing: 2 s
-    at(5.0, lambda: setattr(api["tokens"], "capacity", 16))  # 6 are missing: 0.375 s
-    await asyncio.gather(first, second)
-    assert went == [("first", 4.0), ("second", 5.375)]
 
 
 async def test_documented_limits_are_changed_through_their_key_as_well(went: Went) -> None:
@@ -1250,22 +1158,6 @@ async def test_the_delay_raises_what_the_call_would() -> None:
     assert api.delay(files=0) == 0.0
 
 
-async def test_locked_and_waiting_tell_of_the_callers_of_the_set(went: Went) -> None:
-    tokens = Throttle(1, initial=0)
-    api, other = LimitSet(tokens=tokens, requests=Throttle(10)), LimitSet(tokens, Throttle(10))
-    assert (api.locked(), api.waiting) == (True, 0)
-    tasks = [await queued(went.call(api, n, priority=n % 2)) for n in range(3)]
-    tasks.append(await queued(went.call(other)))
-    alone = await queued(went.alone(tokens))
-    assert (api.waiting, other.waiting, tokens.waiting) == (3, 1, 5)
-    assert api["requests"].waiting == 3
-    await asyncio.gather(*tasks)
-    await alone
-    assert (api.waiting, other.waiting, tokens.waiting) == (0, 0, 0)
-    await asyncio.sleep(1)
-    assert not api.locked()
-
-
 async def test_stats_tell_of_each_limit_by_its_key() -> None:
     api = LimitSet(
         tokens=Throttle(100, period=60, burst=50), slots=Throttle(math.inf, 4), concurrency=2
@@ -1408,18 +1300,6 @@ async def test_a_full_queue_of_a_member_refuses_and_names_it(went: Went) -> None
     assert went == [(0, 2.0), (1, 4.0)]
 
 
-async def test_who_skips_a_limit_with_a_full_queue_does_not_wait_in_it(went: Went) -> None:
-    api = LimitSet(requests=Throttle(1, initial=0), tokens=Throttle(1, max_waiting=1))
-    skipping = [await queued(went.call(api, n, tokens=0)) for n in range(3)]
-    assert api["tokens"].waiting == 0
-    taking = await queued(went.call(api, "takes of it"))
-    with pytest.raises(ThrottleFull):
-        await holds(api)
-    skipping.append(await queued(went.call(api, "skips it, too", tokens=0)))
-    await asyncio.gather(*skipping, taking)
-    assert went.names == [0, 1, 2, "takes of it", "skips it, too"]
-
-
 async def test_unnamed_limits_are_named_by_their_place() -> None:
     api = LimitSet(Throttle(10), Throttle(1, initial=0))
     with pytest.raises(ThrottleTimeout) as refused:
@@ -1544,22 +1424,6 @@ async def test_what_a_call_has_waited_for_adds_up_to_its_wait(
 # ------------------------------------------------------------------------------------ settlement
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_a_refund_is_there_at_once_and_wakes_whoever_can_go(
-    algorithm: type[Rule], went: Went
-) -> None:
-    api = LimitSet(requests=Throttle(10), tokens=rate_of(algorithm))
-    async with api(tokens=10) as lease:
-        waiter = await queued(went.call(api, "waiter", tokens=6))
-        heavier = await queued(went.call(api, "heavier", tokens=9))
-        await asyncio.sleep(0.5)
-        assert went == []
-        lease.settle(tokens=4)
-        await others_run()
-        assert went == [("waiter", 0.5)]
-    await asyncio.gather(waiter, heavier)
-
-
 @pytest.mark.parametrize(
     ("algorithm", "again_at"),
     [
@@ -1580,19 +1444,6 @@ async def test_more_than_taken_is_debt_that_later_callers_wait_out(
     lease = await went.call(api, tokens=1)
     assert went == [(None, again_at)]
     assert lease.waited_for["tokens"] == again_at
-
-
-async def test_limits_that_are_not_named_keep_what_they_had() -> None:
-    api = LimitSet(a=Throttle(10, period=1e6), b=Throttle(10, period=1e6))
-    async with api(a=4, b=4) as lease:
-        lease.settle(a=1)
-        lease.settle(b=2)
-        assert (api["a"].level, api["b"].level) == (9, 8)
-        lease.update(usage={"a": 3})
-        assert (api["a"].level, api["b"].level) == (7, 8)
-        lease.settle()
-    assert (api["a"].level, api["b"].level) == (7, 8)
-    assert lease.weights == {"a": 4, "b": 4}  # as taken at the grant
 
 
 @pytest.mark.parametrize(
@@ -1669,22 +1520,6 @@ async def test_what_was_skipped_and_used_all_the_same_is_debt() -> None:
         assert api["tokens"].level == 70
         lease.settle(tokens=20)
     assert api["tokens"].level == 80
-
-
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_settling_a_shared_throttle_wakes_those_of_other_sets_and_who_uses_it_alone(
-    algorithm: type[Rule], went: Went
-) -> None:
-    shared = rate_of(algorithm)
-    one, other = LimitSet(common=shared, a=Throttle(10)), LimitSet(common=shared, b=Throttle(10))
-    lease = await holds(one, common=10)
-    tasks: list[asyncio.Task[Any]] = [
-        await queued(went.call(other, "other", common=4)),
-        await queued(went.alone(shared, "alone", 3)),
-    ]
-    at(0.5, lambda: lease.settle(common=3))
-    await asyncio.gather(*tasks)
-    assert went == [("other", 0.5), ("alone", 0.5)]
 
 
 # ------------------------------------------------------------------------------------- priorities

@@ -236,17 +236,6 @@ def test_nothing_that_is_done_after_a_loop_has_died_calls_into_it(change: str) -
         assert throttle.waiting == 0
 
 
-def test_settling_after_the_loop_has_died_does_not_call_into_it() -> None:
-    throttle = Throttle(100, 2)
-    lease = asyncio.run(throttle.lease(100))
-    with all_is_collected():
-        leave_behind(throttle.consume(50), throttle.acquire(60))
-        lease.settle(10)
-        assert throttle.waiting == 0
-        lease.release()
-    assert throttle.active == 0
-
-
 def test_a_release_does_not_wake_those_who_drained_in_a_dead_loop() -> None:
     throttle = Throttle(100, 1)
     throttle.try_acquire()

@@ -64,15 +64,6 @@ def staged(test: Callable[[Stage], object]) -> Callable[[], None]:
 
 
 @staged
-def test_with_takes_a_token_and_a_slot_and_gives_back_the_slot(stage: Stage) -> None:
-    throttle = stage.throttle(10, 2)
-    with throttle as nothing:
-        assert nothing is None
-        assert (throttle.active, throttle.level) == (1, 9)
-    assert (throttle.active, throttle.level) == (0, 9)
-
-
-@staged
 def test_a_body_that_fails_gives_back_the_slot_and_keeps_the_token(stage: Stage) -> None:
     throttle = stage.throttle(10, 1)
     with pytest.raises(KeyError), throttle:
@@ -92,19 +83,6 @@ def test_a_lease_tells_what_was_taken_and_is_settled(stage: Stage) -> None:
         assert throttle.level == 9
     lease.settle(6)
     assert throttle.level == 4
-
-
-@staged
-def test_delay_is_kept(stage: Stage) -> None:
-    throttle = stage.throttle(1, burst=2)
-    throttle.charge(2)
-    stage.thread("A", stage.visit, throttle, 2)
-    stage.sleep(0.25)
-    assert throttle.delay(1) == 2.75
-    with throttle(1) as lease:
-        assert stage.now == 3_000_000_000
-        assert lease.waited == 2.75
-    assert stage.began == [(2, "A")]
 
 
 @staged
@@ -137,73 +115,6 @@ def test_a_refusal_changes_nothing(stage: Stage) -> None:
         pass
     stage.sleep(2)
     assert throttle.level == 2
-
-
-@staged
-def test_it_decorates_a_def(stage: Stage) -> None:
-    throttle = stage.throttle(math.inf, 1)
-
-    @throttle(1)
-    def double(number: int) -> int:
-        """Twice as much."""
-        with stage.inside(throttle):
-            stage.sleep(1)
-        return 2 * number
-
-    assert (double.__name__, double.__doc__) == ("double", "Twice as much.")
-    stage.thread("A", double, 1)
-    stage.thread("B", double, 2)
-    assert double(3) == 6
-    stage.sleep(10)
-    assert stage.instants == [0, 1, 2]
-
-
-@staged
-def test_it_decorates_an_async_def(stage: Stage) -> None:
-    throttle = stage.throttle(math.inf, 1)
-
-    @throttle(1)
-    async def double(number: int) -> int:
-        """Twice as much."""
-        with stage.inside(throttle):
-            await asyncio.sleep(1)
-        return 2 * number
-
-    async def main() -> None:
-        assert list(await asyncio.gather(double(1), double(2), double(3))) == [2, 4, 6]
-
-    assert inspect.iscoroutinefunction(double)
-    assert (double.__name__, double.__doc__) == ("double", "Twice as much.")
-    stage.loop("L", main)
-    stage.sleep(10)
-    assert stage.instants == [0, 1, 2]
-
-
-@staged
-def test_in_an_event_loop_there_is_everything_too(stage: Stage) -> None:
-    async def main() -> None:
-        async with throttle as nothing:
-            assert nothing is None
-            assert (throttle.active, throttle.level) == (1, 9)
-        async with throttle(4) as lease:
-            lease.settle(1)
-            assert throttle.level == 8
-        assert await throttle.acquire_async(2) is True
-        throttle.release()
-        lease = await throttle.lease_async(3)
-        lease.release()
-        await throttle.consume_async(3)
-        assert (throttle.active, throttle.level) == (0, 0)
-        await throttle.pause(1)
-        with pytest.raises(ThrottleTimeout):
-            await throttle.acquire_async(1, timeout=0.5)
-        async with throttle(10, timeout=3) as lease:
-            assert (stage.now, lease.waited) == (2_000_000_000, 2)
-        await throttle.drain_async()
-
-    throttle = stage.throttle(5, 1, burst=10)
-    stage.loop("L", main)
-    stage.sleep(10)
 
 
 # --- where an event loop runs, nothing that blocks
@@ -260,16 +171,6 @@ def test_a_thread_that_would_have_to_wait_for_throttles_of_asyncio_is_told(stage
     with pytest.raises(RuntimeError, match=r"async_throttle\.threads"), both():
         pass
     assert (throttle.level, throttle.waiting) == (0, 0)
-
-
-@staged
-def test_a_pool_refuses_what_no_set_can_ever_grant(stage: Stage) -> None:
-    small, large = stage.throttle(10, name="small"), stage.throttle(20, name="large")
-    pool = LimitPool([LimitSet(tokens=small), LimitSet(tokens=large)])
-    with pytest.raises(WeightTooLarge, match="tokens"):
-        pool.acquire({"tokens": 30})
-    with pool.acquire({"tokens": 15}):
-        assert (small.level, large.level) == (10, 5)
 
 
 # --- small scenarios in every schedule
@@ -996,35 +897,6 @@ def test_a_pool_serves_threads_and_loops_at_once() -> None:
     assert pool.get_stats()["balancer_stats"]["total_dispatched"] == 5 * 30 + 2 * 40
     assert [(throttle.active, throttle.waiting) for throttle in throttles] == [(0, 0)] * 2
     at_rest(throttles[1])
-
-
-@pytest.mark.real_time
-@pytest.mark.usefixtures("_switching")
-def test_threads_that_ask_for_keys_get_the_same_throttle() -> None:
-    made: Counter[int] = Counter()
-    inside: Counter[int] = Counter()
-    lock = threading.Lock()
-
-    def factory(key: int) -> Throttle:
-        with lock:
-            made[key] += 1
-        return Throttle(math.inf, 1)
-
-    def work(n: int) -> None:
-        dice = random.Random(n)
-        for _ in range(200):
-            key = dice.randrange(8)
-            with throttles[key]:
-                with lock:
-                    inside[key] += 1
-                    assert inside[key] == 1
-                with lock:
-                    inside[key] -= 1
-
-    throttles = Throttles(factory)
-    in_threads(*(lambda n=n: work(n) for n in range(6)))
-    assert set(made) == set(range(8))
-    assert len(throttles) <= 8
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals between threads")
