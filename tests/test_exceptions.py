@@ -110,22 +110,6 @@ async def test_the_largest_weight_of_a_window_is_its_capacity(algorithm: Any) ->
     assert caught.value.limit is None
 
 
-async def test_a_queue_in_which_nobody_may_wait_is_not_said_to_be_full() -> None:
-    throttle = Throttle(10, 1, max_waiting=0, name="api")
-    await throttle.acquire()
-    with pytest.raises(ThrottleFull, match="'api' would have to be waited for") as caught:
-        await throttle.acquire()
-    assert "max_waiting" not in str(caught.value)
-    throttle = Throttle(10, 1, max_waiting=1, name="api")
-    await throttle.acquire()
-    waiter = asyncio.create_task(throttle.acquire())
-    await asyncio.sleep(0)
-    with pytest.raises(ThrottleFull, match="max_waiting of throttle 'api' is 1") as caught:
-        await throttle.acquire()
-    throttle.release()
-    await waiter
-
-
 async def test_a_closed_throttle_knows_no_time_to_come_back() -> None:
     throttle = Throttle(10, name="api")
     throttle.close()

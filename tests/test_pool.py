@@ -365,47 +365,6 @@ async def test_what_nobody_foresaw_is_taken_if_it_comes_first(
     assert (us.waiting, eu.waiting) == (0, 0)
 
 
-# ------------------------------------------------------------------------------ in turn everywhere
-
-
-@pytest.mark.parametrize("how", ["cancelled", "timeout", "asyncio.timeout"])
-async def test_whoever_gives_up_leaves_no_trace_in_any_set(
-    kind: Any, algorithm: Algorithm, how: str, went: Went
-) -> None:
-    us = region("us", concurrency=2, tokens=kind(1, burst=9, initial=0))
-    eu = region("eu", concurrency=2, tokens=kind(1, burst=9, initial=0))
-    pool = LimitPool([us, eu], algorithm)
-    if how == "timeout":
-        # It is known to be in time until what it counts on is gone.
-        task = await waits(pool, went, tokens=2, timeout=3)
-        at(1.0, lambda: [limits["tokens"].charge(7) for limits in pool])
-    else:
-        task = await waits(pool, went, tokens=8)
-        at(3.0, task.cancel)
-    behind = [await queued(went.call(limits, "behind", tokens=1)) for limits in pool]
-    await asyncio.gather(task, return_exceptions=True)
-    assert now() == 3.0
-    if how == "timeout":
-        with pytest.raises(ThrottleTimeout) as refused:
-            task.result()
-        assert refused.value.limit == "tokens"
-        for limits in pool:
-            assert limits.waiting == 1
-        await asyncio.gather(*behind)
-        assert [when for _, when, _ in went] == [8.0, 8.0]
-    else:
-        assert task.cancelled()
-        await asyncio.gather(*behind)
-        assert [(when, where) for _, when, where in went] == [(3.0, "us"), (3.0, "eu")]
-        assert [limits["tokens"].level for limits in pool] == [2, 2]
-    for limits in pool:
-        assert (limits.waiting, limits["concurrency"].active, limits.locked()) == (
-            0,
-            0,
-            limits["tokens"].level < 1,
-        )
-
-
 # --------------------------------------------------------------------------------------- refusals
 
 
@@ -573,17 +532,6 @@ async def test_the_words_of_a_pool_are_those_of_a_set(kind: Any) -> None:
     third = await pool.acquire()
     third.release()
     assert [limits["concurrency"].active for limits in pool] == [0, 0]
-
-
-async def test_a_call_of_a_pool_decorates(kind: Any, went: Went) -> None:
-    pool = LimitPool([region(name, tokens=kind(1)) for name in ("us", "eu")])
-
-    @pool(tokens=1)
-    async def ask(question: str) -> tuple[str, float]:
-        return question, now()
-
-    results = await asyncio.gather(*(ask(f"{n}") for n in range(6)))
-    assert results == [(f"{n}", n // 2) for n in range(6)]
 
 
 def test_outside_of_a_loop_a_pool_for_threads_waits_and_others_do_not() -> None:

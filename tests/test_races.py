@@ -18,7 +18,6 @@ from async_throttle import (
     Throttle,
     ThrottleClosed,
     ThrottleFull,
-    WeightTooLarge,
 )
 
 pytestmark = pytest.mark.virtual_time
@@ -80,20 +79,6 @@ async def test_a_cancellation_that_the_caller_swallows_leaves_it_without_a_grant
 
 
 # --- pauses ---
-
-
-async def test_a_pause_made_in_the_step_of_a_grant_leaves_the_grant() -> None:
-    """The slot is granted to A, then somebody pauses, then A runs. The grant stands. B waits."""
-    throttle = Throttle(10, 1)
-    await throttle.acquire()
-    a, b = await queued(throttle.acquire()), await queued(throttle.acquire())
-    throttle.release()
-    throttle.pause(5)
-    await a
-    assert now() == 0.0
-    throttle.release()
-    await b
-    assert now() == 5.0
 
 
 async def test_a_grant_before_a_pause_that_is_cancelled_waits_for_the_end_of_the_pause() -> None:
@@ -200,27 +185,4 @@ async def test_all_tasks_of_the_loop_are_cancelled_and_the_throttle_is_used_agai
     assert (throttle.active, throttle.waiting) == (0, 0)
     async with throttle, asyncio.timeout(2):
         await throttle.consume(9)
-    await is_as_new(throttle)
-
-
-# --- weights ---
-
-
-async def test_two_halves_are_one() -> None:
-    """Version 1 woke as many waiters as there were whole tokens: of eight that wanted half a
-    token each, four slept for ever."""
-    throttle = Throttle(4, initial=0)
-    waiters = [await queued(throttle.acquire(0.5)) for _ in range(8)]
-    await asyncio.gather(*waiters)
-    assert now() == 1.0
-
-
-async def test_a_weight_above_the_burst_in_a_context_manager_leaks_no_slot() -> None:
-    """Version 1 took the slot first and then raised about the tokens, for ever one slot short."""
-    throttle = Throttle(5, 1)
-    for _ in range(3):
-        with pytest.raises(WeightTooLarge):
-            async with throttle(6):
-                raise AssertionError("never reached")
-    assert throttle.active == 0
     await is_as_new(throttle)

@@ -911,16 +911,6 @@ def an_interrupt_at_the_instant_of_the_grant(stage: Stage) -> Any:
     return check
 
 
-@scene(switches=0)
-def a_pause_that_is_ended(stage: Stage) -> Any:
-    throttle = stage.throttle(1, burst=2)
-    throttle.pause(math.inf)
-    for name in "ABC":
-        stage.thread(name, stage.visit, throttle, 1, 7)
-    stage.later(2, throttle.resume)
-    return began(stage, 2, 2, 3)
-
-
 @scene(switches=1)
 def a_pause_while_others_wait(stage: Stage) -> Any:
     throttle = stage.throttle(1, burst=1, initial=0)
