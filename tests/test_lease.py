@@ -105,6 +105,29 @@ async def test_a_refund_is_worth_the_fewest_tokens_missing_at_any_later_grant() 
 # --- settle: more than was taken ---
 
 
+@pytest.mark.parametrize(
+    "later", ["throttle", "throttle(1)", "acquire", "consume", "try", "charge"]
+)
+async def test_every_kind_of_later_grant_counts(later: str) -> None:
+    throttle = Throttle(10, burst=100)
+    first = await throttle.lease(50)
+    await asyncio.sleep(5)  # full again
+    if later == "throttle":
+        async with throttle:
+            pass
+    elif later == "throttle(1)":
+        async with throttle(1):
+            pass
+    elif later == "try":
+        throttle.try_acquire()
+    elif later == "charge":
+        throttle.charge(1)
+    else:
+        await getattr(throttle, later)()
+    first.settle(0)
+    assert throttle.level == 99.0
+
+
 async def test_settle_after_close_still_counts() -> None:
     throttle = Throttle(10)
     async with throttle(5) as lease:

@@ -726,6 +726,14 @@ async def test_repr_is_in_the_manner_of_asyncio() -> None:
     assert "slots" not in repr(Throttle(10))
 
 
+async def test_repr_tells_the_present() -> None:
+    throttle = Throttle(10, initial=0)
+    throttle.pause(1)
+    assert "paused, tokens:0," in repr(throttle)
+    await asyncio.sleep(1)
+    assert "unlocked, tokens:10," in repr(throttle)
+
+
 def test_repr_of_a_subclass_tells_its_name() -> None:
     class Polite(Throttle):
         pass
