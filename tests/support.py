@@ -77,9 +77,4 @@ def at(instant: float, call: Callable[[], object]) -> None:
 
 
 def check(limiter: object) -> None:
-    """What *limiter* keeps by hand is what follows from the rest of it: called after each step."""
-
-
-def overtaken_at_most(times: int, patch: pytest.MonkeyPatch) -> None:
-    """Let waiters be overtaken by better priorities that often, so that lives come to it."""
-    patch.setattr(_queue, "PATIENCE", times)
+    """What the engine itself can say of *limiter*: nothing yet."""
