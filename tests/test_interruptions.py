@@ -1,0 +1,175 @@
+"""What comes in while a limiter is at work does its work, later if need be, and breaks nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from interruptions import SCENES, WHATS, judge, sample
+
+from async_throttle import (
+    Lease,
+    LimitPool,
+    LimitSet,
+    LimitSetAcquisition,
+    Throttle,
+    threads,
+)
+
+MOMENTS = {"ci": 300, "deep": 10**9}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), 12)
+"""In each scene; ``python -m tests.interruptions`` tries them all."""
+
+
+@pytest.mark.parametrize("scene", SCENES.values(), ids=lambda scene: scene.name)
+def test_what_comes_in_at_any_moment_is_done_and_breaks_nothing(scene: Any) -> None:
+    wrong = []
+    for what, way, moment in sample(scene, MOMENTS):
+        verdict = judge(scene, what, way, moment)
+        if verdict is not None and verdict.wrong:
+            again = f"--scene {scene.name} --what '{what}' --way {way} --moment {moment.number}"
+            wrong.append(f"{verdict.moment.place}: {verdict.wrong}; {again}")
+    assert not wrong, "\n".join(wrong)
+
+
+# ------------------------------------------------------------------------ from another thread
+
+FREES: dict[str, Callable[[Throttle, Lease], object]] = {
+    "lease.release": lambda throttle, lease: lease.release(),
+    "release": lambda throttle, lease: throttle.release(),
+    "settle": lambda throttle, lease: lease.settle(0),
+    "resume": lambda throttle, lease: throttle.resume(),
+    "close": lambda throttle, lease: throttle.close(),
+    "capacity": lambda throttle, lease: setattr(throttle, "capacity", 1e9),
+    "period": lambda throttle, lease: setattr(throttle, "period", 1e-6),
+    "concurrency": lambda throttle, lease: setattr(throttle, "concurrency", 2),
+}
+"""What lets somebody go who waits for that very thing."""
+
+
+@pytest.mark.virtual_time(False)
+@pytest.mark.parametrize("what", FREES)
+async def test_a_call_from_another_thread_is_done_while_the_loop_sleeps(what: str) -> None:
+    # The garbage collector runs finalizers in whichever thread allocates. The loop sleeps until
+    # its next timer, an hour away: who goes on earlier was woken.
+    slots = what in ("lease.release", "release", "concurrency")
+    throttle = Throttle(math.inf if slots else 1, int(slots), 3600)
+    lease = await throttle.lease(1)
+    if what == "resume":
+        throttle.capacity = 1e9
+        throttle.pause(3600)
+    waiter = asyncio.create_task(throttle.acquire())
+    await asyncio.sleep(0.01)
+    assert not waiter.done()
+    # Started by a thread, so that the loop is asleep when it comes.
+    threading.Timer(0.05, FREES[what], (throttle, lease)).start()
+    done, _ = await asyncio.wait([waiter], timeout=3)
+    if not done:
+        throttle.close()
+    assert done
+    if what == "close":
+        assert waiter.exception() is not None
+    else:
+        assert waiter.result() is True
+
+
+# ------------------------------------------------------------------------------- every member
+
+NOTED = "checks its arguments at once, is done when the outer call is through"
+BEFORE = "answers from the state before the outer call"
+REFUSES = "raises RuntimeError if it would have to wait in the thread that it interrupted"
+LATER = "a coroutine, or what makes one: goes through the queue when the loop runs it"
+PURE = "touches nothing that changes during a call"
+BOTH = f"getter: {BEFORE}; setter: {NOTED}"
+
+THROTTLE = {
+    **dict.fromkeys(("charge", "close", "pause", "release", "resume"), NOTED),
+    **dict.fromkeys(("burst", "capacity", "concurrency", "period"), BOTH),
+    **dict.fromkeys(("active", "delay", "guarantee", "level", "locked", "paused_for"), BEFORE),
+    **dict.fromkeys(("try_acquire", "waiting", "__repr__"), BEFORE),
+    **dict.fromkeys(("adapt", "algorithm", "max_waiting", "name", "__call__", "__init__"), PURE),
+}
+ASYNC = {"__aenter__": LATER, "__aexit__": NOTED}
+SYNC = {"__enter__": REFUSES, "__exit__": NOTED}
+TELLS = dict.fromkeys(("dropped", "ignore", "ok", "release", "settle"), NOTED)
+LEASE = {
+    **TELLS,
+    **ASYNC,
+    **dict.fromkeys(("waited", "weight", "__call__"), PURE),
+    "__repr__": BEFORE,
+}
+
+ROWS: dict[type, dict[str, str]] = {
+    Throttle: {
+        **THROTTLE,
+        **ASYNC,
+        **dict.fromkeys(("acquire", "consume", "drain", "lease"), LATER),
+    },
+    threads.Throttle: {
+        **THROTTLE,
+        **ASYNC,
+        **SYNC,
+        **dict.fromkeys(("acquire", "consume", "drain", "lease"), REFUSES),
+        **dict.fromkeys(("acquire_async", "consume_async", "drain_async", "lease_async"), LATER),
+    },
+    Lease: LEASE,
+    threads.Lease: {**LEASE, **SYNC},
+    LimitSet: {
+        **ASYNC,
+        **SYNC,
+        **dict.fromkeys(("pause", "resume"), NOTED),
+        **dict.fromkeys(("delay", "get_stats", "locked", "paused_for", "waiting"), BEFORE),
+        **dict.fromkeys(("try_acquire", "__repr__"), BEFORE),
+        **dict.fromkeys(("config", "keys", "limits", "max_waiting", "mode", "shared"), PURE),
+        **dict.fromkeys(("__call__", "__contains__", "__getitem__", "__init__"), PURE),
+        **dict.fromkeys(("__iter__", "__len__"), PURE),
+        "acquire": REFUSES,
+        "drain": LATER,
+    },
+    LimitSetAcquisition: {
+        **TELLS,
+        **ASYNC,
+        **SYNC,
+        "update": NOTED,
+        "__await__": LATER,
+        "__repr__": BEFORE,
+        **dict.fromkeys(("config", "limit_set", "successful", "waited", "waited_for"), PURE),
+        **dict.fromkeys(("weights", "__call__", "__init__"), PURE),
+    },
+    LimitPool: {
+        "acquire": REFUSES,
+        **dict.fromkeys(("delay", "get_stats", "try_acquire", "__repr__"), BEFORE),
+        **dict.fromkeys(("limit_sets", "load_balancing", "worker_index"), PURE),
+        **dict.fromkeys(("__call__", "__getitem__", "__init__", "__iter__", "__len__"), PURE),
+    },
+}
+
+
+def members(cls: type) -> set[str]:
+    """What users may say: public names, and the special methods that the package defines."""
+    found = set()
+    for base in cls.__mro__[:-1]:
+        for name, value in vars(base).items():
+            special = name.startswith("__") and callable(value)
+            if not name.startswith("_") or (special and name not in MACHINERY):
+                found.add(name)
+    return found
+
+
+MACHINERY = {"__init_subclass__", "__class_getitem__", "__subclasshook__"}
+
+
+@pytest.mark.parametrize("cls", ROWS, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
+def test_every_public_member_says_what_it_does_when_it_comes_in(cls: type) -> None:
+    assert members(cls) == ROWS[cls].keys()
+
+
+def test_what_is_noted_or_answers_comes_in_in_the_scenes() -> None:
+    tried = {what.partition(" ")[0] for what in WHATS}
+    promised = {name for name, row in THROTTLE.items() if row in (NOTED, BEFORE, BOTH)}
+    # `guarantee` answers from the settings alone.
+    assert promised - {"guarantee", "__repr__"} <= tried
