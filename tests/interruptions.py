@@ -89,7 +89,7 @@ PATIENCE: Final = 2.0
 """Real seconds after which a life is stuck."""
 
 PROMPT: Final = 0.02
-"""Real seconds for which the interrupted thread waits for the other one."""
+"""Real seconds for which an interrupted thread waits for another one, which may need its lock."""
 
 
 class _Trip(int):
@@ -166,7 +166,8 @@ class Tracer:
         at: the number of the moment; None records all of them in *moments*.
         edge: instead, the segment, and "before" or "after".
         act: what to do then, once.
-        probe: to be called at each edge.
+        put_off: act when the outer call is through that the moment is in.
+        probing: at each edge the life is to write down its answers.
     """
 
     def __init__(
@@ -176,13 +177,16 @@ class Tracer:
         at: int | None = None,
         edge: tuple[int, str] | None = None,
         act: Callable[[], None] | None = None,
-        probe: Callable[[int, str], None] | None = None,
+        put_off: bool = False,
+        probing: bool = False,
     ) -> None:
         self.signals = signals
         self.at = at
         self.edge = edge
         self.act = act
-        self.probe = probe
+        self.put_off = put_off
+        self.probing = probing
+        self.probe: Callable[[int, str], None] | None = None
         self.moments: list[Moment] = []
         self.reached: Moment | None = None
         self.segment = 0
@@ -209,22 +213,30 @@ class Tracer:
     def _enter(self, frame: FrameType, event: str, arg: object) -> Any:
         if not _ours(frame.f_code.co_filename):
             return None
-        beneath = frame.f_back
-        while beneath is not None and not _ours(beneath.f_code.co_filename):
+        outer, beneath = frame, frame.f_back
+        while beneath is not None and outer is not self._outer:
+            if _ours(beneath.f_code.co_filename):
+                outer = beneath
             beneath = beneath.f_back
-        if beneath is None:
+        if outer is not self._outer:
+            # What is thrown into a coroutine begins in the innermost one: *outer* is not *frame*.
             self.segment += 1
-            caller = frame.f_back
+            caller = outer.f_back
             scene = caller is not None and caller.f_code.co_filename == __file__
             self.phase = PHASE.get() if scene else "callback"
             if self.phase == "enter" and not _instructions(frame.f_code)[frame.f_lasti] & RESUMES:
-                self.phase = "cancel"  # an exception is thrown into it: it does not RESUME
-            self._outer = frame
+                self.phase = "cancel"
+            self._outer = outer
             self._edge("before")
         elif self.signals and self.at is None and self._last is not None:
             last, number, noted = self._last
-            if last is beneath and not noted:  # a property or an operator: RESUME looks
+            if last is frame.f_back and not noted:  # a property or an operator: RESUME looks
                 self._record(last, number)
+        if self.edge is not None:  # nothing but the ends of outer calls counts
+            if frame is not outer:
+                return None
+            frame.f_trace_lines = False
+            return self._within
         if not self.signals and self._moment(frame):
             return None
         frame.f_trace = self._within  # 3.13 wants it before the next line
@@ -253,6 +265,9 @@ class Tracer:
                     self._record(frame, self._count)
             elif self._count == self.at:
                 self.reached = self._described(frame, self._count)
+                if self.put_off:
+                    self.edge = self.segment, "after"
+                    return self._within
                 self.stop()
                 _ = TRIP.now  # nothing between here and the instruction looks for signals
         return self._within
@@ -263,6 +278,9 @@ class Tracer:
             self._record(frame, self._count)
         elif self._count == self.at:
             self.reached = self._described(frame, self._count)
+            if self.put_off:
+                self.edge = self.segment, "after"
+                return False
             self.stop()
             if self.act is not None:
                 self.act()
@@ -278,13 +296,15 @@ class Tracer:
                 self.act()
 
     def _record(self, frame: FrameType, number: int) -> None:
-        if self.edge is None and self.probe is None:
-            self.moments.append(self._described(frame, number))
+        self.moments.append(self._described(frame, number))
 
     def _described(self, frame: FrameType, number: int) -> Moment:
         place = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
         return Moment(number, self.segment, self.phase, place)
 
+
+NEVER: Final = 0, "never"
+"""The edge of no segment."""
 
 PHASE: ContextVar[str] = ContextVar("PHASE", default="call")
 """What the scene is doing by the outer call."""
@@ -515,7 +535,9 @@ class Life:
         thread = threading.Thread(target=self.come_in, daemon=True)
         self.others.append(thread)
         thread.start()
-        thread.join(PROMPT)
+        thread.join(PATIENCE if self.loop is not None else PROMPT)
+        if self.loop is not None and thread.is_alive():
+            self.wrong.append("the other thread hangs")
 
     def soon(self) -> None:
         assert self.loop is not None
@@ -527,7 +549,12 @@ class Life:
         self.do("try_release", self.throttle.release, "exit")
 
     def probe(self, segment: int, side: str) -> None:
-        self.table[segment, side] = {name: WHATS[name](self) for name in ANSWERS if name in NUMBERS}
+        answers = self.table[segment, side] = {}
+        for name in NUMBERS:
+            try:
+                answers[name] = WHATS[name](self)
+            except ThrottleClosed as error:
+                answers[name] = type(error).__name__
 
 
 def _lease_release(life: Life) -> None:
@@ -629,8 +656,17 @@ WHATS: Final[dict[str, Callable[[Life], object]]] = {
     "delay": lambda life: life.throttle.delay(1),
     "repr": lambda life: repr(life.throttle),
 }
-ANSWERS: Final = "try_acquire locked level active waiting paused_for delay repr".split()
-NUMBERS: Final = "locked level active waiting paused_for delay".split()
+ANSWERS: Final = [
+    "try_acquire",
+    "locked",
+    "level",
+    "active",
+    "waiting",
+    "paused_for",
+    "delay",
+    "repr",
+]
+NUMBERS: Final = ["locked", "level", "active", "waiting", "paused_for", "delay"]
 EFFECTS: Final = [name for name in WHATS if name not in ANSWERS]
 TAKEN: Final = {"settle below": -2, "settle above": 4, "charge": 3, "try_acquire": 1}
 """Tokens that it takes in the end."""
@@ -740,7 +776,7 @@ async def limit_set(life: Life) -> None:
     life.begin(api, rate, lease)
     with life.watched():
         tasks = [
-            life.start(f"set{n}", lambda n=n: api(rate=2, priority=n % 2), weight=2)
+            life.start(f"set{n}", functools.partial(api, rate=2, priority=n % 2), weight=2)
             for n in range(4)
         ]
         tasks += [life.start(f"alone{n}", lambda: rate) for n in range(2)]
@@ -876,15 +912,22 @@ def thread_alone(life: Life) -> None:
     lease = t.lease(2)
     t.acquire()
     life.begin(t, t, lease)
+
+    def spend(weight: float) -> None:
+        t.charge(weight)
+        life.spent.append(weight)
+
     with life.watched():
         _with(life, "plain", lambda: t)
         _with(life, "three", lambda: t(3), 3)
         if life.do("try", t.try_acquire, "enter"):
             life.spent.append(1)
             life.do("release", t.release, "exit")
-        life.do("consume", lambda: (t.consume(4), life.spent.append(4)), "enter")
+        if life.do("acquire", lambda: t.acquire(4), "enter"):
+            life.spent.append(4)
+            life.do("release", t.release, "exit")
         for name, call in (
-            ("charge", lambda: (t.charge(5), life.spent.append(5))),
+            ("charge", lambda: spend(5)),
             ("pause", lambda: t.pause(5)),
             ("resume", lambda: t.resume()),
             ("capacity", lambda: setattr(t, "capacity", 12)),
@@ -1028,7 +1071,7 @@ def play(scene: Scene, what: str, tracer: Tracer, act: str = "come_in") -> Life:
         raise KeyboardInterrupt
 
     tracer.act = rise if interrupt else getattr(life, act, None)
-    if tracer.probe is not None:
+    if tracer.probing:
         tracer.probe = life.probe
     complaints: list[str] = []
     hook, sys.unraisablehook = (
@@ -1055,6 +1098,7 @@ def play(scene: Scene, what: str, tracer: Tracer, act: str = "come_in") -> Life:
     finally:
         tracer.stop()
         signal.setitimer(signal.ITIMER_REAL, 0)
+        gc.collect(0)  # what is left says so now, and not in the life of others
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGALRM, before[1])
         sys.unraisablehook = hook
@@ -1096,6 +1140,9 @@ def _in_a_loop(scene: Scene, life: Life) -> None:
         with contextlib.suppress(BaseException):
             for task in left:
                 loop.run_until_complete(asyncio.wait([task]))
+        for task in {main, *left}:
+            if task.done() and not task.cancelled():
+                task.exception()
         loop.close()
 
 
@@ -1113,12 +1160,13 @@ class Verdict:
 
 def moments(scene: Scene, what: str, signals: bool) -> tuple[Moment, ...]:
     """All moments of a life to which nothing happens."""
-    return _moments(scene, what if what in STEPS else "", signals)
+    stepping = what in STEPS and scene.play is controls
+    return _moments(scene, what if stepping else "", signals)
 
 
 @functools.cache
 def _moments(scene: Scene, what: str, signals: bool) -> tuple[Moment, ...]:
-    play(scene, what, Tracer())  # what is made once is made
+    play(scene, what, Tracer(edge=NEVER))  # what is made once is made
     tracer = Tracer(signals=signals)
     life = play(scene, what, tracer)
     assert not life.wrong, f"{scene.name} is wrong without any interruption: {life.wrong}"
@@ -1144,22 +1192,27 @@ class Sight:
 
 
 @functools.cache
-def reference(scene: Scene, what: str, edge: tuple[int, str] | None, act: str) -> Sight:
-    """A life in which it comes in between two outer calls, or never."""
+def reference(scene: Scene, what: str, edge: tuple[int, str], act: str) -> Sight:
+    """A life in which it comes in between two outer calls, or `NEVER`."""
     return Sight.of(play(scene, what, Tracer(edge=edge), act))
 
 
 @functools.cache
-def _answers(scene: Scene, what: str) -> dict[tuple[int, str], dict[str, Any]]:
+def _answers(scene: Scene) -> dict[tuple[int, str], dict[str, Any]]:
     """What is answered at the edges of the outer calls."""
-    tracer = Tracer(probe=lambda segment, side: None)
-    return play(scene, what, tracer).table
+    return play(scene, "", Tracer(edge=NEVER, probing=True)).table
 
 
-def judge(scene: Scene, what: str, way: str, moment: Moment) -> Verdict | None:
-    """Let it come in at that moment; None if the life never got there."""
+def judge(
+    scene: Scene, what: str, way: str, moment: Moment, *, put_off: bool = False
+) -> Verdict | None:
+    """Let it come in at that moment; None if the life never got there.
+
+    Args:
+        put_off: let it come in after the outer call, which must always be right.
+    """
     interrupt = what == "interrupt"
-    tracer = Tracer(signals=_signals(what, way), at=moment.number)
+    tracer = Tracer(signals=_signals(what, way), at=moment.number, put_off=put_off)
     act = "interrupt" if interrupt else "in_a_thread" if way == "thread" else "come_in"
     life = play(scene, what, tracer, act)
     if tracer.reached is None:
@@ -1180,11 +1233,11 @@ def _explained(scene: Scene, what: str, way: str, moment: Moment, life: Life) ->
         if moment.phase == "callback":
             return True
         if moment.phase == "cancel":  # both mean that it was never asked for
-            return reference(scene, what, None, "interrupt").stopped() == seen.stopped()
+            return reference(scene, what, NEVER, "interrupt").stopped() == seen.stopped()
         sides = {"enter": ["before"], "exit": ["after"]}.get(moment.phase, ["before", "after"])
         edges = [((moment.segment, side), "interrupt") for side in sides]
     elif what in ANSWERS and not (what == "try_acquire" and life.answer is True):
-        return seen.ledger == reference(scene, what, None, "come_in").ledger
+        return seen.ledger == reference(scene, what, NEVER, "come_in").ledger
     else:
         edges = [((moment.segment, side), "come_in") for side in ("after", "before")]
         if way == "thread" and scene.threads:
@@ -1196,16 +1249,19 @@ def _explained(scene: Scene, what: str, way: str, moment: Moment, life: Life) ->
 
 def _between(scene: Scene, what: str, moment: Moment, life: Life) -> bool:
     """Whether the answer lies between those of before and after; before is the last event."""
-    table = _answers(scene, what)
+    table = _answers(scene)
     near = [
         table[segment, side][what]
         for segment in range(max(1, moment.segment - 4), moment.segment + 1)
         for side in ("before", "after")
         if (segment, side) in table
     ]
-    if what == "locked":
-        return life.answer is True or life.answer in near
+    if life.answer in near or (what == "locked" and life.answer is True):
+        return True
     answer: Any = life.answer
+    near = [number for number in near if not isinstance(number, str)]
+    if isinstance(answer, str) or not near:
+        return False
     return bool(min(near) - 1e-9 <= answer <= max(near) + 1e-9)
 
 

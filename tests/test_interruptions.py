@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from interruptions import SCENES, WHATS, judge, sample
+from interruptions import ANSWERS, SCENES, WHATS, judge, sample
 
 from async_throttle import (
     Lease,
@@ -18,6 +18,7 @@ from async_throttle import (
     LimitSet,
     LimitSetAcquisition,
     Throttle,
+    ThrottleClosed,
     threads,
 )
 
@@ -34,6 +35,14 @@ def test_what_comes_in_at_any_moment_is_done_and_breaks_nothing(scene: Any) -> N
             again = f"--scene {scene.name} --what '{what}' --way {way} --moment {moment.number}"
             wrong.append(f"{verdict.moment.place}: {verdict.wrong}; {again}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("scene", SCENES.values(), ids=lambda scene: scene.name)
+def test_the_judge_finds_nothing_wrong_with_what_comes_in_between_two_calls(scene: Any) -> None:
+    for what, way, moment in sample(scene, 12):
+        if what != "interrupt" and what not in ANSWERS:
+            verdict = judge(scene, what, way, moment, put_off=True)
+            assert verdict is None or not verdict.wrong, (what, way, verdict)
 
 
 # ------------------------------------------------------------------------ from another thread
@@ -65,16 +74,23 @@ async def test_a_call_from_another_thread_is_done_while_the_loop_sleeps(what: st
     waiter = asyncio.create_task(throttle.acquire())
     await asyncio.sleep(0.01)
     assert not waiter.done()
-    # Started by a thread, so that the loop is asleep when it comes.
-    threading.Timer(0.05, FREES[what], (throttle, lease)).start()
-    done, _ = await asyncio.wait([waiter], timeout=3)
-    if not done:
-        throttle.close()
-    assert done
-    if what == "close":
-        assert waiter.exception() is not None
-    else:
-        assert waiter.result() is True
+    woken = threading.Event()
+    waiter.add_done_callback(lambda task: woken.set())
+    noticed = []
+
+    def another_thread() -> None:
+        FREES[what](throttle, lease)
+        noticed.append(woken.wait(2))  # far less than the loop would sleep
+        loop.call_soon_threadsafe(over.set)
+
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    thread = threading.Timer(0.05, another_thread)  # the loop is asleep by then
+    thread.start()
+    await over.wait()
+    thread.join()
+    (outcome,) = await asyncio.gather(waiter, return_exceptions=True)
+    assert noticed == [True]
+    assert isinstance(outcome, ThrottleClosed) if what == "close" else outcome is True
 
 
 # ------------------------------------------------------------------------------- every member
