@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from async_throttle import (
     threads,
 )
 
-MOMENTS = {"ci": 300, "deep": 10**9}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), 12)
+MOMENTS = {"ci": 200, "deep": 10**9}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), 36)
 """In each scene; ``python -m tests.interruptions`` tries them all."""
 
 
@@ -91,6 +92,41 @@ async def test_a_call_from_another_thread_is_done_while_the_loop_sleeps(what: st
     (outcome,) = await asyncio.gather(waiter, return_exceptions=True)
     assert noticed == [True]
     assert isinstance(outcome, ThrottleClosed) if what == "close" else outcome is True
+
+
+# --------------------------------------------------------------------------- while it sleeps
+
+
+def _lacks_a_slot() -> Any:
+    return threads.Throttle(math.inf, 1)
+
+
+def _lacks_a_token() -> Any:
+    return threads.Throttle(1, 2, 3600)
+
+
+def _set_lacks_a_slot() -> Any:
+    return LimitSet(threads.Throttle(1e6, 1), threads.Throttle(1e6, 2))
+
+
+@pytest.mark.parametrize("make", [_lacks_a_slot, _lacks_a_token, _set_lacks_a_slot])
+def test_a_thread_that_is_interrupted_in_its_sleep_never_asked(make: Callable[[], Any]) -> None:
+    limiter = make()
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with limiter:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(KeyboardInterrupt), limiter:
+                pytest.fail("nobody lets it in")
+            assert limiter.waiting == 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not [throttle for throttle in getattr(limiter, "limits", [limiter]) if throttle.active]
 
 
 # ------------------------------------------------------------------------------- every member
