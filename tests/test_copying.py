@@ -75,7 +75,8 @@ def test_pickling_is_a_type_error_in_one_sentence(make: Callable[[], Any], proto
         pickle.dumps(make(), protocol)
     message = str(caught.value)
     assert "process" in message, "says why: in another process it would be a second quota"
-    assert "\n" not in message and ". " not in message
+    assert "\n" not in message
+    assert ". " not in message
 
 
 @pytest.mark.parametrize(
