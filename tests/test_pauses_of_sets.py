@@ -211,7 +211,7 @@ async def test_pauses_that_are_over_are_not_kept(kind: Any) -> None:
 @both_kinds
 async def test_a_key_whose_combination_is_paused_is_not_forgotten(kind: Any) -> None:
     everybody = kind(1e6)
-    chats = Throttles(lambda chat: kind(1000))
+    chats: Throttles[object, Any] = Throttles(lambda chat: kind(1000))
     LimitSet(everybody, chats["banned"]).pause(30)
     for n in range(20):  # which looks at the old keys
         chats[n]
