@@ -48,19 +48,19 @@ class Breaker:
         self.raised = 0
         self.disarm()
 
-    def arm(self, method: str, weight: float | None = None, times: float = math.inf) -> None:
-        """Fail from here on."""
-        self._method, self._times = method, times
+    def arm(self, *methods: str, weight: float | None = None, times: float = math.inf) -> None:
+        """Fail from here on, whichever of these is asked."""
+        self._methods, self._times = methods, times
         self._weight = None if weight is None else round(weight * 10**9)
 
     def disarm(self) -> None:
         """Work again."""
-        self.arm("")
+        self.arm()
 
     def pass_by(self, method: str, args: tuple[Any, ...]) -> None:
         """Raise if this is what fails."""
         if (
-            method == self._method
+            method in self._methods
             and self._times > 0
             and (self._weight is None or self._weight in args)
         ):
@@ -140,7 +140,7 @@ async def test_a_set_gives_back_the_tokens_and_slots_of_all_its_limits(
     method: str, broken: int
 ) -> None:
     breaker = Breaker()
-    limits = {
+    limits: dict[str, Any] = {
         name: Throttle(10, 2, algorithm=fickle(breaker) if n == broken else TokenBucket)
         for n, name in enumerate("abcd")
     }
@@ -166,7 +166,7 @@ async def test_a_rule_that_cannot_refund_is_asked_last(order: str) -> None:
         "y": lambda: Throttle(10),
     }
     names = ("miser", "x", "y") if order == "first" else ("y", "x", "miser")
-    limits = {name: makers[name]() for name in names}
+    limits: dict[str, Any] = {name: makers[name]() for name in names}
     breaker.arm("take")
     with out_of_order():
         await LimitSet(**limits)(miser=4, x=4, y=4).__aenter__()
@@ -202,13 +202,13 @@ async def end_of_a_pause(limiter: Limiter) -> Callable[[], object]:
 
 async def release(limiter: Limiter) -> Callable[[], object]:
     limiter.throttle.concurrency = 1
-    lease = await limiter.lease(0)
+    lease = await limiter.lease(1)
     return lambda: lease.release()
 
 
 async def more_slots(limiter: Limiter) -> Callable[[], object]:
     limiter.throttle.concurrency = 1
-    lease = await limiter.lease(0)
+    lease = await limiter.lease(1)
 
     def event() -> None:
         limiter.throttle.concurrency = 9
@@ -281,7 +281,7 @@ async def test_the_waiter_for_whom_a_rule_fails_leaves_with_it_and_the_others_go
     weights.insert(place, POISON)
     tasks = [await queued(call(weight)) for weight in weights]
     assert not gone
-    breaker.arm(method, POISON)
+    breaker.arm(method, weight=POISON)
     happen()
     await asyncio.wait(tasks, timeout=40)
     assert gone == [2, 1.5]
@@ -293,8 +293,9 @@ async def test_the_waiter_for_whom_a_rule_fails_leaves_with_it_and_the_others_go
     assert not problems
     await asyncio.sleep(50)
     assert (limiter.throttle.active, limiter.throttle.waiting) == (0, 0)
-    if event not in (another_capacity, the_head_leaves):
-        assert limiter.throttle.level == pytest.approx(6.5, abs=1e-2)
+    if event is not another_capacity:
+        before = 10 if event in (resume, end_of_a_pause, settle) else 9
+        assert limiter.throttle.level == pytest.approx(before - 3.5, abs=1e-2)
 
 
 @every_kind
@@ -318,7 +319,7 @@ async def test_a_rule_that_fails_in_a_timer_fails_the_waiter_that_is_due(
             log.append((weight, now()))
 
     tasks = [await queued(call(weight)) for weight in (2, POISON, 2)]
-    breaker.arm(method, POISON)
+    breaker.arm(method, weight=POISON)
     first, poisoned, last = await asyncio.gather(*tasks, return_exceptions=True)
     assert (first, last) == (None, None)
     assert isinstance(poisoned, OSError)
@@ -355,7 +356,7 @@ async def test_a_newcomer_does_not_see_what_fails_for_the_head(kind: Kind, metho
     limiter = kind.make(10, 9, algorithm=fickle(breaker))
     (await limiter.lease(10)).release()
     poisoned = await queued(limiter.lease(POISON))
-    breaker.arm(method, POISON)
+    breaker.arm(method, weight=POISON)
     # Past the instant at which the head is due, before its timer.
     loop = asyncio.get_running_loop()
     newcomers: list[asyncio.Task[Any]] = []
@@ -394,7 +395,7 @@ async def test_a_waiter_of_a_pool_leaves_all_its_sets(method: str, kind: Any) ->
     held = [await pool(x=1).__aenter__(), await pool(x=1).__aenter__()]
     poisoned = await queued(pool(x=POISON).__aenter__())
     second = await queued(pool(x=1).__aenter__())
-    breaker.arm(method, POISON)
+    breaker.arm(method, weight=POISON)
     for lease in held:
         if lease.limit_set is pool[0]:
             lease.release()
@@ -423,13 +424,9 @@ async def test_a_settlement_that_fails_settles_nothing_and_can_be_repeated(
         else:
             lease.settle(**other, x=actual)
 
-    for method in asked:
-        breaker.arm(method, times=1)
-        with suppress(OSError):
-            settle_all()
-        if breaker.raised:
-            break
-    assert breaker.raised, "one of them must be asked"
+    breaker.arm(*asked, times=1)
+    with out_of_order():
+        settle_all()
     breaker.disarm()
     assert limiter.throttle.level == 6
     assert all(each.level == ROOMY - 1 for each in limiter.others)
@@ -451,8 +448,8 @@ async def test_a_settlement_in_a_block_ends_the_block_with_one_exception(
 ) -> None:
     breaker = Breaker()
     limiter = kind.make(10, 1, algorithm=fickle(breaker))
-    error = OSError if raised_by == "settle" else ZeroDivisionError
-    with pytest.raises(error):
+
+    async def body() -> None:
         async with limiter.call(4) as lease:
             breaker.arm("refund")
             try:
@@ -460,7 +457,10 @@ async def test_a_settlement_in_a_block_ends_the_block_with_one_exception(
             except OSError:
                 if raised_by == "settle":
                     raise
-                raise ZeroDivisionError from None
+                raise BodyError from None
+
+    with pytest.raises(OSError if raised_by == "settle" else BodyError):
+        await body()
     breaker.disarm()
     untouched(limiter, 6)
 
@@ -486,13 +486,9 @@ async def test_a_call_whose_rule_fails_changes_nothing(
     held = await limiter.lease(2)
     waiter = await queued(limiter.lease(2))
     throttle = limiter.throttle
-    for method in methods:
-        breaker.arm(method, times=1)
-        with suppress(OSError):
-            change(throttle)
-        if breaker.raised:
-            break
-        pytest.skip(f"{method} is not asked") if method == methods[-1] else None
+    breaker.arm(*methods, times=1)
+    with out_of_order():
+        change(throttle)
     breaker.disarm()
     assert (throttle.capacity, throttle.period, throttle.burst) == (10, 1, 10)
     assert throttle.level == 8
@@ -572,7 +568,7 @@ async def test_a_block_that_ends_does_not_see_what_fails_for_the_next(
         async with limiter.call(2):
             tasks.append(await queued(limiter.lease(POISON)))
             tasks.append(await queued(limiter.lease(2)))
-            breaker.arm(method, POISON)
+            breaker.arm(method, weight=POISON)
             if raises:
                 raise BodyError
 
@@ -649,12 +645,16 @@ async def test_a_judge_that_fails_hides_no_exception_and_keeps_no_slot(
     limiter = kind.make(1000, 1, adapt=FickleLaw(maximum=1))
     tasks: list[asyncio.Task[Any]] = []
     block = limiter.asked if plain and hasattr(limiter.asked, "__aenter__") else limiter.call()
-    with pytest.raises(BodyError if raises else OSError):
+
+    async def body() -> None:
         async with block:
             tasks.append(await queued(limiter.lease()))
             limiter.throttle.adapt.broken = broken
             if raises:
                 raise BodyError
+
+    with pytest.raises(BodyError if raises else OSError):
+        await body()
     limiter.throttle.adapt.broken = ""
     (lease,) = await asyncio.gather(*tasks)
     lease.release()
@@ -801,7 +801,7 @@ threaded = pytest.mark.parametrize(
     "kind", [kind for kind in KINDS if kind.of_throttle is threads.Throttle], ids=str
 )
 
-PATIENCE = 10.0
+PATIENCE = 5.0
 """Real seconds after which a thread hangs."""
 
 
@@ -826,7 +826,7 @@ class Crowd:
         except BaseException as error:
             self.errors[n] = error
 
-    def join(self) -> list[type[BaseException]]:
+    def join(self) -> list[type]:
         """Wait for all of them; the types of what they raised."""
         for thread in self._threads:
             thread.join(PATIENCE)
@@ -853,7 +853,7 @@ def test_a_thread_for_which_a_rule_fails_leaves_with_it_and_the_others_go(
     weights = [2.0, 2.0]
     weights.insert(place, POISON)
     crowd = Crowd(limiter, weights)
-    breaker.arm(method, POISON)
+    breaker.arm(method, weight=POISON)
     if waits_for == "slot":
         held.release()
     elif waits_for == "pause":
