@@ -1,4 +1,4 @@
-"""Between lines: a later caller may go first, but nobody's instant is postponed by that.
+"""Between lanes: a later caller may go first, but nobody's instant is postponed by that.
 
 Told with the pure queue. The properties are about random limits and random lives, in which all
 amounts are whole tokens that come back every whole number of nanoseconds.
@@ -9,27 +9,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import examples
-from test_queue import Desk, bucket
+from test_queue import Story, bucket, decided
 
 from async_throttle import FixedWindow, LeakyBucket, Rule, SlidingWindow, TokenBucket
-from async_throttle._queue import (
+from async_throttle._engine import forecast
+from async_throttle._engine.forecast import Actor
+from async_throttle._engine.lane import (
     EXPIRED,
     GONE,
     GRANTED,
-    PATIENCE,
     QUEUED,
     SKIP,
-    Caller,
-    Gate,
-    Queue,
-    SetLine,
+    Pause,
 )
+from async_throttle._engine.patience import MAX_OVERTAKEN
+from async_throttle._engine.queue import Queue
 from async_throttle._units import NEVER, SECOND, TOKEN
 from async_throttle.rules.slots import Slots
 
@@ -42,151 +43,151 @@ LONG = 10**7
 def test_a_later_caller_goes_first_where_the_earlier_one_will_find_enough_all_the_same() -> None:
     # "set" waits for its own limit until 30; by then the shared one will have three again.
     shared, own = bucket(1, 10, 5), bucket(1, 30, 1, level=0)
-    desk = Desk([shared, own], [shared])
-    desk.join("set", 3, 1)
-    assert desk.ask(5, line=1)
-    desk.run(100)
-    assert desk.grants == [(30, "set")]
+    story = Story([shared, own], [shared])
+    story.join("set", 3, 1)
+    assert story.ask(5, lane=1)
+    story.run(100)
+    assert story.grants == [(30, "set")]
 
 
 def test_a_later_caller_waits_where_the_earlier_one_would_run_short_by_a_single_token() -> None:
     shared, own = bucket(1, 10, 5), bucket(1, 30, 1, level=0)
-    desk = Desk([shared, own], [shared])
-    desk.join("set", 4, 1)
-    assert not desk.ask(5, line=1)
-    desk.join("later", 5, line=1)
-    desk.run(100)
-    assert desk.grants == [(30, "set"), (70, "later")]
+    story = Story([shared, own], [shared])
+    story.join("set", 4, 1)
+    assert not story.ask(5, lane=1)
+    story.join("later", 5, lane=1)
+    story.run(100)
+    assert story.grants == [(30, "set"), (70, "later")]
 
 
 def test_on_the_limit_that_an_earlier_one_waits_for_arrival_decides() -> None:
     shared, own = bucket(1, 10, 5, level=1), bucket(1, 30, 1)
-    desk = Desk([shared, own], [shared])
-    desk.join("heavy", 5, 1)
-    assert not desk.ask(1, line=1)
-    desk.join("light", 1, line=1)
-    desk.run(100)
-    assert desk.grants == [(40, "heavy"), (50, "light")]
+    story = Story([shared, own], [shared])
+    story.join("heavy", 5, 1)
+    assert not story.ask(1, lane=1)
+    story.join("light", 1, lane=1)
+    story.run(100)
+    assert story.grants == [(40, "heavy"), (50, "light")]
 
 
 def test_who_stands_behind_an_earlier_head_is_looked_after_as_well() -> None:
     # The second will want all five at 60: whoever takes one before must do so by 10.
     shared, own = bucket(1, 10, 5), bucket(1, 30, 1, level=0)
-    desk = Desk([shared, own], [shared])
-    desk.join("first", 0, 1)
-    desk.join("second", 5, 1)
-    desk.run(10)
-    assert desk.ask(5, line=1)
-    desk.run(11)
-    assert not desk.ask(1, line=1)
-    desk.run(100)
-    assert desk.grants == [(30, "first"), (60, "second")]
+    story = Story([shared, own], [shared])
+    story.join("first", 0, 1)
+    story.join("second", 5, 1)
+    story.run(10)
+    assert story.ask(5, lane=1)
+    story.run(11)
+    assert not story.ask(1, lane=1)
+    story.run(100)
+    assert story.grants == [(30, "first"), (60, "second")]
 
 
 def test_those_ahead_keep_a_bucket_from_filling_so_a_newcomer_matters_longer() -> None:
     # Alone it would be forgotten at 10; as "a" takes two at 5, "b" would not find five at 25.
     shared, a, b = bucket(1, 10, 5), bucket(1, 5, 1, level=0), bucket(1, 25, 1, level=0)
-    desk = Desk([shared, a], [shared, b], [shared])
-    desk.join("a", 2, 1, line=0)
-    desk.join("b", 5, 1, line=1)
-    assert not desk.ask(1, line=2)
-    desk.join("newcomer", 1, line=2)
-    desk.run(100)
-    assert desk.grants == [(5, "a"), (25, "b"), (35, "newcomer")]
+    story = Story([shared, a], [shared, b], [shared])
+    story.join("a", 2, 1, lane=0)
+    story.join("b", 5, 1, lane=1)
+    assert not story.ask(1, lane=2)
+    story.join("newcomer", 1, lane=2)
+    story.run(100)
+    assert story.grants == [(5, "a"), (25, "b"), (35, "newcomer")]
 
 
-def test_who_comes_later_to_an_earlier_line_is_not_ahead() -> None:
+def test_who_comes_later_to_an_earlier_lane_is_not_ahead() -> None:
     shared, own = bucket(1, 10, 5, level=4), bucket(1, 30, 9, level=0)
-    desk = Desk([shared, own], [shared])
-    desk.join("head", 0, 1)
-    desk.join("between", 5, line=1)
-    desk.run(5)
-    desk.join("behind the head", 5, 0)
-    desk.run(100)
-    assert desk.grants == [(10, "between"), (30, "head"), (60, "behind the head")]
+    story = Story([shared, own], [shared])
+    story.join("head", 0, 1)
+    story.join("between", 5, lane=1)
+    story.run(5)
+    story.join("behind the head", 5, 0)
+    story.run(100)
+    assert story.grants == [(10, "between"), (30, "head"), (60, "behind the head")]
 
 
 def test_who_is_held_up_is_looked_at_again_as_soon_as_there_is_enough_for_all() -> None:
     # "b" is held up by "a" elsewhere, and the newcomer by "b" until there is enough for both.
     other, slow = bucket(1, 100, 1), bucket(1, 90, 1, level=0)
     shared = bucket(1, 10, 5, level=1)
-    desk = Desk([other, slow], [other, shared], [shared])
-    desk.join("a", 1, 1, line=0)
-    desk.join("b", 1, 1, line=1)
-    desk.join("newcomer", 1, line=2)
-    assert desk.queue.wake_at == 10
-    desk.run(1000)
-    assert desk.grants == [(10, "newcomer"), (90, "a"), (190, "b")]
+    story = Story([other, slow], [other, shared], [shared])
+    story.join("a", 1, 1, lane=0)
+    story.join("b", 1, 1, lane=1)
+    story.join("newcomer", 1, lane=2)
+    assert story.queue.wake_at == 10
+    story.run(1000)
+    assert story.grants == [(10, "newcomer"), (90, "a"), (190, "b")]
 
 
 def test_so_it_is_where_the_earlier_one_could_not_have_gone_before_some_instant() -> None:
     # At 15 "b" could go but for "a", and two would be there, not the three for both.
     other, slow = bucket(1, 100, 1), bucket(1, 90, 1, level=0)
     shared, own = bucket(1, 10, 5, level=1), bucket(1, 15, 1, level=0)
-    desk = Desk([other, slow], [other, shared, own], [shared])
-    desk.join("a", 1, 1, line=0)
-    desk.join("b", 1, 2, 1, line=1)
-    desk.join("newcomer", 1, line=2)
-    assert desk.queue.wake_at == 20
-    desk.run(1000)
-    assert desk.grants == [(20, "newcomer"), (90, "a"), (190, "b")]
+    story = Story([other, slow], [other, shared, own], [shared])
+    story.join("a", 1, 1, lane=0)
+    story.join("b", 1, 2, 1, lane=1)
+    story.join("newcomer", 1, lane=2)
+    assert story.queue.wake_at == 20
+    story.run(1000)
+    assert story.grants == [(20, "newcomer"), (90, "a"), (190, "b")]
 
 
 def test_a_fixed_window_forgets_a_newcomer_at_its_edge() -> None:
     shared, own = FixedWindow(0, 4 * TOKEN, 10), bucket(1, 10, 1, level=0)
-    desk = Desk([shared, own], [shared])
-    desk.run(1)
-    desk.join("a", 4, 1)
-    desk.run(2)
-    assert desk.ask(4, line=1)
-    desk.run(100)
-    assert desk.grants == [(10, "a")]
+    story = Story([shared, own], [shared])
+    story.run(1)
+    story.join("a", 4, 1)
+    story.run(2)
+    assert story.ask(4, lane=1)
+    story.run(100)
+    assert story.grants == [(10, "a")]
 
 
 def test_a_sliding_window_forgets_a_newcomer_a_period_later() -> None:
     shared, own = SlidingWindow(0, 4 * TOKEN, 10), bucket(1, 15, 1, level=0)
-    desk = Desk([shared, own], [shared])
-    desk.join("a", 4, 1)
-    assert desk.ask(2, line=1)
-    desk.run(5)
-    assert desk.ask(2, line=1)
-    desk.run(6)
-    assert not desk.ask(1, line=1)
-    desk.run(100)
-    assert desk.grants == [(15, "a")]
+    story = Story([shared, own], [shared])
+    story.join("a", 4, 1)
+    assert story.ask(2, lane=1)
+    story.run(5)
+    assert story.ask(2, lane=1)
+    story.run(6)
+    assert not story.ask(1, lane=1)
+    story.run(100)
+    assert story.grants == [(15, "a")]
 
 
 def test_a_limit_that_the_newcomer_does_without_is_not_one_that_it_shares() -> None:
     # "a" waits for slow until 30, and "b" wants nothing of slow.
     slow, shared, own = bucket(1, 30, 1, level=0), bucket(1, 10, 5), bucket(1, 10, 1)
-    desk = Desk([slow, shared, own], [slow, shared], sets=True)
-    desk.join("a", 1, 3, 1, line=0)
-    desk.join("b", None, 5, line=1)
-    desk.run(100)
-    assert desk.grants == [(0, "b"), (30, "a")]
+    story = Story([slow, shared, own], [slow, shared], sets=True)
+    story.join("a", 1, 3, 1, lane=0)
+    story.join("b", None, 5, lane=1)
+    story.run(100)
+    assert story.grants == [(0, "b"), (30, "a")]
 
 
 def test_who_does_without_everything_but_waits_for_the_pause_of_its_set_holds_up_nobody() -> None:
     shared = bucket(1, 10, 5, level=0)
-    desk = Desk([shared], [shared, bucket(1, 10, 5)], sets=True)
-    desk.pause(50, desk.own[0])
-    desk.join("paused", None, line=0)
-    desk.join("light", 1, 0, line=1)
-    desk.run(100)
-    assert desk.grants == [(10, "light"), (50, "paused")]
+    story = Story([shared], [shared, bucket(1, 10, 5)], sets=True)
+    story.pause(50, story.own[0])
+    story.join("paused", None, lane=0)
+    story.join("light", 1, 0, lane=1)
+    story.run(100)
+    assert story.grants == [(10, "light"), (50, "paused")]
 
 
 def test_what_a_pause_will_have_emptied_counts_only_from_its_end_on() -> None:
     # At 50 "a" looks as if it would go at 51; from 51 on it is known that it goes at 65.
     own, shared, slots = bucket(1, 7, 4, level=1), SlidingWindow(0, 4 * TOKEN, 15), Slots(2)
-    desk = Desk([own, shared, slots], [slots, shared])
-    desk.join("a", 2, 4, 1, line=0)
-    desk.pause(50, shared)
-    desk.join("b", 1, 1, line=1)
-    desk.run(1)
-    desk.pause(51, own, empties=True)
-    desk.run(1000)
-    assert desk.grants == [(65, "a"), (80, "b")]
+    story = Story([own, shared, slots], [slots, shared])
+    story.join("a", 2, 4, 1, lane=0)
+    story.pause(50, shared)
+    story.join("b", 1, 1, lane=1)
+    story.run(1)
+    story.pause(51, own, empties=True)
+    story.run(1000)
+    assert story.grants == [(65, "a"), (80, "b")]
 
 
 # ------------------------------------------------------------------------------------ random limits
@@ -213,7 +214,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Limits:
-    """Rates, some slots, and for each line which of them it asks for.
+    """Rates, some slots, and for each lane which of them it asks for.
 
     Attributes:
         slots: how many there are, of each kind of slots; they are counted after the rates.
@@ -221,24 +222,24 @@ class Limits:
     """
 
     rates: tuple[Rate, ...]
-    lines: tuple[tuple[int, ...], ...]
+    lanes: tuple[tuple[int, ...], ...]
     slots: tuple[int, ...] = ()
     sets: bool = False
 
     def rules(self) -> list[Rule]:
         return [*(rate.rule() for rate in self.rates), *(Slots(limit) for limit in self.slots)]
 
-    def desk(self, rules: Sequence[Rule] = ()) -> Desk:
+    def story(self, rules: Sequence[Rule] = ()) -> Story:
         rules = rules or self.rules()
-        return Desk(*([rules[n] for n in line] for line in self.lines), sets=self.sets)
+        return Story(*([rules[n] for n in lane] for lane in self.lanes), sets=self.sets)
 
-    def line(self, arrival: Arrival) -> int:
-        return arrival.line % len(self.lines)
+    def lane(self, arrival: Arrival) -> int:
+        return arrival.lane % len(self.lanes)
 
     def amounts(self, arrival: Arrival) -> list[int | None]:
         """What *arrival* asks for: never more than there could be."""
         asked: list[int | None] = []
-        for n, amount in zip(self.lines[self.line(arrival)], arrival.amounts, strict=False):
+        for n, amount in zip(self.lanes[self.lane(arrival)], arrival.amounts, strict=False):
             if amount is None and self.sets:
                 asked.append(None)
             elif n < len(self.rates):
@@ -253,23 +254,23 @@ class Arrival:
     """Somebody who comes *gap* after the one before, to stay for *patience*."""
 
     gap: int
-    line: int
+    lane: int
     amounts: tuple[int | None, ...]
     priority: int = 0
     patience: int = NEVER
 
 
 @dataclass(frozen=True)
-class Pause:
+class Break:
     """A pause of which rate, or of which set, from the start to *until*."""
 
-    gate: int
+    which: int
     until: int
     empties: bool
 
-    def begin(self, desk: Desk) -> None:
-        gates = [*desk.gates.values(), *desk.own]
-        desk.pause(self.until, gates[self.gate % len(gates)], empties=self.empties)
+    def begin(self, story: Story) -> None:
+        pauses = [*story.pauses.values(), *story.own]
+        story.pause(self.until, pauses[self.which % len(pauses)], empties=self.empties)
 
 
 KINDS: list[type[Rule]] = [TokenBucket, LeakyBucket, SlidingWindow, FixedWindow]
@@ -278,22 +279,22 @@ RATES = st.builds(
 )
 AMOUNTS = st.integers(0, 6)
 PAUSES = st.lists(
-    st.builds(Pause, st.integers(0, 6), st.integers(0, 80), st.booleans()), max_size=2
+    st.builds(Break, st.integers(0, 6), st.integers(0, 80), st.booleans()), max_size=2
 )
 
 
 @st.composite
 def limits(draw: st.DrawFn, *, slots: Sequence[int] = (), sets: bool | None = None) -> Limits:
-    """Two to four rates, and two to four lines over some of them, each with at least one."""
+    """Two to four rates, and two to four lanes over some of them, each with at least one."""
     rates = draw(st.lists(RATES, min_size=2, max_size=4))
     some = st.sets(st.integers(0, len(rates) + len(slots) - 1), min_size=1)
-    lines = draw(
+    lanes = draw(
         st.lists(some.map(sorted).map(tuple), min_size=2, max_size=4, unique=True).filter(
-            lambda lines: any(n < len(rates) for line in lines for n in line)
+            lambda lanes: any(n < len(rates) for lane in lanes for n in lane)
         )
     )
     return Limits(
-        tuple(rates), tuple(lines), tuple(slots), draw(st.booleans()) if sets is None else sets
+        tuple(rates), tuple(lanes), tuple(slots), draw(st.booleans()) if sets is None else sets
     )
 
 
@@ -312,55 +313,55 @@ def arrivals(*, classes: int = 1, leave: bool = False, most: int = 10) -> st.Sea
     )
 
 
-def join(desk: Desk, limits: Limits, name: str, arrival: Arrival) -> Caller:
-    return desk.join(
+def join(story: Story, limits: Limits, name: str, arrival: Arrival) -> Actor:
+    return story.join(
         name,
         *limits.amounts(arrival),
-        line=limits.line(arrival),
+        lane=limits.lane(arrival),
         priority=arrival.priority,
-        deadline=deadline(desk, arrival),
+        deadline=deadline(story, arrival),
     )
 
 
-def deadline(desk: Desk, arrival: Arrival) -> int:
-    return NEVER if arrival.patience == NEVER else desk.now + arrival.patience
+def deadline(story: Story, arrival: Arrival) -> int:
+    return NEVER if arrival.patience == NEVER else story.now + arrival.patience
 
 
-def quote(desk: Desk, limits: Limits, arrival: Arrival) -> tuple[int, int]:
-    line = limits.line(arrival)
-    weights = desk.weights(line, limits.amounts(arrival))
-    return desk.queue.quote(desk.line(line, arrival.priority), weights)
+def quote(story: Story, limits: Limits, arrival: Arrival) -> tuple[int, int]:
+    lane = limits.lane(arrival)
+    weights = story.weights(lane, limits.amounts(arrival))
+    return forecast.quote(story.queue, story.lane(lane, arrival.priority), weights)
 
 
 def play(
     limits: Limits,
     coming: Sequence[Arrival],
-    pauses: Iterable[Pause] = (),
+    pauses: Iterable[Break] = (),
     *,
     taken: int = 0,
     absent: Container[int] = (),
-) -> Desk:
+) -> Story:
     """Everybody comes but those who are *absent*, and then time passes.
 
     Of each kind of slots, *taken* are held by somebody who never gives them back.
     """
-    desk = limits.desk()
-    for line in desk.lines:
-        for _, slots in line.slots:
+    story = limits.story()
+    for lane in story.lanes:
+        for _, slots in lane.slots:
             slots.free = max(0, slots.limit - taken)
     for pause in pauses:
-        pause.begin(desk)
+        pause.begin(story)
     for n, arrival in enumerate(coming):
-        desk.run(desk.now + arrival.gap)
+        story.run(story.now + arrival.gap)
         if n not in absent:
-            join(desk, limits, f"{n}", arrival)
-    desk.run(LONG)
-    return desk
+            join(story, limits, f"{n}", arrival)
+    story.run(LONG)
+    return story
 
 
-def granted(desk: Desk) -> dict[str, int]:
+def granted(story: Story) -> dict[str, int]:
     """Who was granted, and when."""
-    return {name: at for at, name in desk.grants}
+    return {name: at for at, name in story.grants}
 
 
 # ------------------------------------------------------------------------------ nobody is postponed
@@ -374,9 +375,9 @@ def granted(desk: Desk) -> dict[str, int]:
 )
 @examples(400)
 def test_whoever_ranks_last_changes_nothing_for_anybody_else(
-    limits: Limits, coming: list[Arrival], last: list[Arrival], pauses: list[Pause]
+    limits: Limits, coming: list[Arrival], last: list[Arrival], pauses: list[Break]
 ) -> None:
-    # Also for those behind a head, and those of its own line. That nobody gives up is part of it:
+    # Also for those behind a head, and those of its own lane. That nobody gives up is part of it:
     # to those behind one who will it was promised what comes true if everybody stays.
     coming = [*coming, replace(last[0], priority=1)]
     newcomer = len(coming) - 1
@@ -390,18 +391,18 @@ def test_whoever_ranks_last_changes_nothing_for_anybody_else(
 @given(limits=limits(), coming=arrivals(), pauses=PAUSES)
 @examples(400)
 def test_what_was_quoted_holds_whoever_comes_later(
-    limits: Limits, coming: list[Arrival], pauses: list[Pause]
+    limits: Limits, coming: list[Arrival], pauses: list[Break]
 ) -> None:
-    desk = limits.desk()
+    story = limits.story()
     for pause in pauses:
-        pause.begin(desk)
+        pause.begin(story)
     quoted = {}
     for n, arrival in enumerate(coming):
-        desk.run(desk.now + arrival.gap)
-        quoted[f"{n}"] = quote(desk, limits, arrival)[0]
-        join(desk, limits, f"{n}", arrival)
-    desk.run(LONG)
-    assert granted(desk) == quoted
+        story.run(story.now + arrival.gap)
+        quoted[f"{n}"] = quote(story, limits, arrival)[0]
+        join(story, limits, f"{n}", arrival)
+    story.run(LONG)
+    assert granted(story) == quoted
 
 
 @given(
@@ -413,7 +414,7 @@ def test_what_was_quoted_holds_whoever_comes_later(
 )
 @examples(400)
 def test_whoever_ranks_last_takes_no_slot_from_a_head_that_waits_for_time(
-    limits: Limits, coming: list[Arrival], last: list[Arrival], pauses: list[Pause], taken: int
+    limits: Limits, coming: list[Arrival], last: list[Arrival], pauses: list[Break], taken: int
 ) -> None:
     # Slots are kept for heads only, so it is they who may count on their instants. They may go
     # sooner: somebody who stands behind another head may lack the slot that the newcomer has.
@@ -425,7 +426,7 @@ def test_whoever_ranks_last_takes_no_slot_from_a_head_that_waits_for_time(
     heads: dict[tuple[int, int], str] = {}
     for n, arrival in enumerate(coming[:newcomer]):
         if without.get(f"{n}", NEVER) > came_at:
-            heads.setdefault((limits.line(arrival), arrival.priority), f"{n}")
+            heads.setdefault((limits.lane(arrival), arrival.priority), f"{n}")
     for head in heads.values():
         assert with_it.get(head, NEVER) <= without.get(head, NEVER)
 
@@ -433,17 +434,17 @@ def test_whoever_ranks_last_takes_no_slot_from_a_head_that_waits_for_time(
 @given(limits=limits(slots=(1,)), coming=arrivals(), pauses=PAUSES)
 @examples(200)
 def test_who_lacks_a_slot_holds_up_nobody_on_the_rates(
-    limits: Limits, coming: list[Arrival], pauses: list[Pause]
+    limits: Limits, coming: list[Arrival], pauses: list[Break]
 ) -> None:
     # No slot is ever free: it is as if those who want one had never come, nor those behind them.
     slot = len(limits.rates)
-    stuck_lines = set()
+    stuck_lanes = set()
     stuck = []
     for n, arrival in enumerate(coming):
-        line = limits.line(arrival)
-        asked = dict(zip(limits.lines[line], limits.amounts(arrival), strict=True))
-        if line in stuck_lines or asked.get(slot):
-            stuck_lines.add(line)
+        lane = limits.lane(arrival)
+        asked = dict(zip(limits.lanes[lane], limits.amounts(arrival), strict=True))
+        if lane in stuck_lanes or asked.get(slot):
+            stuck_lanes.add(lane)
             stuck.append(n)
     with_them = play(limits, coming, pauses, taken=1)
     without = play(limits, coming, pauses, taken=1, absent=stuck)
@@ -461,66 +462,66 @@ def test_who_lacks_a_slot_holds_up_nobody_on_the_rates(
 )
 @examples(300)
 def test_the_quote_is_the_instant_of_the_grant_and_names_what_held_it_up_longest(
-    limits: Limits, coming: list[Arrival], pauses: list[Pause]
+    limits: Limits, coming: list[Arrival], pauses: list[Break]
 ) -> None:
     *others, last = coming
-    desk = limits.desk()
+    story = limits.story()
     for pause in pauses:
-        pause.begin(desk)
+        pause.begin(story)
     for n, arrival in enumerate(others):
-        desk.run(desk.now + arrival.gap)
-        join(desk, limits, f"{n}", arrival)
-    desk.run(desk.now + last.gap)
-    due, culprit = quote(desk, limits, last)
-    caller = join(desk, limits, "last", last)
-    asked_at = desk.now
-    desk.run(LONG)
+        story.run(story.now + arrival.gap)
+        join(story, limits, f"{n}", arrival)
+    story.run(story.now + last.gap)
+    due, place = quote(story, limits, last)
+    caller = join(story, limits, "last", last)
+    asked_at = story.now
+    story.run(LONG)
     assert (caller.state, caller.granted_at) == (GRANTED, due)
     if limits.sets and due > asked_at:
-        assert caller.held_up[culprit] == max(caller.held_up) > 0
+        assert caller.spans[place] == max(caller.spans) > 0
     else:
-        assert culprit == -1
+        assert place == -1
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_heavy_caller_goes_at_its_instant_however_many_light_ones_come(kind: type[Rule]) -> None:
     shared = Rate(kind, every=10, burst=10, used=10).rule()
     own, another = bucket(1, 400, 1, level=0), bucket(1, 1, 1)
-    desk = Desk([shared, own], [shared], [shared, another])
-    assert desk.quote(10, 1) == 400
-    desk.join("heavy", 10, 1)
+    story = Story([shared, own], [shared], [shared, another])
+    assert story.quote(10, 1) == 400
+    story.join("heavy", 10, 1)
     for now in range(600):
-        desk.run(now)
+        story.run(now)
         asked = [1] if now % 2 else [1, 1]
-        desk.join(f"light {now}", *asked, line=2 - now % 2)
-    assert granted(desk)["heavy"] == 400
+        story.join(f"light {now}", *asked, lane=2 - now % 2)
+    assert granted(story)["heavy"] == 400
     # Of the forty that came back until then, ten were its own, and most of the others theirs.
-    assert 20 <= sum(name != "heavy" and at < 400 for at, name in desk.grants) <= 30
+    assert 20 <= sum(name != "heavy" and at < 400 for at, name in story.grants) <= 30
 
 
 def test_who_lacks_slots_of_two_kinds_goes_in_turn_though_others_keep_using_each() -> None:
     a, b = Slots(2), Slots(2)
-    desk = Desk([a, b], [b, a], [a], [b])
+    story = Story([a, b], [b, a], [a], [b])
     leaves_at = {(a, 3): 1, (a, 7): 1, (b, 5): 1, (b, 9): 1}  # those who hold them now
     for slots, _ in leaves_at:
         slots.free -= 1
-    desk.join("first", 2, 2, line=0)
-    desk.join("second", 2, 2, line=1)
+    story.join("first", 2, 2, lane=0)
+    story.join("second", 2, 2, lane=1)
     seen = 0
     for now in range(1, 40):
-        desk.run(now)
+        story.run(now)
         for held in (a, b):
             held.free += leaves_at.pop((held, now), 0)
-        desk.decide()
-        desk.join(f"a {now}", 1, line=2)
-        desk.join(f"b {now}", 1, line=3)
-        for at, name in desk.grants[seen:]:  # whoever has got in stays for ten
-            caller = desk.callers[name]
-            for n, held in caller.line.slots:
+        story.decide()
+        story.join(f"a {now}", 1, lane=2)
+        story.join(f"b {now}", 1, lane=3)
+        for at, name in story.grants[seen:]:  # whoever has got in stays for ten
+            caller = story.actors[name]
+            for n, held in caller.lane.slots:
                 leaving = leaves_at.get((held, at + 10), 0)
                 leaves_at[held, at + 10] = leaving + caller.weights[n]
-        seen = len(desk.grants)
-    assert desk.grants[:6] == [
+        seen = len(story.grants)
+    assert story.grants[:6] == [
         (9, "first"),
         (19, "second"),
         *[(29, name) for name in ("a 1", "b 1", "a 2", "b 2")],
@@ -531,41 +532,41 @@ def test_the_first_who_lacks_a_slot_keeps_all_it_wants_and_others_only_those_tha
     None
 ):
     a, b, c, d = Slots(1), Slots(1), Slots(1), Slots(1)
-    desk = Desk([a, c], [b, d], [c], [d])
+    story = Story([a, c], [b, d], [c], [d])
     a.free = b.free = 0
-    desk.join("first", 1, 1, line=0)
-    desk.join("second", 1, 1, line=1)
-    assert not desk.ask(1, line=2)
-    assert desk.ask(1, line=3)
-    desk.join("third", 1, line=2)
+    story.join("first", 1, 1, lane=0)
+    story.join("second", 1, 1, lane=1)
+    assert not story.ask(1, lane=2)
+    assert story.ask(1, lane=3)
+    story.join("third", 1, lane=2)
     a.free = 1
-    desk.decide()
-    assert desk.grants == [(0, "first")]
+    story.decide()
+    assert story.grants == [(0, "first")]
 
 
 def test_a_head_that_waits_for_time_keeps_the_slots_it_wants() -> None:
     slots, own = Slots(3), bucket(1, 10, 1, level=0)
-    desk = Desk([slots, own], [slots])
-    desk.join("waits for time", 2, 1)
-    assert desk.ask(1, line=1)
-    assert not desk.ask(1, line=1)
-    desk.join("lacks a slot", 1, line=1)
-    desk.run(100)
-    assert desk.grants == [(10, "waits for time")]
-    desk.leave("waits for time")
-    assert desk.grants[1:] == [(100, "lacks a slot")]
+    story = Story([slots, own], [slots])
+    story.join("waits for time", 2, 1)
+    assert story.ask(1, lane=1)
+    assert not story.ask(1, lane=1)
+    story.join("lacks a slot", 1, lane=1)
+    story.run(100)
+    assert story.grants == [(10, "waits for time")]
+    story.leave("waits for time")
+    assert story.grants[1:] == [(100, "lacks a slot")]
 
 
 def test_a_head_that_is_paused_for_good_keeps_nothing_from_anybody() -> None:
     slots, own, shared = Slots(1), bucket(1, 10, 1), bucket(1, 10, 1)
-    desk = Desk([slots, own, shared], [slots, shared])
-    desk.pause(NEVER, own)
-    desk.join("paused", 1, 1, 1)
-    assert desk.ask(1, 1, line=1)
+    story = Story([slots, own, shared], [slots, shared])
+    story.pause(NEVER, own)
+    story.join("paused", 1, 1, 1)
+    assert story.ask(1, 1, lane=1)
     slots.free += 1
-    desk.run(50)
-    desk.resume(own)
-    assert desk.grants == [(50, "paused")]
+    story.run(50)
+    story.resume(own)
+    assert story.grants == [(50, "paused")]
 
 
 # ------------------------------------------------------------------------ a slow chat and idle ones
@@ -576,13 +577,13 @@ def test_messages_queued_for_one_slow_chat_do_not_hold_up_an_idle_one(queued: in
     # Thirty a second for everybody, twenty a minute for each chat.
     everybody = TokenBucket(0, 30 * TOKEN, SECOND)
     chats = [TokenBucket(0, 20 * TOKEN, 60 * SECOND) for _ in range(31)]
-    desk = Desk(*([everybody, chat] for chat in chats))
+    story = Story(*([everybody, chat] for chat in chats))
     for n in range(queued):
-        desk.join(f"slow {n}", 1, 1)
+        story.join(f"slow {n}", 1, 1)
     for second in range(1, 31):
-        desk.run(second * SECOND + 7)
-        assert desk.ask(1, 1, line=second)
-    times = [at for at, _ in desk.grants]
+        story.run(second * SECOND + 7)
+        assert story.ask(1, 1, lane=second)
+    times = [at for at, _ in story.grants]
     assert times == [0] * 20 + [3 * n * SECOND for n in range(1, 11)][: queued - 20]
 
 
@@ -590,20 +591,20 @@ def test_messages_queued_for_one_slow_chat_do_not_hold_up_an_idle_one(queued: in
 def test_where_everybody_is_the_bottleneck_all_of_its_rate_is_used(queued: int) -> None:
     everybody = TokenBucket(0, 30 * TOKEN, SECOND)
     chats = [TokenBucket(0, 20 * TOKEN, 60 * SECOND) for _ in range(31)]
-    desk = Desk(*([everybody, chat] for chat in chats))
+    story = Story(*([everybody, chat] for chat in chats))
     for n in range(queued):
-        desk.join(f"slow {n}", 1, 1)
+        story.join(f"slow {n}", 1, 1)
     for n in range(600):
-        desk.join(f"other {n}", 1, 1, line=1 + n % 30)
-    desk.run(20 * SECOND)
+        story.join(f"other {n}", 1, 1, lane=1 + n % 30)
+    story.run(20 * SECOND)
     # Twenty of the slow chat, all six hundred, and one more of the slow every three seconds.
-    times = [at for at, _ in desk.grants]
-    waited_for = sum(name.startswith("other") for _, name in desk.grants)
+    times = [at for at, _ in story.grants]
+    waited_for = sum(name.startswith("other") for _, name in story.grants)
     assert waited_for == 600
-    last = max(at for at, name in desk.grants if name.startswith("other"))
+    last = max(at for at, name in story.grants if name.startswith("other"))
     busy = [at for at in times if at <= last]
     assert busy == [max(0, -(-(n - 29) * SECOND // 30)) for n in range(len(busy))]
-    slow = [at for at, name in desk.grants if name.startswith("slow")]
+    slow = [at for at, name in story.grants if name.startswith("slow")]
     assert len(slow) == min(queued, 26)
 
 
@@ -622,21 +623,21 @@ def shortage(rule: Rule, now: int, weight: int) -> bool:
     return rule.fork().level(now) * TOKEN < weight
 
 
-def nobody_could_go(desk: Desk) -> bool:
+def nobody_could_go(story: Story) -> bool:
     """Whether the first who lacks no slot waits for a token or for the end of a pause."""
-    lines = [line for line in desk.kept.values() if line.waiters]
+    lanes = [lane for lane in story.kept.values() if lane.waiters]
     kept: Counter[Rule] = Counter()
     stuck = False
-    for line in sorted(lines, key=lambda line: (line.priority, line.waiters[0].order)):
-        weights = dict(zip(line.rules, line.waiters[0].weights, strict=True))
+    for lane in sorted(lanes, key=lambda lane: (lane.priority, lane.waiters[0].order)):
+        weights = dict(zip(lane.rules, lane.waiters[0].weights, strict=True))
         wanted = {rule: weight for rule, weight in weights.items() if weight != SKIP}
         slots = {rule: wanted[rule] for rule in wanted if isinstance(rule, Slots)}
         lacking = [rule for rule in slots if rule.free - kept[rule] < slots[rule]]
         if not lacking:
-            own = [line.gates[0]] if isinstance(line, SetLine) else []
-            gates = [*own, *(desk.gates[rule] for rule in wanted if rule in desk.gates)]
-            return any(gate.until > desk.now for gate in gates) or any(
-                shortage(rule, desk.now, weight)
+            own = [lane.pauses[0]] if lane.bottleneck is not None else []
+            pauses = [*own, *(story.pauses[rule] for rule in wanted if rule in story.pauses)]
+            return any(pause.until > story.now for pause in pauses) or any(
+                shortage(rule, story.now, weight)
                 for rule, weight in wanted.items()
                 if rule not in slots
             )
@@ -657,160 +658,165 @@ def nobody_could_go(desk: Desk) -> bool:
 )
 @examples(300)
 def test_whenever_nobody_goes_the_first_who_lacks_no_slot_cannot(
-    limits: Limits, acts: list[Arrival | Free], pauses: list[Pause]
+    limits: Limits, acts: list[Arrival | Free], pauses: list[Break]
 ) -> None:
-    desk = limits.desk()
+    story = limits.story()
     for pause in pauses:
-        pause.begin(desk)
+        pause.begin(story)
     for n, act in enumerate(acts):
-        for now in range(desk.now, desk.now + act.gap + 1):
-            desk.run(now)
-            assert nobody_could_go(desk)
+        for now in range(story.now, story.now + act.gap + 1):
+            story.run(now)
+            assert nobody_could_go(story)
         if isinstance(act, Arrival):
-            join(desk, limits, f"{n}", act)
+            join(story, limits, f"{n}", act)
         else:
-            held = {slots for line in desk.lines for _, slots in line.slots if slots.used}
+            held = {slots for lane in story.lanes for _, slots in lane.slots if slots.used}
             for slots in list(held)[act.which : act.which + 1]:
                 slots.free += 1
-            desk.decide()
-        assert nobody_could_go(desk)
+            story.decide()
+        assert nobody_could_go(story)
 
 
 # -------------------------------------------------------------------------------------- priorities
 
 
-@given(ranks=st.lists(st.integers(-2, 2), max_size=PATIENCE))
+@given(ranks=st.lists(st.integers(-2, 2), max_size=MAX_OVERTAKEN))
 @examples(50)
 def test_better_priorities_go_first_and_those_of_one_in_order_of_arrival(ranks: list[int]) -> None:
-    desk = Desk([bucket(1, 10, 1, level=0)])
+    story = Story([bucket(1, 10, 1, level=0)])
     for n, priority in enumerate(ranks):
-        desk.join(f"{n}", 1, priority=priority)
-    desk.run(1000)
+        story.join(f"{n}", 1, priority=priority)
+    story.run(1000)
     in_order = sorted(range(len(ranks)), key=lambda n: (ranks[n], n))
-    assert desk.grants == [(10 * place, f"{n}") for place, n in enumerate(in_order, 1)]
+    assert story.grants == [(10 * place, f"{n}") for place, n in enumerate(in_order, 1)]
 
 
 class Stream:
     """A bucket for which callers of several classes always wait: who goes, class by class."""
 
     def __init__(self, *classes: int, waiting: int = 2) -> None:
-        self.desk = Desk([bucket(1, 10, 1, level=0)])
+        self.story = Story([bucket(1, 10, 1, level=0)])
         self.classes = classes
         self.waiting = waiting
         self.count = 0
 
     def refill(self) -> None:
         for priority in self.classes:
-            while len(self.desk.line(0, priority)) < self.waiting:
+            while len(self.story.lane(0, priority)) < self.waiting:
                 self.count += 1
-                self.desk.join(f"{priority}/{self.count}", 1, priority=priority)
+                self.story.join(f"{priority}/{self.count}", 1, priority=priority)
 
     def run(self, grants: int) -> list[int]:
         """The classes of the next so many."""
-        before = len(self.desk.grants)
+        before = len(self.story.grants)
         for _ in range(grants):
             self.refill()
-            self.desk.run(self.desk.now + 10)
-        return [int(name.split("/")[0]) for _, name in self.desk.grants[before:]]
+            self.story.run(self.story.now + 10)
+        return [int(name.split("/")[0]) for _, name in self.story.grants[before:]]
 
 
-def test_a_class_is_passed_over_thirty_two_times_in_a_row_and_then_has_its_turn() -> None:
+def test_a_class_is_overtaken_thirty_two_times_in_a_row_and_then_has_its_turn() -> None:
     stream = Stream(1, 0)
-    assert PATIENCE == 32
+    assert MAX_OVERTAKEN == 32
     assert stream.run(99) == ([0] * 32 + [1]) * 3
 
 
-def test_each_of_many_classes_has_its_turn_within_the_patience_and_one_for_each_other() -> None:
+def test_of_many_classes_each_has_its_turn_and_between_two_turns_lie_grants_in_rank() -> None:
     classes = [3, 2, 1, 0]
     gone = Stream(*classes).run(2000)
+    turns = [n for n, each in enumerate(gone) if each != 0]
+    assert all(b - a > MAX_OVERTAKEN for a, b in pairwise(turns))
     for priority in classes[:-1]:
-        turns = [n for n, each in enumerate(gone) if each == priority]
-        # Where two of them are due at once, one of them is the first.
-        longest = max(
-            after - before - 1 for before, after in zip([-1, *turns], turns, strict=False)
-        )
-        assert PATIENCE <= longest <= PATIENCE + len(classes) - 2
-    assert gone.count(0) >= 2000 * (PATIENCE - 3) // PATIENCE
+        mine = [n for n, each in enumerate(gone) if each == priority]
+        longest = max(b - a - 1 for a, b in pairwise([-1, *mine]))
+        assert longest <= (MAX_OVERTAKEN + 1) * (len(classes) - 1)
+    assert gone.count(0) >= 2000 * MAX_OVERTAKEN // (MAX_OVERTAKEN + 1)
 
 
-def test_whoever_came_later_to_a_class_waits_for_the_patience_anew() -> None:
+def test_a_head_that_left_hands_on_no_turn() -> None:
     stream = Stream(0)
     stream.refill()
-    stream.desk.join("1/early", 1, priority=1)
+    stream.story.join("1/early", 1, priority=1)
     assert stream.run(20) == [0] * 20
-    stream.desk.leave("1/early")
+    stream.story.leave("1/early")
     stream.refill()
-    stream.desk.join("1/late", 1, priority=1)
-    # Two of the first class have been there before: they pass over nobody.
+    stream.story.join("1/late", 1, priority=1)
+    # Two of the first class have been there before: they overtake nobody.
     assert stream.run(36) == [0] * 34 + [1, 0]
 
 
-def test_only_those_who_came_later_pass_over_anybody() -> None:
-    desk = Desk([bucket(1, 10, 1, level=0)])
+def test_only_a_later_arrival_overtakes() -> None:
+    story = Story([bucket(1, 10, 1, level=0)])
     for n in range(50):
-        desk.join(f"before {n}", 1)
-    desk.join("low", 1, priority=1)
+        story.join(f"before {n}", 1)
+    story.join("low", 1, priority=1)
     for n in range(50):
-        desk.join(f"after {n}", 1)
-    desk.run(2000)
-    assert [name for _, name in desk.grants].index("low") == 50 + PATIENCE
+        story.join(f"after {n}", 1)
+    story.run(2000)
+    assert [name for _, name in story.grants].index("low") == 50 + MAX_OVERTAKEN
 
 
-def test_those_who_go_elsewhere_pass_over_nobody() -> None:
-    desk = Desk([bucket(1, 10, 1, level=0)], [bucket(1, 10, 50)])
-    desk.join("low", 1, priority=1)
+def test_a_grant_on_other_rules_overtakes_nobody() -> None:
+    story = Story([bucket(1, 10, 1, level=0)], [bucket(1, 10, 50)])
+    story.join("low", 1, priority=1)
     for n in range(40):
-        assert desk.ask(1, line=1)
-        desk.join(f"high {n}", 1)
-    desk.run(1000)
-    assert [name for _, name in desk.grants].index("low") == PATIENCE
+        assert story.ask(1, lane=1)
+        story.join(f"high {n}", 1)
+    story.run(1000)
+    assert [name for _, name in story.grants].index("low") == MAX_OVERTAKEN
 
 
-def test_a_newcomer_that_goes_at_once_passes_over_those_of_worse_classes_too() -> None:
+@pytest.mark.parametrize("usual", [0, 1])
+def test_a_newcomer_that_goes_at_once_overtakes_the_heads_of_worse_classes_too(
+    usual: int,
+) -> None:
     rule = bucket(1, 10, 5, level=0)
-    desk = Desk([rule])
-    desk.join("low", 5, priority=1)
-    for now in range(10, 10 * (PATIENCE + 1), 10):
-        desk.run(now)
-        assert desk.ask(1)
-    assert not desk.ask(1)
-    desk.run(10 * (PATIENCE + 1))
-    assert not desk.ask(1)
-    desk.run(1000)
-    assert desk.grants == [(10 * (PATIENCE + 5), "low")]
+    story = Story([rule])
+    story.join("low", 5, priority=usual)
+    for now in range(10, 10 * (MAX_OVERTAKEN + 1), 10):
+        story.run(now)
+        assert story.ask(1, priority=usual - 1)
+    assert not story.ask(1, priority=usual - 1)
+    story.run(10 * (MAX_OVERTAKEN + 1))
+    assert not story.ask(1, priority=usual - 1)
+    story.run(1000)
+    assert story.grants == [(10 * (MAX_OVERTAKEN + 5), "low")]
 
 
 def test_a_worse_class_that_has_its_turn_goes_at_its_instant_and_not_before() -> None:
     # It is not let go before the heavy one of the first class because it lacks what that lacks.
-    desk = Desk([bucket(1, 10, 5, level=0)])
-    desk.join("low", 2, priority=1)
-    for n in range(PATIENCE):
-        desk.join(f"high {n}", 1)
-    desk.run(10 * PATIENCE)
-    desk.join("heavy", 5)
-    assert desk.quote(2, priority=1) == 10 * (PATIENCE + 9)
-    desk.run(1000)
-    assert desk.grants[PATIENCE:] == [(10 * (PATIENCE + 2), "low"), (10 * (PATIENCE + 7), "heavy")]
+    story = Story([bucket(1, 10, 5, level=0)])
+    story.join("low", 2, priority=1)
+    for n in range(MAX_OVERTAKEN):
+        story.join(f"high {n}", 1)
+    story.run(10 * MAX_OVERTAKEN)
+    story.join("heavy", 5)
+    assert story.quote(2, priority=1) == 10 * (MAX_OVERTAKEN + 9)
+    story.run(1000)
+    assert story.grants[MAX_OVERTAKEN:] == [
+        (10 * (MAX_OVERTAKEN + 2), "low"),
+        (10 * (MAX_OVERTAKEN + 7), "heavy"),
+    ]
 
 
 @given(limits=limits(), coming=arrivals(classes=3), pauses=PAUSES)
 @examples(200)
 def test_priorities_change_nothing_for_those_who_share_no_limit(
-    limits: Limits, coming: list[Arrival], pauses: list[Pause]
+    limits: Limits, coming: list[Arrival], pauses: list[Break]
 ) -> None:
     # The same limits twice; the others of the second may come in any class, and as many as like.
     half = len(limits.rates)
     twice = Limits(
         limits.rates * 2,
-        (*limits.lines, *(tuple(n + half for n in line) for line in limits.lines)),
+        (*limits.lanes, *(tuple(n + half for n in lane) for lane in limits.lanes)),
         sets=limits.sets,
     )
-    mine = [replace(arrival, line=limits.line(arrival)) for arrival in coming]
-    apart = len(limits.lines)
-    theirs = [replace(a, line=a.line + apart, priority=a.priority - 1) for a in mine]
+    mine = [replace(arrival, lane=limits.lane(arrival)) for arrival in coming]
+    apart = len(limits.lanes)
+    theirs = [replace(a, lane=a.lane + apart, priority=a.priority - 1) for a in mine]
     both = [each for pair in zip(mine, theirs, strict=True) for each in pair]
     both = [replace(each, gap=0) if n % 2 else each for n, each in enumerate(both)]
-    begun = [Pause(pause.gate % half, pause.until, pause.empties) for pause in pauses]
+    begun = [Break(pause.which % half, pause.until, pause.empties) for pause in pauses]
     alone = granted(play(twice, mine, begun))
     crowded = granted(play(twice, both, begun))
     assert {f"{n // 2}": crowded[f"{n}"] for n in range(0, len(both), 2)} == alone
@@ -827,24 +833,24 @@ def test_priorities_change_nothing_for_those_who_share_no_limit(
 )
 @examples(200)
 def test_what_held_each_caller_up_adds_up_to_its_wait_however_often_one_looks(
-    limits: Limits, coming: list[Arrival], pauses: list[Pause], restless: bool
+    limits: Limits, coming: list[Arrival], pauses: list[Break], restless: bool
 ) -> None:
-    desk = limits.desk()
+    story = limits.story()
     came_at = {}
     for pause in pauses:
-        pause.begin(desk)
+        pause.begin(story)
     for n, arrival in enumerate(coming):
-        came_at[f"{n}"] = desk.now + arrival.gap
-        for now in range(desk.now, came_at[f"{n}"]) if restless else ():
-            desk.jump(now)
-        desk.run(came_at[f"{n}"])
-        join(desk, limits, f"{n}", arrival)
-    for now in range(desk.now, desk.now + 200) if restless else ():
-        desk.jump(now)
-    desk.run(LONG)
-    for name, at in granted(desk).items():
-        assert sum(desk.callers[name].held_up) == at - came_at[name]
-        assert min(desk.callers[name].held_up) >= 0
+        came_at[f"{n}"] = story.now + arrival.gap
+        for now in range(story.now, came_at[f"{n}"]) if restless else ():
+            story.jump(now)
+        story.run(came_at[f"{n}"])
+        join(story, limits, f"{n}", arrival)
+    for now in range(story.now, story.now + 200) if restless else ():
+        story.jump(now)
+    story.run(LONG)
+    for name, at in granted(story).items():
+        assert sum(story.actors[name].spans) == at - came_at[name]
+        assert min(story.actors[name].spans) >= 0
 
 
 @dataclass(frozen=True)
@@ -854,7 +860,7 @@ class Event:
     gap: int
     kind: str
     amounts: tuple[int | None, ...]
-    gate: int
+    which: int
     until: int
 
 
@@ -871,23 +877,23 @@ EVENTS = st.lists(
 )
 
 
-def culprit(desk: Desk) -> int:
+def bottleneck(story: Story) -> int:
     """The place of what the head waits for now, the longest of all: the last is its own pause."""
-    line = desk.lines[0]
-    weights = dict(zip(line.rules, line.waiters[0].weights, strict=True))
+    lane = story.lanes[0]
+    weights = dict(zip(lane.rules, lane.waiters[0].weights, strict=True))
     wanted = {rule: weight for rule, weight in weights.items() if weight != SKIP}
-    for n, rule in enumerate(line.rules):
+    for n, rule in enumerate(lane.rules):
         if isinstance(rule, Slots) and rule in wanted and rule.free < wanted[rule]:
             return n
-    rates = [rule for rule in line.rules if rule in wanted and rule in desk.gates]
-    ends = [(line.gates[0].until, len(line.rules))]
-    ends += [(desk.gates[rule].until, line.rules.index(rule)) for rule in rates]
+    rates = [rule for rule in lane.rules if rule in wanted and rule in story.pauses]
+    ends = [(lane.pauses[0].until, len(lane.rules))]
+    ends += [(story.pauses[rule].until, lane.rules.index(rule)) for rule in rates]
     for rule in rates:
-        at = desk.now
+        at = story.now
         while shortage(rule, at, wanted[rule]):
             at += 1
-        ends.append((at, line.rules.index(rule)))
-    assert max(ends)[0] > desk.now
+        ends.append((at, lane.rules.index(rule)))
+    assert max(ends)[0] > story.now
     return max(ends, key=lambda end: end[0])[1]
 
 
@@ -896,72 +902,72 @@ def culprit(desk: Desk) -> int:
 def test_each_moment_counts_for_the_limit_that_the_head_waits_for_then(
     limits: Limits, events: list[Event]
 ) -> None:
-    limits = replace(limits, lines=(tuple(range(len(limits.rates) + 1)),))
-    desk = limits.desk()
-    gates = [*desk.own, *desk.gates.values()]
-    (slots,) = (rule for _, rule in desk.lines[0].slots)
+    limits = replace(limits, lanes=(tuple(range(len(limits.rates) + 1)),))
+    story = limits.story()
+    pauses = [*story.own, *story.pauses.values()]
+    (slots,) = (rule for _, rule in story.lanes[0].slots)
     counted: dict[str, Counter[int]] = {}
 
     def look_on(until: int) -> None:
-        while desk.now < until:
-            if desk.lines[0].waiters:
-                place = culprit(desk)
-                for name, caller in desk.callers.items():
+        while story.now < until:
+            if story.lanes[0].waiters:
+                place = bottleneck(story)
+                for name, caller in story.actors.items():
                     counted.setdefault(name, Counter())[place] += caller.state is QUEUED
-            desk.run(desk.now + 1)
+            story.run(story.now + 1)
 
     for n, event in enumerate(events):
-        look_on(desk.now + event.gap)
-        gate = gates[event.gate % len(gates)]
+        look_on(story.now + event.gap)
+        pause = pauses[event.which % len(pauses)]
         if event.kind == "join":
-            join(desk, limits, f"{n}", Arrival(0, 0, event.amounts))
+            join(story, limits, f"{n}", Arrival(0, 0, event.amounts))
         elif event.kind == "pause":
-            desk.pause(min(NEVER, desk.now + event.until), gate)
+            story.pause(min(NEVER, story.now + event.until), pause)
         elif event.kind == "resume":
-            desk.resume(gate)
+            story.resume(pause)
         elif slots.used:
             slots.free += 1
-            desk.decide()
-    look_on(desk.now + 150)
+            story.decide()
+    look_on(story.now + 150)
     places = range(len(limits.rates) + 2)
-    for name in granted(desk):
+    for name in granted(story):
         counts = counted.get(name, Counter())
-        assert desk.callers[name].held_up == [counts[place] for place in places]
+        assert story.actors[name].spans == [counts[place] for place in places]
 
 
 def test_what_is_kept_for_earlier_ones_counts_for_the_limit_of_which_it_is_kept() -> None:
     slots, own, shared = Slots(1), bucket(1, 40, 1, level=0), bucket(1, 100, 5)
-    desk = Desk([slots, own, shared], [slots], [bucket(1, 10, 1), shared], sets=True)
-    desk.join("first", 1, 1, 5, line=0)
-    kept_slot = desk.join("slot", 1, line=1)
-    kept_tokens = desk.join("tokens", 1, 1, line=2)
-    desk.run(180)
-    assert desk.grants == [(40, "first"), (140, "tokens")]
-    assert kept_tokens.held_up == [0, 140, 0]
+    story = Story([slots, own, shared], [slots], [bucket(1, 10, 1), shared], sets=True)
+    story.join("first", 1, 1, 5, lane=0)
+    kept_slot = story.join("slot", 1, lane=1)
+    kept_tokens = story.join("tokens", 1, 1, lane=2)
+    story.run(180)
+    assert story.grants == [(40, "first"), (140, "tokens")]
+    assert kept_tokens.spans == [0, 140, 0]
     slots.free += 1
-    desk.decide()
-    assert desk.grants[2:] == [(180, "slot")]
-    assert kept_slot.held_up == [180, 0]
+    story.decide()
+    assert story.grants[2:] == [(180, "slot")]
+    assert kept_slot.spans == [180, 0]
 
 
 # ----------------------------------------------------------------------------------- two become one
 
 
-def merged(one: Desk, other: Desk, lines: Sequence[Sequence[Rule]]) -> Desk:
-    """A desk for all *lines*, with the queue into which those of the two have become one."""
+def merged(one: Story, other: Story, lanes: Sequence[Sequence[Rule]]) -> Story:
+    """A story for all *lanes*, with the queue into which those of the two have become one."""
     one.queue.absorb(other.queue)
-    both = Desk(*lines)
+    both = Story(*lanes)
     both.queue = one.queue
-    both.gates = one.gates | other.gates
+    both.pauses = one.pauses | other.pauses
     both.kept.clear()
-    both.lines = [both.line(n) for n in range(len(lines))]
-    both.callers = one.callers | other.callers
+    both.lanes = [both.lane(n) for n in range(len(lanes))]
+    both.actors = one.actors | other.actors
     both.book = sorted([*one.book, *other.book], key=lambda entry: entry[0])
     both.decide()
     return both
 
 
-LINES = ((0,), (0, 1), (2,), (2, 3), (0, 2), (1, 2, 3), (0, 3))
+LANES = ((0,), (0, 1), (2,), (2, 3), (0, 2), (1, 2, 3), (0, 3))
 """The first two over two rates, the next two over two others, and the rest over some of each."""
 
 
@@ -977,59 +983,59 @@ def test_two_queues_that_become_one_decide_from_there_on_as_if_they_had_always_b
     rates: list[Rate],
     before: list[Arrival],
     after: list[Arrival],
-    pauses: list[Pause],
+    pauses: list[Break],
     away: int,
 ) -> None:
     # One of the two has lived by another clock so far.
-    limits = Limits(tuple(rates), LINES)
-    always = limits.desk()
+    limits = Limits(tuple(rates), LANES)
+    always = limits.story()
     rules = limits.rules()
-    one = Desk([rules[0]], [rules[0], rules[1]])
-    other = Desk([rules[2]], [rules[2], rules[3]])
+    one = Story([rules[0]], [rules[0], rules[1]])
+    other = Story([rules[2]], [rules[2], rules[3]])
     other.queue.shift(away)
     other.decide()
     for pause in pauses:
-        n = pause.gate % 4
-        always.pause(pause.until, list(always.gates)[n], empties=pause.empties)
+        n = pause.which % 4
+        always.pause(pause.until, list(always.pauses)[n], empties=pause.empties)
         if n < 2:
             one.pause(pause.until, rules[n], empties=pause.empties)
         else:
             other.pause(pause.until + away, rules[n], empties=pause.empties)
     for n, arrival in enumerate(before):
-        for desk in (always, one, other):
-            desk.run(desk.now + arrival.gap)
-        line = arrival.line % 4
-        join(always, limits, f"{n}", replace(arrival, line=line))
-        apart = one if line < 2 else other
+        for story in (always, one, other):
+            story.run(story.now + arrival.gap)
+        lane = arrival.lane % 4
+        join(always, limits, f"{n}", replace(arrival, lane=lane))
+        apart = one if lane < 2 else other
         apart.join(
             f"{n}",
-            *limits.amounts(replace(arrival, line=line)),
-            line=line % 2,
+            *limits.amounts(replace(arrival, lane=lane)),
+            lane=lane % 2,
             priority=arrival.priority,
             deadline=deadline(apart, arrival),
         )
     other.queue.shift(-away)
     other.book = [(at - away, name, state) for at, name, state in other.book]
-    both = merged(one, other, [[rules[n] for n in line] for line in LINES])
+    both = merged(one, other, [[rules[n] for n in lane] for lane in LANES])
     assert both.queue.waiting == always.queue.waiting
     for n, arrival in enumerate(after, len(before)):
-        for desk in (always, both):
-            desk.run(desk.now + arrival.gap)
-            join(desk, limits, f"{n}", replace(arrival, line=arrival.line + n))
-    for desk in (always, both):
-        desk.run(LONG)
+        for story in (always, both):
+            story.run(story.now + arrival.gap)
+            join(story, limits, f"{n}", replace(arrival, lane=arrival.lane + n))
+    for story in (always, both):
+        story.run(LONG)
     assert sorted(both.book) == sorted(always.book)
 
 
 def test_in_the_queue_that_two_became_arrival_decides_over_both() -> None:
     a, b = bucket(1, 10, 5, level=0), bucket(1, 10, 5, level=0)
-    one, other = Desk([a]), Desk([b])
+    one, other = Story([a]), Story([b])
     one.join("1", 1)
     other.join("2", 1)
     one.join("3", 1)
     both = merged(one, other, [[a], [b], [b, a]])
-    both.join("4", 1, 1, line=2)
-    both.join("5", 1, line=0)
+    both.join("4", 1, 1, lane=2)
+    both.join("5", 1, lane=0)
     both.run(100)
     assert both.grants == [(10, "1"), (10, "2"), (20, "3"), (30, "4"), (40, "5")]
 
@@ -1038,16 +1044,16 @@ def test_in_the_queue_that_two_became_arrival_decides_over_both() -> None:
     limits=limits(slots=(2,)),
     acts=st.lists(
         arrivals(classes=2, leave=True, most=1).map(lambda some: some[0])
-        | st.builds(Pause, st.integers(0, 6), st.integers(0, 80), st.booleans())
+        | st.builds(Break, st.integers(0, 6), st.integers(0, 80), st.booleans())
         | st.integers(-(10**6), 10**6),
         max_size=14,
     ),
 )
 @examples(200)
 def test_a_queue_that_is_moved_to_another_clock_goes_on_as_before_at_the_moved_instants(
-    limits: Limits, acts: list[Arrival | Pause | int]
+    limits: Limits, acts: list[Arrival | Break | int]
 ) -> None:
-    stayed, moved = limits.desk(), limits.desk()
+    stayed, moved = limits.story(), limits.story()
     away = SECOND
     moved.queue.shift(away)
     moved.decide()
@@ -1057,136 +1063,136 @@ def test_a_queue_that_is_moved_to_another_clock_goes_on_as_before_at_the_moved_i
             moved.decide()
             moved.book = [(at + act, name, state) for at, name, state in moved.book]
             away += act
-        elif isinstance(act, Pause):
-            for desk in (stayed, moved):
-                replace(act, until=desk.now + act.until).begin(desk)
+        elif isinstance(act, Break):
+            for story in (stayed, moved):
+                replace(act, until=story.now + act.until).begin(story)
         else:
-            for desk in (stayed, moved):
-                desk.run(desk.now + act.gap)
-                join(desk, limits, f"{n}", act)
+            for story in (stayed, moved):
+                story.run(story.now + act.gap)
+                join(story, limits, f"{n}", act)
         assert moved.now == stayed.now + away
         for told in ("wake_at", "due_at", "expires_at"):
-            here, there = (getattr(desk.queue, told) for desk in (stayed, moved))
+            here, there = (getattr(story.queue, told) for story in (stayed, moved))
             assert there == (here + away if here < NEVER else NEVER)
     stayed.run(LONG)
     moved.run(LONG + away)
     assert moved.book == [(at + away, name, state) for at, name, state in stayed.book]
     for name in granted(stayed) if limits.sets else ():
-        assert moved.callers[name].held_up == stayed.callers[name].held_up
+        assert moved.actors[name].spans == stayed.actors[name].spans
 
 
-# ------------------------------------------------------------------- in two lines at the same time
+# ------------------------------------------------------------------- in two lanes at the same time
 
 
 def join_all(
-    desk: Desk, name: str, wants: dict[int, list[int | None]], deadline: int = NEVER
-) -> dict[int, Caller]:
-    """One caller in several lines of sets, who goes in the first that lets it; by line."""
-    callers = {line: Caller() for line in wants}
-    for line, caller in callers.items():
+    story: Story, name: str, wants: dict[int, list[int | None]], deadline: int = NEVER
+) -> dict[int, Actor]:
+    """One caller in several lanes of sets, who goes in the first that lets it; by lane."""
+    callers = {lane: Actor() for lane in wants}
+    for lane, caller in callers.items():
         caller.rivals = list(callers.values())
-        desk.callers[f"{name}@{line}"] = caller
-        desk.queue.join(caller, desk.lines[line], desk.weights(line, wants[line]), deadline)
-    desk.decide()
+        story.actors[f"{name}@{lane}"] = caller
+        story.queue.join(caller, story.lanes[lane], story.weights(lane, wants[lane]), deadline)
+    story.decide()
     return callers
 
 
-def test_who_waits_in_two_lines_goes_in_the_first_that_lets_it_and_is_gone_from_the_other() -> None:
+def test_who_waits_in_two_lanes_goes_in_the_first_that_lets_it_and_is_gone_from_the_other() -> None:
     slow, fast = bucket(1, 50, 5, level=0), bucket(1, 20, 5, level=0)
-    desk = Desk([slow], [fast], sets=True)
-    callers = join_all(desk, "pool", {0: [1], 1: [1]})
-    desk.join("behind", 1, line=0)
-    desk.join("behind as well", 1, line=1)
-    assert desk.queue.waiting == 4
-    desk.run(100)
+    story = Story([slow], [fast], sets=True)
+    callers = join_all(story, "pool", {0: [1], 1: [1]})
+    story.join("behind", 1, lane=0)
+    story.join("behind as well", 1, lane=1)
+    assert story.queue.waiting == 4
+    story.run(100)
     assert (callers[0].state, callers[1].state) == (GONE, GRANTED)
-    assert desk.grants == [(20, "pool@1"), (40, "behind as well"), (50, "behind")]
-    assert desk.queue.waiting == 0
-    assert [line.backlog for line in desk.lines] == [[0], [0]]
+    assert story.grants == [(20, "pool@1"), (40, "behind as well"), (50, "behind")]
+    assert story.queue.waiting == 0
+    assert [lane.backlog for lane in story.lanes] == [[0], [0]]
 
 
-def test_who_waits_in_two_lines_and_leaves_one_leaves_both() -> None:
+def test_who_waits_in_two_lanes_and_leaves_one_leaves_both() -> None:
     slow, fast = bucket(1, 50, 5, level=0), bucket(1, 20, 5, level=0)
-    desk = Desk([slow], [fast], sets=True)
-    callers = join_all(desk, "pool", {0: [5], 1: [5]}, deadline=SECOND)
-    desk.join("behind", 1, line=0)
-    desk.run(10)
-    desk.leave("pool@0")
+    story = Story([slow], [fast], sets=True)
+    callers = join_all(story, "pool", {0: [5], 1: [5]}, deadline=SECOND)
+    story.join("behind", 1, lane=0)
+    story.run(10)
+    story.leave("pool@0")
     assert {caller.state for caller in callers.values()} == {GONE}
-    assert (desk.queue.waiting, desk.queue.expires_at, desk.queue.due_at) == (1, NEVER, 50)
-    desk.run(100)
-    assert desk.grants == [(50, "behind")]
+    assert (story.queue.waiting, story.queue.expires_at, story.queue.due_at) == (1, NEVER, 50)
+    story.run(100)
+    assert story.grants == [(50, "behind")]
 
 
-def test_who_was_granted_in_one_of_two_lines_and_leaves_gives_back_what_it_took_there() -> None:
+def test_who_was_granted_in_one_of_two_lanes_and_leaves_gives_back_what_it_took_there() -> None:
     a, b = bucket(1, 50, 5), bucket(1, 20, 5)
-    desk = Desk([a], [b], sets=True)
-    callers = join_all(desk, "pool", {0: [3], 1: [4]})
+    story = Story([a], [b], sets=True)
+    callers = join_all(story, "pool", {0: [3], 1: [4]})
     assert (callers[0].state, callers[1].state) == (GRANTED, GONE)
     assert (a.level(0), b.level(0)) == (2, 5)
-    desk.leave("pool@0")
+    story.leave("pool@0")
     assert (a.level(0), b.level(0)) == (5, 5)
 
 
-def test_who_expires_in_one_of_two_lines_is_gone_from_the_other() -> None:
-    desk = Desk([bucket(1, 50, 5, level=0)], [bucket(1, 20, 5, level=0)], sets=True)
-    callers = join_all(desk, "pool", {0: [5], 1: [5]}, deadline=30)
-    desk.run(100)
+def test_who_expires_in_one_of_two_lanes_is_gone_from_the_other() -> None:
+    story = Story([bucket(1, 50, 5, level=0)], [bucket(1, 20, 5, level=0)], sets=True)
+    callers = join_all(story, "pool", {0: [5], 1: [5]}, deadline=30)
+    story.run(100)
     assert sorted(caller.state.value for caller in callers.values()) == ["expired", "gone"]
-    assert [state for _, _, state in desk.book] == [EXPIRED]
-    assert (desk.queue.waiting, desk.queue.due_at) == (0, NEVER)
+    assert [state for _, _, state in story.book] == [EXPIRED]
+    assert (story.queue.waiting, story.queue.due_at) == (0, NEVER)
 
 
 @given(limits=limits(slots=(2,), sets=True), coming=arrivals(), until=st.integers(0, 100))
 @examples(200)
-def test_each_caller_in_several_lines_is_granted_in_one_and_leaves_no_trace_in_the_others(
+def test_each_caller_in_several_lanes_is_granted_in_one_and_leaves_no_trace_in_the_others(
     limits: Limits, coming: list[Arrival], until: int
 ) -> None:
     rules = limits.rules()
-    desk = limits.desk(rules)
+    story = limits.story(rules)
     pool = []
     for n, arrival in enumerate(coming):
-        desk.run(desk.now + arrival.gap)
-        lines = {arrival.line % len(limits.lines), n % len(limits.lines)}
-        asked = {line: limits.amounts(replace(arrival, line=line)) for line in lines}
-        pool.append(join_all(desk, f"{n}", asked))
-    desk.run(desk.now + until)
+        story.run(story.now + arrival.gap)
+        lanes = {arrival.lane % len(limits.lanes), n % len(limits.lanes)}
+        asked = {lane: limits.amounts(replace(arrival, lane=lane)) for lane in lanes}
+        pool.append(join_all(story, f"{n}", asked))
+    story.run(story.now + until)
     waiting = 0
     for callers in pool:
         states = Counter(caller.state for caller in callers.values())
         assert states == {QUEUED: len(callers)} or states[QUEUED] == 0 < states[GRANTED] == 1
         waiting += states[QUEUED]
-    assert desk.queue.waiting == waiting
+    assert story.queue.waiting == waiting
     # The rules are as if those who went had asked for nothing but what they got.
     alone = limits.rules()
-    for at, name in desk.grants:
-        caller = desk.callers[name]
-        for rule, weight in zip(caller.line.rules, caller.weights, strict=True):
+    for at, name in story.grants:
+        caller = story.actors[name]
+        for rule, weight in zip(caller.lane.rules, caller.weights, strict=True):
             if weight != SKIP:
                 alone[rules.index(rule)].take(at, weight)
-    assert [rule.level(desk.now) for rule in alone] == [rule.level(desk.now) for rule in rules]
-    for line in desk.lines:
+    assert [rule.level(story.now) for rule in alone] == [rule.level(story.now) for rule in rules]
+    for lane in story.lanes:
         wanted = Counter[int]()
-        for waiter in line:
-            for n, _ in line.rates:
+        for waiter in lane:
+            for n, _ in lane.rates:
                 wanted[n] += max(0, waiter.weights[n])
-        assert [line.backlog[n] for n, _ in line.rates] == [wanted[n] for n, _ in line.rates]
+        assert [lane.backlog[n] for n, _ in lane.rates] == [wanted[n] for n, _ in lane.rates]
 
 
 @given(limits=limits(sets=True), arrival=arrivals(most=1), pauses=PAUSES)
 @examples(100)
-def test_a_caller_in_all_lines_goes_at_the_earliest_instant_that_any_of_them_quotes(
-    limits: Limits, arrival: list[Arrival], pauses: list[Pause]
+def test_a_caller_in_all_lanes_goes_at_the_earliest_instant_that_any_of_them_quotes(
+    limits: Limits, arrival: list[Arrival], pauses: list[Break]
 ) -> None:
-    desk = limits.desk()
+    story = limits.story()
     for pause in pauses:
-        pause.begin(desk)
-    lines = range(len(limits.lines))
-    asked = {line: limits.amounts(replace(arrival[0], line=line)) for line in lines}
-    quoted = [desk.quote(*asked[line], line=line) for line in lines]
-    join_all(desk, "pool", asked)
-    desk.run(LONG)
-    assert [at for at, _ in desk.grants] == [min(quoted)]
+        pause.begin(story)
+    lanes = range(len(limits.lanes))
+    asked = {lane: limits.amounts(replace(arrival[0], lane=lane)) for lane in lanes}
+    quoted = [story.quote(*asked[lane], lane=lane) for lane in lanes]
+    join_all(story, "pool", asked)
+    story.run(LONG)
+    assert [at for at, _ in story.grants] == [min(quoted)]
 
 
 # ----------------------------------------------------------------------------------- what it costs
@@ -1210,17 +1216,17 @@ def counted(every: int, burst: int, level: int) -> Counted:
     return rule
 
 
-def many_lines(how: str, lines: int) -> Queue:
-    """A queue in which somebody waits in each of so many lines over one shared rate."""
+def many_lanes(how: str, lanes: int) -> Queue:
+    """A queue in which somebody waits in each of so many lanes over one shared rate."""
     queue = Queue(0, 0)
     scarce = how in ("for what they share", "light ones behind a heavy one")
     shared = counted(1_000_000, 100, level=0 if scarce else 100)
-    for n in range(lines):
-        wait = {"later ones shorter": lines - n, "later ones longer": n + 1}.get(how, 1)
+    for n in range(lanes):
+        wait = {"later ones shorter": lanes - n, "later ones longer": n + 1}.get(how, 1)
         own = counted(10_000_000 * wait, 1, level=1 if scarce else 0)
-        line = queue.line((shared, own), (Gate(shared), Gate(own)))
+        lane = queue.lane((shared, own), (Pause(shared), Pause(own)))
         heavy = how == "light ones behind a heavy one" and not n
-        queue.join(Caller(), line, ((100 if heavy else 1) * TOKEN, TOKEN))
+        queue.join(Actor(), lane, ((100 if heavy else 1) * TOKEN, TOKEN))
     return queue
 
 
@@ -1234,28 +1240,30 @@ def many_lines(how: str, lines: int) -> Queue:
         "later ones shorter",
     ],
 )
-def test_a_decision_costs_what_there_are_lines_in_which_somebody_waits(how: str) -> None:
+def test_a_decision_costs_what_there_are_lanes_in_which_somebody_waits(how: str) -> None:
     costs = []
-    for lines in (500, 1000):
-        queue = many_lines(how, lines)
+    for lanes in (500, 1000):
+        queue = many_lanes(how, lanes)
         Counted.asked = 0
-        assert queue.advance(0) == []
+        queue.advance(0)
+        assert not queue.decided
         assert queue.wake_at < NEVER
         costs.append(Counted.asked)
     assert costs[1] <= 2.1 * costs[0] <= 2.1 * 8 * 500
 
 
 @pytest.mark.parametrize("sets", [False, True])
-def test_a_decision_costs_the_same_however_many_wait_in_one_line(sets: bool) -> None:
+def test_a_decision_costs_the_same_however_many_wait_in_one_lane(sets: bool) -> None:
     costs = []
     for callers in (100, 1000):
         shared, own, other = counted(10, 5, level=0), counted(10, 5, level=5), counted(10, 5, 5)
-        desk = Desk([shared, own], [shared, other], sets=sets)
+        story = Story([shared, own], [shared, other], sets=sets)
         for _ in range(callers):
-            desk.queue.join(Caller(), desk.lines[0], (TOKEN, TOKEN))
-        desk.queue.join(Caller(), desk.lines[1], (TOKEN, TOKEN))
+            story.queue.join(Actor(), story.lanes[0], (TOKEN, TOKEN))
+        story.queue.join(Actor(), story.lanes[1], (TOKEN, TOKEN))
         Counted.asked = 0
         for now in range(10, 510, 10):
-            assert len(desk.queue.advance(now)) == 1
+            story.queue.advance(now)
+            assert len(decided(story.queue)) == 1
         costs.append(Counted.asked)
     assert costs[0] == costs[1] <= 50 * 20

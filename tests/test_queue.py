@@ -1,7 +1,7 @@
 """Who goes next: the pure queue, told the time.
 
 Where a story is told, instants are small whole numbers, and rules so chosen that a token comes back
-every whole number of them. A `Desk` keeps the book: who was granted or expired, and when.
+every whole number of them. A `Story` keeps the book: which waiter was granted or expired, and when.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import pytest
 from hypothesis import event, example, given
@@ -21,19 +22,21 @@ from hypothesis import strategies as st
 from support import examples, scaled
 
 from async_throttle import FixedWindow, LeakyBucket, Rule, SlidingWindow, TokenBucket
-from async_throttle._queue import (
+from async_throttle._engine.check import check
+from async_throttle._engine.forecast import Actor, quote
+from async_throttle._engine.lane import (
     DROPPED,
     EXPIRED,
     GRANTED,
     QUEUED,
     SKIP,
     UNFIT,
-    Caller,
-    Gate,
-    Line,
-    Queue,
+    Lane,
+    Pause,
     State,
+    Waiter,
 )
+from async_throttle._engine.queue import Queue, wants
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.rules.slots import Slots
 
@@ -49,95 +52,116 @@ def bucket(capacity: int, period: int, burst: int, level: int | None = None) -> 
     return rule
 
 
-class Desk:
-    """A queue, its lines, and the book of what became of whom.
+def decided(queue: Queue) -> list[Waiter]:
+    """The waiters whose state has changed and that have not been told yet; now they have."""
+    waiters = list(queue.decided)
+    queue.decided.clear()
+    return waiters
 
-    Weights are whole tokens and slots, one for each rule of the line; None does without it, which
-    takes *sets*: lines that have a pause of their own besides those of their rules. After each
-    event the queue is advanced to the same instant, as its users do.
+
+def twin(queue: Queue) -> Queue:
+    """A copy of *queue* with all its waiters and rules, and of the lanes those with waiters."""
+    other = copy.deepcopy(queue)
+    other.lanes = WeakValueDictionary[tuple[int, ...], Lane]()
+    other.lanes.update({(n,): lane for n, lane in enumerate(other.busy)})
+    return other
+
+
+class Story:
+    """A queue, its lanes, and the book of what became of which waiter.
+
+    Weights are whole tokens and slots, one for each rule of the lane; None does without it, which
+    takes *sets*: lanes that have a pause of their own besides those of their rules, and a
+    bottleneck. After each event the queue is advanced to the same instant, as its users do, and
+    every derived field is checked.
     """
 
-    def __init__(self, *lines: Sequence[Rule], grace: int = 0, sets: bool = False) -> None:
+    def __init__(self, *lanes: Sequence[Rule], grace: int = 0, sets: bool = False) -> None:
         self.queue = Queue(0, grace)
-        self.rules = [tuple(line) for line in lines]
-        self.gates = {
-            rule: Gate(rule) for line in lines for rule in line if not isinstance(rule, Slots)
+        self.rules = [tuple(lane) for lane in lanes]
+        self.pauses = {
+            rule: Pause(rule) for lane in lanes for rule in lane if not isinstance(rule, Slots)
         }
-        self.own = [Gate() for _ in lines] if sets else []
-        self.kept: dict[tuple[int, int], Line] = {}
-        self.lines = [self.line(n) for n in range(len(lines))]
-        self.callers: dict[str, Caller] = {}
+        self.own = [Pause() for _ in lanes] if sets else []
+        self.kept: dict[tuple[int, int], Lane] = {}
+        self.lanes = [self.lane(n) for n in range(len(lanes))]
+        self.actors: dict[str, Actor] = {}
         self.book: list[tuple[int, str, State]] = []
 
     @property
     def now(self) -> int:
         return self.queue.now
 
-    def line(self, n: int, priority: int = 0) -> Line:
-        """The line over the rules of number *n*, for callers of *priority*."""
+    def lane(self, n: int, priority: int = 0) -> Lane:
+        """The lane over the rules of number *n*, for callers of *priority*."""
         rules = self.rules[n]
-        gated = {place: self.gates[rule] for place, rule in enumerate(rules) if rule in self.gates}
-        gates = tuple(gated.values())
+        places = [place for place, rule in enumerate(rules) if rule in self.pauses]
+        pauses = tuple(self.pauses[rules[place]] for place in places)
         if self.own:
-            line = self.queue.line(rules, (self.own[n], *gates), priority, tuple(gated))
+            lane = self.queue.lane(rules, (self.own[n], *pauses), priority, tuple(places))
         else:
-            line = self.queue.line(rules, gates, priority)
-        return self.kept.setdefault((n, priority), line)
+            lane = self.queue.lane(rules, pauses, priority)
+        return self.kept.setdefault((n, priority), lane)
 
-    def weights(self, line: int, weights: Iterable[int | None]) -> tuple[int, ...]:
+    def weights(self, lane: int, weights: Iterable[int | None]) -> tuple[int, ...]:
         return tuple(
             SKIP if weight is None else weight if isinstance(rule, Slots) else weight * TOKEN
-            for rule, weight in zip(self.rules[line], weights, strict=True)
+            for rule, weight in zip(self.rules[lane], weights, strict=True)
         )
 
     def join(
         self,
         name: str,
         *weights: int | None,
-        line: int = 0,
+        lane: int = 0,
         deadline: int = NEVER,
         priority: int = 0,
-    ) -> Caller:
-        caller = self.callers[name] = Caller()
-        self.queue.join(caller, self.line(line, priority), self.weights(line, weights), deadline)
+        actor: Actor | None = None,
+    ) -> Actor:
+        actor = self.actors[name] = actor or Actor()
+        self.queue.join(actor, self.lane(lane, priority), self.weights(lane, weights), deadline)
         self.decide()
-        return caller
+        return actor
 
-    def ask(self, *weights: int | None, line: int = 0, priority: int = 0) -> bool:
-        asked = self.weights(line, weights)
-        if self.queue.try_take(self.line(line, priority), asked) is None:
+    def ask(self, *weights: int | None, lane: int = 0, priority: int = 0) -> bool:
+        asked = self.weights(lane, weights)
+        if self.queue.try_take(self.lane(lane, priority), asked) is None:
             return False
         self.decide()
         return True
 
-    def quote(self, *weights: int | None, line: int = 0, priority: int = 0) -> int:
-        return self.queue.quote(self.line(line, priority), self.weights(line, weights))[0]
+    def quote(self, *weights: int | None, lane: int = 0, priority: int = 0) -> int:
+        found = quote(self.queue, self.lane(lane, priority), self.weights(lane, weights))[0]
+        check(self.queue)
+        return found
 
     def leave(self, name: str) -> None:
-        self.queue.leave(self.callers[name])
+        self.queue.leave(self.actors[name])
         self.decide()
 
-    def pause(self, until: int, at: Rule | Gate | None = None, *, empties: bool = False) -> None:
-        self.queue.pause(self.gate(at), until, empties)
+    def pause(self, until: int, at: Rule | Pause | None = None, *, empties: bool = False) -> None:
+        self.queue.pause(self.pause_of(at), until, empties)
         self.decide()
 
-    def resume(self, at: Rule | Gate | None = None) -> None:
-        self.queue.resume(self.gate(at))
+    def resume(self, at: Rule | Pause | None = None) -> None:
+        self.queue.resume(self.pause_of(at))
         self.decide()
 
-    def gate(self, at: Rule | Gate | None) -> Gate:
-        if isinstance(at, Gate):
+    def pause_of(self, at: Rule | Pause | None) -> Pause:
+        if isinstance(at, Pause):
             return at
-        return next(iter(self.gates.values())) if at is None else self.gates[at]
+        return next(iter(self.pauses.values())) if at is None else self.pauses[at]
 
     def decide(self) -> None:
         self.jump(self.queue.now)
 
     def jump(self, now: int) -> None:
-        """Advance at once: whoever was due before is woken late."""
-        names = {id(caller): name for name, caller in self.callers.items()}
-        for caller in self.queue.advance(now):
-            self.book.append((now, names[id(caller)], caller.state))
+        """Advance at once: a waiter that was due before is granted late."""
+        names = {id(actor): name for name, actor in self.actors.items()}
+        self.queue.advance(now)
+        for waiter in decided(self.queue):
+            self.book.append((now, names[id(waiter)], waiter.state))
+        check(self.queue)
 
     def run(self, until: int) -> None:
         """Advance at each instant at which something is due, and to *until*."""
@@ -154,46 +178,46 @@ class Desk:
 
 
 def test_callers_go_in_order_of_arrival_whatever_they_weigh() -> None:
-    desk = Desk([bucket(1, 10, 5, level=0)])
+    story = Story([bucket(1, 10, 5, level=0)])
     for name, weight in [("a", 1), ("b", 5), ("c", 0), ("d", 2), ("e", 1)]:
-        desk.join(name, weight)
-    desk.run(1000)
-    assert desk.grants == [(10, "a"), (60, "b"), (60, "c"), (80, "d"), (90, "e")]
+        story.join(name, weight)
+    story.run(1000)
+    assert story.grants == [(10, "a"), (60, "b"), (60, "c"), (80, "d"), (90, "e")]
 
 
 def test_a_heavy_caller_is_not_starved_by_light_ones_that_keep_coming() -> None:
-    desk = Desk([bucket(1, 10, 10)])
-    assert desk.ask(9)
-    desk.join("heavy", 10)
+    story = Story([bucket(1, 10, 10)])
+    assert story.ask(9)
+    story.join("heavy", 10)
     for now in range(1, 200):
-        desk.run(now)
-        if desk.callers["heavy"].state is QUEUED:
-            assert not desk.ask(1)
-        desk.join(f"light {now}", 1)
-    assert desk.grants[:2] == [(90, "heavy"), (100, "light 1")]
+        story.run(now)
+        if story.actors["heavy"].state is QUEUED:
+            assert not story.ask(1)
+        story.join(f"light {now}", 1)
+    assert story.grants[:2] == [(90, "heavy"), (100, "light 1")]
 
 
 def test_a_newcomer_may_go_at_once_only_if_nobody_waits() -> None:
-    desk = Desk([bucket(1, 10, 5)])
-    assert desk.ask(4)
-    desk.join("a", 2)
-    assert not desk.ask(1)
-    assert not desk.ask(0)
-    assert not desk.queue.can_take(desk.lines[0], (0,))
-    desk.run(10)
-    assert desk.ask(0)
-    assert desk.grants == [(10, "a")]
+    story = Story([bucket(1, 10, 5)])
+    assert story.ask(4)
+    story.join("a", 2)
+    assert not story.ask(1)
+    assert not story.ask(0)
+    assert not story.queue.can_take(story.lanes[0], (0,))
+    story.run(10)
+    assert story.ask(0)
+    assert story.grants == [(10, "a")]
 
 
 def test_a_weight_of_nothing_queues_and_waits_until_a_debt_is_paid() -> None:
     rule = bucket(1, 10, 5, level=0)
     rule.take(0, 2 * TOKEN)
-    desk = Desk([rule])
-    assert not desk.ask(0)
-    assert desk.quote(0) == 20
-    desk.join("nothing", 0)
-    desk.run(100)
-    assert desk.grants == [(20, "nothing")]
+    story = Story([rule])
+    assert not story.ask(0)
+    assert story.quote(0) == 20
+    story.join("nothing", 0)
+    story.run(100)
+    assert story.grants == [(20, "nothing")]
 
 
 # ------------------------------------------------ one decision: a slot and tokens, or several rates
@@ -201,135 +225,135 @@ def test_a_weight_of_nothing_queues_and_waits_until_a_debt_is_paid() -> None:
 
 def test_who_lacks_a_slot_burns_no_tokens_and_who_lacks_tokens_holds_no_slot() -> None:
     slots, rule = Slots(1), bucket(1, 10, 2)
-    desk = Desk([slots, rule], [rule])
-    assert desk.ask(1, 1)
-    desk.join("lacks a slot", 1, 1)
-    desk.run(50)
+    story = Story([slots, rule], [rule])
+    assert story.ask(1, 1)
+    story.join("lacks a slot", 1, 1)
+    story.run(50)
     assert rule.level(50) == 2
     slots.free += 1
-    desk.decide()
-    assert desk.grants == [(50, "lacks a slot")]
+    story.decide()
+    assert story.grants == [(50, "lacks a slot")]
     slots.free += 1
-    desk.join("lacks tokens", 1, 2)
-    assert (slots.used, desk.callers["lacks tokens"].state) == (0, QUEUED)
-    desk.run(60)
-    assert desk.grants[1:] == [(60, "lacks tokens")]
+    story.join("lacks tokens", 1, 2)
+    assert (slots.used, story.actors["lacks tokens"].state) == (0, QUEUED)
+    story.run(60)
+    assert story.grants[1:] == [(60, "lacks tokens")]
 
 
 def test_several_rates_are_decided_together_and_none_is_charged_if_one_refuses() -> None:
     calls, tokens, slots = bucket(1, 10, 3), bucket(5, 10, 20, level=4), Slots(2)
-    desk = Desk([calls, slots, tokens])
-    assert not desk.ask(1, 1, 5)
-    desk.join("a", 1, 1, 10)
-    desk.join("b", 3, 1, 0)
-    desk.run(11)
+    story = Story([calls, slots, tokens])
+    assert not story.ask(1, 1, 5)
+    story.join("a", 1, 1, 10)
+    story.join("b", 3, 1, 0)
+    story.run(11)
     assert (calls.level(11), slots.used, tokens.level(11)) == (3, 0, 9.5)
-    desk.run(12)
-    assert desk.grants == [(12, "a")]
+    story.run(12)
+    assert story.grants == [(12, "a")]
     assert (calls.level(12), slots.used, tokens.level(12)) == (2, 1, 0)
-    desk.run(22)
-    assert desk.grants == [(12, "a"), (22, "b")]
-    desk.leave("b")
+    story.run(22)
+    assert story.grants == [(12, "a"), (22, "b")]
+    story.leave("b")
     assert (calls.level(22), slots.used, tokens.level(22)) == (3, 1, 5)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_the_order_of_the_rules_in_a_line_does_not_matter(order: tuple[int, ...]) -> None:
+def test_the_order_of_the_rules_in_a_lane_does_not_matter(order: tuple[int, ...]) -> None:
     rules = [bucket(1, 10, 4, level=1), bucket(2, 30, 9), SlidingWindow(0, 5 * TOKEN, 100)]
-    desk = Desk([rules[n] for n in order])
+    story = Story([rules[n] for n in order])
     weights = [(2, 1, 2), (1, 9, 0), (1, 1, 4), (4, 0, 1)]
     for name, weight in zip("abcd", weights, strict=True):
-        desk.join(name, *(weight[n] for n in order))
-    desk.run(1000)
-    assert desk.grants == [(10, "a"), (25, "b"), (110, "c"), (120, "d")]
+        story.join(name, *(weight[n] for n in order))
+    story.run(1000)
+    assert story.grants == [(10, "a"), (25, "b"), (110, "c"), (120, "d")]
 
 
 # ----------------------------------------------------------------------------- the one exception
 
 
-def slots_and_tokens(slots: int, rule: Rule) -> Desk:
-    """Line 0 asks for a slot and tokens, line 1 for tokens alone: a throttle."""
-    return Desk([Slots(slots), rule], [rule])
+def slots_and_tokens(slots: int, rule: Rule) -> Story:
+    """Lane 0 asks for a slot and tokens, lane 1 for tokens alone: a throttle."""
+    return Story([Slots(slots), rule], [rule])
 
 
 def test_tokens_alone_pass_a_head_that_lacks_a_slot() -> None:
-    desk = slots_and_tokens(1, bucket(1, 10, 5))
-    assert desk.ask(1, 1)
-    desk.join("lacks a slot", 1, 1)
-    assert desk.ask(2, line=1)
-    desk.join("tokens", 5, line=1)
-    desk.run(100)
-    assert desk.grants == [(30, "tokens")]
+    story = slots_and_tokens(1, bucket(1, 10, 5))
+    assert story.ask(1, 1)
+    story.join("lacks a slot", 1, 1)
+    assert story.ask(2, lane=1)
+    story.join("tokens", 5, lane=1)
+    story.run(100)
+    assert story.grants == [(30, "tokens")]
 
 
 def test_tokens_alone_do_not_pass_a_head_that_waits_for_time() -> None:
-    desk = slots_and_tokens(1, bucket(1, 10, 5))
-    assert desk.ask(4, line=1)
-    desk.join("heavy", 1, 5)
-    assert not desk.ask(1, line=1)
-    assert not desk.ask(0, line=1)
-    desk.join("light", 1, line=1)
-    desk.run(100)
-    assert desk.grants == [(40, "heavy"), (50, "light")]
+    story = slots_and_tokens(1, bucket(1, 10, 5))
+    assert story.ask(4, lane=1)
+    story.join("heavy", 1, 5)
+    assert not story.ask(1, lane=1)
+    assert not story.ask(0, lane=1)
+    story.join("light", 1, lane=1)
+    story.run(100)
+    assert story.grants == [(40, "heavy"), (50, "light")]
 
 
 def test_a_slot_and_tokens_do_not_pass_tokens_alone_that_came_earlier() -> None:
-    desk = slots_and_tokens(5, bucket(1, 10, 5, level=0))
-    desk.join("tokens", 5, line=1)
-    assert not desk.ask(1, 0)
-    desk.join("slot", 1, 1)
-    desk.join("more tokens", 1, line=1)
-    desk.run(100)
-    assert desk.grants == [(50, "tokens"), (60, "slot"), (70, "more tokens")]
+    story = slots_and_tokens(5, bucket(1, 10, 5, level=0))
+    story.join("tokens", 5, lane=1)
+    assert not story.ask(1, 0)
+    story.join("slot", 1, 1)
+    story.join("more tokens", 1, lane=1)
+    story.run(100)
+    assert story.grants == [(50, "tokens"), (60, "slot"), (70, "more tokens")]
 
 
 def test_a_head_that_gets_its_slot_back_takes_its_old_place_among_those_who_wait_for_tokens() -> (
     None
 ):
-    desk = slots_and_tokens(1, bucket(1, 10, 5))
-    slots = desk.lines[0].slots[0][1]
-    assert desk.ask(1, 5)
-    desk.join("first", 1, 2)
-    desk.join("second", 3, line=1)
-    desk.run(15)
+    story = slots_and_tokens(1, bucket(1, 10, 5))
+    slots = story.lanes[0].slots[0][1]
+    assert story.ask(1, 5)
+    story.join("first", 1, 2)
+    story.join("second", 3, lane=1)
+    story.run(15)
     slots.free += 1
-    desk.decide()
-    desk.run(100)
-    assert desk.grants == [(20, "first"), (50, "second")]
+    story.decide()
+    story.run(100)
+    assert story.grants == [(20, "first"), (50, "second")]
 
 
 def test_who_stands_behind_a_head_that_lacks_a_slot_does_not_pass_it() -> None:
-    desk = Desk([Slots(2)])
-    assert desk.ask(1)
-    desk.join("two", 2)
-    desk.join("one", 1)
-    assert not desk.ask(1)
-    desk.run(100)
-    assert desk.grants == []
-    desk.leave("two")
-    assert desk.grants == [(100, "one")]
+    story = Story([Slots(2)])
+    assert story.ask(1)
+    story.join("two", 2)
+    story.join("one", 1)
+    assert not story.ask(1)
+    story.run(100)
+    assert story.grants == []
+    story.leave("two")
+    assert story.grants == [(100, "one")]
 
 
-def test_lines_without_a_rule_in_common_do_not_wait_for_each_other() -> None:
+def test_lanes_without_a_rule_in_common_do_not_wait_for_each_other() -> None:
     a, b, c = bucket(1, 10, 9, level=0), bucket(1, 20, 9, level=0), bucket(1, 5, 9, level=0)
-    desk = Desk([a, b], [c], [b, c])
-    desk.join("both", 9, 1, line=0)
-    desk.join("c", 1, line=1)
-    assert desk.ask(0, line=1) is False  # behind the one of its own line
-    desk.run(200)
-    assert desk.grants == [(5, "c"), (90, "both")]
+    story = Story([a, b], [c], [b, c])
+    story.join("both", 9, 1, lane=0)
+    story.join("c", 1, lane=1)
+    assert story.ask(0, lane=1) is False  # behind the one of its own lane
+    story.run(200)
+    assert story.grants == [(5, "c"), (90, "both")]
 
 
-def test_lines_with_a_rule_in_common_wait_for_each_other_only_where_it_would_run_short() -> None:
+def test_lanes_with_a_rule_in_common_wait_for_each_other_only_where_it_would_run_short() -> None:
     # "both" waits for a until 90, and will find enough in b unless more than three go before.
     a, b, c = bucket(1, 10, 9, level=0), bucket(1, 20, 9, level=0), bucket(1, 5, 9, level=0)
-    desk = Desk([a, b], [c], [b, c])
-    desk.join("both", 9, 1, line=0)
-    desk.join("c", 1, line=1)
+    story = Story([a, b], [c], [b, c])
+    story.join("both", 9, 1, lane=0)
+    story.join("c", 1, lane=1)
     for n in range(4):
-        desk.join(f"b and c {n}", 1, 1, line=2)
-    desk.run(200)
-    assert desk.grants == [
+        story.join(f"b and c {n}", 1, 1, lane=2)
+    story.run(200)
+    assert story.grants == [
         (5, "c"),
         (20, "b and c 0"),
         (40, "b and c 1"),
@@ -343,26 +367,26 @@ def test_who_came_later_takes_nothing_from_a_head_that_an_earlier_one_holds_up()
     # "both" waits for b and, behind "first", for a: light callers that keep coming to b must not
     # keep it waiting.
     a, b = bucket(1, 100, 5, level=0), bucket(1, 10, 5, level=0)
-    desk = Desk([a], [a, b], [b])
-    desk.join("first", 1, line=0)
-    desk.join("both", 0, 5, line=1)
+    story = Story([a], [a, b], [b])
+    story.join("first", 1, lane=0)
+    story.join("both", 0, 5, lane=1)
     for now in range(10, 200, 10):
-        desk.run(now)
-        desk.join(f"light {now}", 1, line=2)
-    desk.run(1000)
-    assert desk.grants[:3] == [(100, "first"), (100, "both"), (110, "light 10")]
+        story.run(now)
+        story.join(f"light {now}", 1, lane=2)
+    story.run(1000)
+    assert story.grants[:3] == [(100, "first"), (100, "both"), (110, "light 10")]
 
 
 # --------------------------------------------------------------------------------------- deadlines
 
 
 def test_a_grant_at_the_instant_of_the_deadline_is_a_grant() -> None:
-    desk = Desk([bucket(1, 10, 1, level=0)])
-    desk.join("in time", 1, deadline=10)
-    desk.join("a ns too late", 1, deadline=19)
-    desk.join("behind", 1, deadline=20)
-    desk.run(100)
-    assert desk.book == [
+    story = Story([bucket(1, 10, 1, level=0)])
+    story.join("in time", 1, deadline=10)
+    story.join("a ns too late", 1, deadline=19)
+    story.join("behind", 1, deadline=20)
+    story.run(100)
+    assert story.book == [
         (10, "in time", GRANTED),
         (19, "a ns too late", EXPIRED),
         (20, "behind", GRANTED),
@@ -371,55 +395,55 @@ def test_a_grant_at_the_instant_of_the_deadline_is_a_grant() -> None:
 
 def test_who_expires_leaves_no_trace_and_hands_the_place_on() -> None:
     rule = bucket(1, 10, 9, level=0)
-    desk = Desk([rule])
-    desk.join("heavy", 9, deadline=35)
-    desk.join("light", 1)
-    desk.join("lighter", 1)
-    desk.run(35)
-    assert desk.book == [(35, "heavy", EXPIRED), (35, "light", GRANTED), (35, "lighter", GRANTED)]
+    story = Story([rule])
+    story.join("heavy", 9, deadline=35)
+    story.join("light", 1)
+    story.join("lighter", 1)
+    story.run(35)
+    assert story.book == [(35, "heavy", EXPIRED), (35, "light", GRANTED), (35, "lighter", GRANTED)]
     assert rule.level(35) == 1.5
-    assert desk.queue.waiting == 0
+    assert story.queue.waiting == 0
 
 
 def test_a_deadline_need_not_be_that_of_the_head() -> None:
-    desk = Desk([bucket(1, 10, 9, level=0)])
-    desk.join("head", 5)
-    desk.join("impatient", 1, deadline=20)
-    desk.join("patient", 1, deadline=1000)
-    assert desk.queue.expires_at == 20
-    desk.run(1000)
-    assert desk.book == [
+    story = Story([bucket(1, 10, 9, level=0)])
+    story.join("head", 5)
+    story.join("impatient", 1, deadline=20)
+    story.join("patient", 1, deadline=1000)
+    assert story.queue.expires_at == 20
+    story.run(1000)
+    assert story.book == [
         (20, "impatient", EXPIRED),
         (50, "head", GRANTED),
         (60, "patient", GRANTED),
     ]
-    assert desk.queue.expires_at == NEVER
+    assert story.queue.expires_at == NEVER
 
 
 def test_a_deadline_of_this_instant_is_now_or_never() -> None:
-    desk = Desk([bucket(1, 10, 2)])
-    desk.run(50)
-    desk.join("now", 2, deadline=50)
-    desk.join("never", 1, deadline=50)
-    assert desk.book == [(50, "now", GRANTED), (50, "never", EXPIRED)]
+    story = Story([bucket(1, 10, 2)])
+    story.run(50)
+    story.join("now", 2, deadline=50)
+    story.join("never", 1, deadline=50)
+    assert story.book == [(50, "now", GRANTED), (50, "never", EXPIRED)]
 
 
 def test_late_wake_ups_decide_in_the_order_of_the_instants() -> None:
     # Woken once, at 100, for what was due at 10, 12 and 30: "b" was too late at 12 already.
-    desk = Desk([bucket(1, 10, 3, level=0)], grace=1000)
-    desk.join("a", 1, deadline=60)
-    desk.join("b", 2, deadline=12)
-    desk.join("c", 2, deadline=30)
-    desk.jump(100)
-    assert desk.book == [(100, "a", GRANTED), (100, "b", EXPIRED), (100, "c", GRANTED)]
+    story = Story([bucket(1, 10, 3, level=0)], grace=1000)
+    story.join("a", 1, deadline=60)
+    story.join("b", 2, deadline=12)
+    story.join("c", 2, deadline=30)
+    story.jump(100)
+    assert story.book == [(100, "a", GRANTED), (100, "b", EXPIRED), (100, "c", GRANTED)]
 
 
 def test_a_loop_blocked_past_a_deadline_grants_only_what_its_shifted_schedule_allows() -> None:
-    desk = Desk([bucket(1, 10, 1, level=0)], grace=0)
-    desk.join("a", 1, deadline=15)  # due at 10
-    desk.join("b", 1, deadline=25)  # due at 20, had nobody slept
-    desk.jump(100)
-    assert desk.book == [(100, "a", GRANTED), (100, "b", EXPIRED)]
+    story = Story([bucket(1, 10, 1, level=0)], grace=0)
+    story.join("a", 1, deadline=15)  # due at 10
+    story.join("b", 1, deadline=25)  # due at 20, had nobody slept
+    story.jump(100)
+    assert story.book == [(100, "a", GRANTED), (100, "b", EXPIRED)]
 
 
 # ------------------------------------------------------------------------------------ late wake-ups
@@ -429,42 +453,42 @@ def test_a_loop_blocked_past_a_deadline_grants_only_what_its_shifted_schedule_al
 def test_lateness_is_paid_back_up_to_the_grace(late: int, level: float) -> None:
     # Granted at 10 + late, as if 5 ago at most: what came back since is there.
     rule = bucket(1, 10, 1, level=0)
-    desk = Desk([rule], grace=5)
-    desk.join("a", 1)
-    desk.jump(10 + late)
-    assert desk.grants == [(10 + late, "a")]
+    story = Story([rule], grace=5)
+    story.join("a", 1)
+    story.jump(10 + late)
+    assert story.grants == [(10 + late, "a")]
     assert rule.level(10 + late) == level
 
 
 def test_with_late_timers_the_long_run_rate_does_not_sag() -> None:
-    desk = Desk([LeakyBucket(0, TOKEN, 10)], grace=5)
+    story = Story([LeakyBucket(0, TOKEN, 10)], grace=5)
     for n in range(1000):
-        desk.join(f"{n}", 1)
+        story.join(f"{n}", 1)
     lateness = random.Random(1)
-    while desk.queue.waiting:
-        desk.jump(desk.queue.wake_at + lateness.randrange(6))
-    assert 9990 <= desk.grants[-1][0] <= 9995
+    while story.queue.waiting:
+        story.jump(story.queue.wake_at + lateness.randrange(6))
+    assert 9990 <= story.grants[-1][0] <= 9995
 
 
 def test_after_a_blocked_loop_the_schedule_shifts_and_does_not_burst() -> None:
-    desk = Desk([LeakyBucket(0, TOKEN, 10)], grace=5)
+    story = Story([LeakyBucket(0, TOKEN, 10)], grace=5)
     for n in range(9):
-        desk.join(f"{n}", 1)
-    desk.run(20)
-    desk.jump(75)  # due were 30, 40, 50, 60, 70
-    desk.run(1000)
-    assert [now for now, _ in desk.grants] == [0, 10, 20, 75, 80, 90, 100, 110, 120]
+        story.join(f"{n}", 1)
+    story.run(20)
+    story.jump(75)  # due were 30, 40, 50, 60, 70
+    story.run(1000)
+    assert [now for now, _ in story.grants] == [0, 10, 20, 75, 80, 90, 100, 110, 120]
 
 
 @pytest.mark.parametrize("window", [SlidingWindow, FixedWindow])
 def test_windows_record_the_real_instant_of_a_late_grant(window: type[Rule]) -> None:
-    desk = Desk([window(0, TOKEN, 10)], grace=5)
+    story = Story([window(0, TOKEN, 10)], grace=5)
     for name in "abc":
-        desk.join(name, 1)
-    desk.jump(14)
-    desk.run(100)
+        story.join(name, 1)
+    story.jump(14)
+    story.run(100)
     due = 24 if window is SlidingWindow else 20
-    assert desk.grants == [(0, "a"), (14, "b"), (due, "c")]
+    assert story.grants == [(0, "a"), (14, "b"), (due, "c")]
 
 
 @given(
@@ -479,12 +503,12 @@ def test_one_late_wake_up_within_the_grace_comes_to_the_same_as_many_punctual_on
     levels, orders = [], []
     for punctual in (True, False):
         rule = bucket(1, 10, 5, level=level)
-        desk = Desk([rule], grace=1000)
+        story = Story([rule], grace=1000)
         for n, weight in enumerate(weights):
-            desk.join(f"{n}", weight)
-        (desk.run if punctual else desk.jump)(late)
+            story.join(f"{n}", weight)
+        (story.run if punctual else story.jump)(late)
         levels.append(rule.level(late))
-        orders.append([name for _, name in desk.grants])
+        orders.append([name for _, name in story.grants])
     assert levels[0] == levels[1]
     assert orders[0] == orders[1]
 
@@ -494,40 +518,40 @@ def test_one_late_wake_up_within_the_grace_comes_to_the_same_as_many_punctual_on
 
 def test_leaving_after_the_grant_is_as_if_it_had_never_asked() -> None:
     slots, rule = Slots(1), bucket(1, 10, 5, level=0)
-    desk = Desk([slots, rule])
-    desk.join("granted", 1, 3)
-    desk.join("next", 1, 2)
-    desk.run(35)
+    story = Story([slots, rule])
+    story.join("granted", 1, 3)
+    story.join("next", 1, 2)
+    story.run(35)
     assert (slots.used, rule.level(35)) == (1, 0.5)
-    desk.leave("granted")
-    assert desk.grants == [(30, "granted"), (35, "next")]
+    story.leave("granted")
+    assert story.grants == [(30, "granted"), (35, "next")]
     assert (slots.used, rule.level(35)) == (1, 1.5)
-    desk.leave("granted")  # a second time does nothing
+    story.leave("granted")  # a second time does nothing
     assert (slots.used, rule.level(35)) == (1, 1.5)
 
 
 def test_the_head_that_leaves_wakes_all_who_could_have_gone() -> None:
-    desk = Desk([bucket(1, 10, 9, level=3)])
+    story = Story([bucket(1, 10, 9, level=3)])
     for name, weight in [("heavy", 9), ("a", 1), ("b", 2), ("c", 1)]:
-        desk.join(name, weight)
-    desk.leave("heavy")
-    assert desk.grants == [(0, "a"), (0, "b")]
-    assert desk.queue.wake_at == 10
+        story.join(name, weight)
+    story.leave("heavy")
+    assert story.grants == [(0, "a"), (0, "b")]
+    assert story.queue.wake_at == 10
 
 
 def test_leaving_from_the_middle_moves_only_those_behind() -> None:
-    desk = Desk([bucket(1, 10, 9, level=0)])
+    story = Story([bucket(1, 10, 9, level=0)])
     for name in "abcde":
-        desk.join(name, 1)
+        story.join(name, 1)
     for name in "bd":
-        desk.leave(name)
-    assert [len(desk.lines[0]), desk.queue.waiting] == [3, 3]
-    assert desk.quote(1) == 40
-    desk.run(100)
-    assert desk.grants == [(10, "a"), (20, "c"), (30, "e")]
+        story.leave(name)
+    assert [len(story.lanes[0]), story.queue.waiting] == [3, 3]
+    assert story.quote(1) == 40
+    story.run(100)
+    assert story.grants == [(10, "a"), (20, "c"), (30, "e")]
 
 
-class Watched(Caller):
+class Watched(Actor):
     """A caller that counts how often anybody looks at what has become of it."""
 
     __slots__ = ("_state",)
@@ -549,13 +573,13 @@ class Watched(Caller):
 def test_thousands_who_leave_behind_a_blocked_head_do_not_pile_up(how: str, blocked: str) -> None:
     queue = Queue(0, 0)
     rule, slots = bucket(1, SECOND, 10**6, level=0), Slots(1 if blocked == "by time" else 0)
-    line = queue.line((slots, rule), (Gate(rule),))
-    queue.join(Caller(), line, (1, 10**6 * TOKEN), SECOND)
+    lane = queue.lane((slots, rule), (Pause(rule),))
+    queue.join(Actor(), lane, (1, 10**6 * TOKEN), SECOND)
     queue.advance(0)
     waiters = []
     for n in range(scaled(100_000)):
         waiter = Watched()
-        queue.join(waiter, line, (1, TOKEN), 2 * SECOND + n)
+        queue.join(waiter, lane, (1, TOKEN), 2 * SECOND + n)
         waiters.append(waiter)
     if how == "backwards":
         waiters.reverse()
@@ -566,211 +590,212 @@ def test_thousands_who_leave_behind_a_blocked_head_do_not_pile_up(how: str, bloc
     for waiter in waiters:
         queue.leave(waiter)
         left -= 1
-        assert len(line.waiters) <= 2 * (left + 1)
+        assert len(lane.waiters) <= 2 * (left + 1)
         assert len(queue.deadlines) <= 2 * (left + 1) + 64
-    assert len(line) == queue.waiting == 1
-    assert line.backlog == [0, 10**6 * TOKEN]
+    assert len(lane) == queue.waiting == 1
+    assert lane.backlog == [0, 10**6 * TOKEN]
     # Each leaving costs a bounded number of looks: a queue that searches takes millions.
     assert Watched.looks <= 12 * len(waiters)
 
 
 def test_deadlines_of_those_who_were_granted_do_not_pile_up() -> None:
     # Somebody with an early deadline always waits; those with late ones go on and on.
-    desk = Desk([bucket(1, 1, 1)])
-    desk.join("first", 1)
+    story = Story([bucket(1, 1, 1)])
+    story.join("first", 1)
     for now in range(1_000):
-        desk.join(f"late {now}", 1, deadline=10**9)
-        desk.join(f"early {now}", 1, deadline=10**6)
-        desk.run(2 * now)
-        assert len(desk.queue.deadlines) <= 2 * desk.queue.waiting + 64
+        story.join(f"late {now}", 1, deadline=10**9)
+        story.join(f"early {now}", 1, deadline=10**6)
+        story.run(2 * now)
+        assert len(story.queue.deadlines) <= 2 * story.queue.waiting + 64
 
 
 def test_whoever_is_dropped_leaves_no_trace() -> None:
     slots, rule = Slots(1), bucket(1, 10, 5, level=0)
-    desk = Desk([slots, rule], [rule])
-    desk.join("a", 1, 1, deadline=50)
-    desk.join("b", 1, line=1)
-    dropped = desk.queue.drop(DROPPED)
-    assert dropped == [desk.callers["a"], desk.callers["b"]]
-    assert {caller.state for caller in dropped} == {DROPPED}
-    desk.decide()
-    assert (desk.queue.waiting, desk.queue.due_at, desk.quote(1, line=1)) == (0, NEVER, 10)
+    story = Story([slots, rule], [rule])
+    story.join("a", 1, 1, deadline=50)
+    story.join("b", 1, lane=1)
+    story.queue.drop(DROPPED)
+    story.decide()
+    assert story.book == [(0, "a", DROPPED), (0, "b", DROPPED)]
+    assert (story.queue.waiting, story.queue.due_at, story.quote(1, lane=1)) == (0, NEVER, 10)
 
 
 def test_whoever_no_longer_fits_is_told_and_the_others_keep_their_places() -> None:
     rule = bucket(1, 10, 5, level=0)
-    desk = Desk([rule])
+    story = Story([rule])
     for name, weight in [("a", 4), ("b", 2), ("c", 5), ("d", 3)]:
-        desk.join(name, weight)
+        story.join(name, weight)
     rule.configure(0, TOKEN, 10, 3 * TOKEN)
-    unfit = desk.queue.refit(rule)
-    desk.decide()
-    assert unfit == [desk.callers["a"], desk.callers["c"]]
-    assert {caller.state for caller in unfit} == {UNFIT}
-    assert desk.quote(1) == 60
-    desk.run(100)
-    assert desk.grants == [(20, "b"), (50, "d")]
+    story.queue.refit(rule)
+    story.decide()
+    assert story.book == [(0, "a", UNFIT), (0, "c", UNFIT)]
+    assert story.quote(1) == 60
+    story.run(100)
+    assert story.grants == [(20, "b"), (50, "d")]
 
 
 def test_a_rule_that_changes_concerns_only_those_who_want_it() -> None:
     a, b = bucket(1, 10, 5, level=0), bucket(1, 10, 5, level=0)
-    desk = Desk([a, b], [b], sets=True)
-    desk.join("without a", None, 5)
-    desk.join("a and b", 5, 5)
-    desk.join("b", 5, line=1)
+    story = Story([a, b], [b], sets=True)
+    story.join("without a", None, 5)
+    story.join("a and b", 5, 5)
+    story.join("b", 5, lane=1)
     a.configure(0, TOKEN, 10, 3 * TOKEN)
-    assert desk.queue.refit(a) == [desk.callers["a and b"]]
+    story.queue.refit(a)
+    story.decide()
+    assert story.book == [(0, "a and b", UNFIT)]
     b.configure(0, TOKEN, 10, 4 * TOKEN)
-    unfit = desk.queue.refit(b)
-    assert unfit == [desk.callers["without a"], desk.callers["b"]]
-    desk.decide()
-    assert (desk.queue.waiting, desk.queue.due_at) == (0, NEVER)
+    story.queue.refit(b)
+    story.decide()
+    assert story.book[1:] == [(0, "without a", UNFIT), (0, "b", UNFIT)]
+    assert (story.queue.waiting, story.queue.due_at) == (0, NEVER)
 
 
 def test_who_does_without_a_rule_is_not_dropped_with_those_who_want_it() -> None:
     a, b = bucket(1, 10, 5, level=0), bucket(1, 10, 5, level=0)
-    desk = Desk([a, b], sets=True)
-    desk.join("a and b", 1, 1)
-    desk.join("without a", None, 1)
-    assert desk.queue.drop(DROPPED, a) == [desk.callers["a and b"]]
-    desk.decide()
-    desk.run(100)
-    assert desk.grants == [(10, "without a")]
+    story = Story([a, b], sets=True)
+    story.join("a and b", 1, 1)
+    story.join("without a", None, 1)
+    story.queue.drop(DROPPED, lambda waiter: wants(waiter, a))
+    story.decide()
+    assert story.book == [(0, "a and b", DROPPED)]
+    story.run(100)
+    assert story.grants == [(10, "without a")]
 
 
 def test_a_rate_that_is_lifted_lets_everybody_go_and_one_set_again_counts_those_who_wait() -> None:
     rule, slots = bucket(1, 10, 5, level=0), Slots(2)
-    desk = Desk([slots, rule])
+    story = Story([slots, rule])
     for name in "abcd":
-        desk.join(name, 1, 1)
+        story.join(name, 1, 1)
     rule.configure(0, math.inf, 10, None)
-    assert desk.queue.refit(rule) == []
-    desk.decide()
-    assert desk.grants == [(0, "a"), (0, "b")]
+    story.queue.refit(rule)
+    story.decide()
+    assert story.grants == [(0, "a"), (0, "b")]
     rule.configure(0, TOKEN, 10, 5 * TOKEN)
-    desk.queue.refit(rule)
+    story.queue.refit(rule)
     rule.take(0, 5 * TOKEN)
-    assert desk.quote(1, 1) == 30
+    assert story.quote(1, 1) == 30
     slots.free += 2
-    desk.decide()
-    desk.run(100)
-    assert desk.grants[2:] == [(10, "c"), (20, "d")]
+    story.decide()
+    story.run(100)
+    assert story.grants[2:] == [(10, "c"), (20, "d")]
 
 
 # ------------------------------------------------------------------------------------------ pauses
 
 
 def test_a_pause_holds_the_queued_and_newcomers_and_merges_by_the_later_end() -> None:
-    desk = Desk([bucket(1, 10, 5, level=0)])
-    desk.join("queued", 1)
-    desk.pause(70)
-    desk.pause(30)
-    assert not desk.ask(0)
-    assert desk.quote(1) == 70
-    desk.join("newcomer", 4)
-    desk.run(100)
-    assert desk.grants == [(70, "queued"), (70, "newcomer")]
+    story = Story([bucket(1, 10, 5, level=0)])
+    story.join("queued", 1)
+    story.pause(70)
+    story.pause(30)
+    assert not story.ask(0)
+    assert story.quote(1) == 70
+    story.join("newcomer", 4)
+    story.run(100)
+    assert story.grants == [(70, "queued"), (70, "newcomer")]
 
 
-def test_a_pause_holds_every_line_that_passes_the_gate() -> None:
+def test_a_pause_holds_every_lane_that_it_concerns() -> None:
     rule = bucket(1, 10, 5)
-    desk = slots_and_tokens(1, rule)
-    desk.pause(50)
-    assert not desk.ask(1, 0)
-    assert not desk.ask(0, line=1)
-    desk.run(50)
-    assert desk.ask(1, 0)
-    assert desk.ask(0, line=1)
+    story = slots_and_tokens(1, rule)
+    story.pause(50)
+    assert not story.ask(1, 0)
+    assert not story.ask(0, lane=1)
+    story.run(50)
+    assert story.ask(1, 0)
+    assert story.ask(0, lane=1)
 
 
-def test_a_line_waits_for_the_last_of_its_gates() -> None:
+def test_a_lane_waits_for_the_last_of_its_pauses() -> None:
     a, b = bucket(1, 10, 5), bucket(1, 10, 5)
-    desk = Desk([a, b], [a])
-    desk.pause(50, a)
-    desk.pause(80, b)
-    desk.join("a", 1, line=1)
-    desk.join("both", 1, 1)
-    desk.run(100)
-    assert desk.grants == [(50, "a"), (80, "both")]
+    story = Story([a, b], [a])
+    story.pause(50, a)
+    story.pause(80, b)
+    story.join("a", 1, lane=1)
+    story.join("both", 1, 1)
+    story.run(100)
+    assert story.grants == [(50, "a"), (80, "both")]
 
 
 def test_resuming_lets_go_at_once_whoever_can() -> None:
-    desk = Desk([bucket(1, 10, 5)])
-    desk.pause(NEVER)
+    story = Story([bucket(1, 10, 5)])
+    story.pause(NEVER)
     for name in "abc":
-        desk.join(name, 2)
-    desk.run(10**9)
-    assert (desk.grants, desk.queue.due_at, desk.quote(1)) == ([], NEVER, NEVER)
-    desk.resume()
-    assert desk.grants == [(10**9, "a"), (10**9, "b")]
-    desk.run(2 * 10**9)
-    assert desk.grants[2:] == [(10**9 + 10, "c")]
+        story.join(name, 2)
+    story.run(10**9)
+    assert (story.grants, story.queue.due_at, story.quote(1)) == ([], NEVER, NEVER)
+    story.resume()
+    assert story.grants == [(10**9, "a"), (10**9, "b")]
+    story.run(2 * 10**9)
+    assert story.grants[2:] == [(10**9 + 10, "c")]
 
 
 def test_a_resumed_pause_does_not_come_back() -> None:
-    desk = Desk([bucket(1, 10, 5)])
-    desk.pause(100)
-    desk.run(10)
-    desk.resume()
-    assert desk.ask(1)
-    desk.resume()
-    desk.pause(20)
-    desk.join("a", 1)
-    desk.run(100)
-    assert desk.grants == [(20, "a")]
+    story = Story([bucket(1, 10, 5)])
+    story.pause(100)
+    story.run(10)
+    story.resume()
+    assert story.ask(1)
+    story.resume()
+    story.pause(20)
+    story.join("a", 1)
+    story.run(100)
+    assert story.grants == [(20, "a")]
 
 
 def test_an_emptying_pause_leaves_nothing_at_its_end() -> None:
     rule = bucket(1, 10, 5)
-    desk = Desk([rule])
-    desk.pause(20)
-    desk.pause(40, empties=True)
-    desk.pause(30)
-    desk.join("a", 1)
-    assert desk.queue.due_at == 40
-    assert desk.quote(1) == 60
-    desk.run(100)
-    assert desk.grants == [(50, "a")]
+    story = Story([rule])
+    story.pause(20)
+    story.pause(40, empties=True)
+    story.pause(30)
+    story.join("a", 1)
+    assert story.queue.due_at == 40
+    assert story.quote(1) == 60
+    story.run(100)
+    assert story.grants == [(50, "a")]
 
 
 def test_an_emptying_pause_ends_on_its_own_with_nobody_waiting_and_at_its_own_instant() -> None:
     rule = bucket(1, 10, 5)
-    desk = Desk([rule])
-    desk.pause(20, empties=True)
-    assert (desk.queue.due_at, desk.queue.wake_at) == (20, NEVER)
-    desk.jump(35)  # late, but what has come back since is there
+    story = Story([rule])
+    story.pause(20, empties=True)
+    assert (story.queue.due_at, story.queue.wake_at) == (20, NEVER)
+    story.jump(35)  # late, but what has come back since is there
     assert rule.level(35) == 1.5
-    assert desk.queue.due_at == NEVER
+    assert story.queue.due_at == NEVER
 
 
 def test_an_emptying_pause_that_is_resumed_empties_at_once() -> None:
     rule = bucket(1, 10, 5)
-    desk = Desk([rule])
-    desk.pause(100, empties=True)
-    desk.run(30)
+    story = Story([rule])
+    story.pause(100, empties=True)
+    story.run(30)
     assert rule.level(30) == 5
-    desk.resume()
+    story.resume()
     assert rule.level(30) == 0
-    desk.run(100)
+    story.run(100)
     assert rule.level(100) == 5
 
 
 def test_a_pause_of_no_length_empties_now() -> None:
     rule = bucket(1, 10, 5)
-    desk = Desk([rule])
-    desk.run(7)
-    desk.pause(7, empties=True)
-    assert (rule.level(7), desk.queue.due_at) == (0, NEVER)
-    assert desk.quote(1) == 17
+    story = Story([rule])
+    story.run(7)
+    story.pause(7, empties=True)
+    assert (rule.level(7), story.queue.due_at) == (0, NEVER)
+    assert story.quote(1) == 17
 
 
 def test_a_deadline_inside_a_pause_expires_there() -> None:
-    desk = Desk([bucket(1, 10, 5)])
-    desk.pause(50)
-    desk.join("a", 1, deadline=49)
-    desk.join("b", 1, deadline=50)
-    desk.run(100)
-    assert desk.book == [(49, "a", EXPIRED), (50, "b", GRANTED)]
+    story = Story([bucket(1, 10, 5)])
+    story.pause(50)
+    story.join("a", 1, deadline=49)
+    story.join("b", 1, deadline=50)
+    story.run(100)
+    assert story.book == [(49, "a", EXPIRED), (50, "b", GRANTED)]
 
 
 # ------------------------------------------------------------- looking ahead leaves the rules alone
@@ -778,27 +803,27 @@ def test_a_deadline_inside_a_pause_expires_there() -> None:
 
 def test_a_window_asked_about_the_end_of_a_pause_still_counts_what_is_inside_before() -> None:
     rule = SlidingWindow(0, 10 * TOKEN, 1000)
-    desk = Desk([rule])
-    assert desk.ask(10)
-    desk.pause(10_000)
-    desk.join("a", 10)
-    desk.run(100)
-    desk.resume()
-    desk.run(5000)
-    assert desk.grants == [(1000, "a")]
+    story = Story([rule])
+    assert story.ask(10)
+    story.pause(10_000)
+    story.join("a", 10)
+    story.run(100)
+    story.resume()
+    story.run(5000)
+    assert story.grants == [(1000, "a")]
 
 
 def test_a_window_asked_about_the_instant_of_another_rule_still_counts_what_is_inside_before() -> (
     None
 ):
     window = SlidingWindow(0, 10 * TOKEN, 1000)
-    desk = Desk([bucket(1, 1000, 100, level=5), window])
-    assert desk.ask(0, 10)
-    desk.join("heavy", 15, 1)
-    desk.join("light", 0, 10)
-    desk.leave("heavy")
-    desk.run(5000)
-    assert desk.grants == [(1000, "light")]
+    story = Story([bucket(1, 1000, 100, level=5), window])
+    assert story.ask(0, 10)
+    story.join("heavy", 15, 1)
+    story.join("light", 0, 10)
+    story.leave("heavy")
+    story.run(5000)
+    assert story.grants == [(1000, "light")]
 
 
 class Strict(Rule):
@@ -833,25 +858,25 @@ class Strict(Rule):
 
 @pytest.mark.parametrize("grace", [0, 5])
 def test_a_rule_of_ones_own_is_told_the_time_only_ever_forwards(grace: int) -> None:
-    desk = Desk([Strict(0, TOKEN, 10)], grace=grace)
+    story = Story([Strict(0, TOKEN, 10)], grace=grace)
     for n in range(5):
-        desk.join(f"{n}", 1)
+        story.join(f"{n}", 1)
     for now in (10, 23, 38, 200, 300):
-        desk.jump(now)
-    assert [now for now, _ in desk.grants] == [0, 10, 23, 38, 200]
+        story.jump(now)
+    assert [now for now, _ in story.grants] == [0, 10, 23, 38, 200]
 
 
 # ------------------------------------------------------------------------------------ the quote
 
 
-Quoted = Callable[[], Desk]
+Quoted = Callable[[], Story]
 QUOTED: dict[str, Quoted] = {
-    "a bucket": lambda: Desk([bucket(3, 7, 40)]),
-    "a bucket and slots for all": lambda: Desk([Slots(1000), bucket(10, SECOND, 40)]),
-    "a sliding window": lambda: Desk([SlidingWindow(0, 20 * TOKEN, 1000)]),
-    "a fixed window": lambda: Desk([FixedWindow(0, 20 * TOKEN, 1000)]),
-    "two buckets": lambda: Desk([bucket(3, 7, 20), bucket(50, 600, 20)]),
-    "a window and a bucket": lambda: Desk([SlidingWindow(0, 20 * TOKEN, 1000), bucket(1, 9, 40)]),
+    "a bucket": lambda: Story([bucket(3, 7, 40)]),
+    "a bucket and slots for all": lambda: Story([Slots(1000), bucket(10, SECOND, 40)]),
+    "a sliding window": lambda: Story([SlidingWindow(0, 20 * TOKEN, 1000)]),
+    "a fixed window": lambda: Story([FixedWindow(0, 20 * TOKEN, 1000)]),
+    "two buckets": lambda: Story([bucket(3, 7, 20), bucket(50, 600, 20)]),
+    "a window and a bucket": lambda: Story([SlidingWindow(0, 20 * TOKEN, 1000), bucket(1, 9, 40)]),
 }
 
 
@@ -866,42 +891,42 @@ QUOTED: dict[str, Quoted] = {
 def test_the_quoted_instant_is_the_one_of_the_grant(
     kind: str, arrivals: list[tuple[int, int]], pause: tuple[int, bool] | None
 ) -> None:
-    desk = QUOTED[kind]()
+    story = QUOTED[kind]()
     quoted = {}
     if pause is not None:
-        desk.pause(pause[0], empties=pause[1])
+        story.pause(pause[0], empties=pause[1])
     for n, (gap, weight) in enumerate(arrivals):
-        desk.run(desk.now + gap)
-        weights = [1 if isinstance(rule, Slots) else weight for rule in desk.lines[0].rules]
-        before = copy.deepcopy(desk.queue)
-        quoted[f"{n}"] = desk.quote(*weights)
-        assert desk.queue.advance(desk.now) == []
-        assert (desk.queue.due_at, desk.queue.waiting) == (before.due_at, before.waiting)
-        desk.join(f"{n}", *weights)
-    desk.run(10**12)
-    assert {name: now for now, name in desk.grants} == quoted
+        story.run(story.now + gap)
+        weights = [1 if isinstance(rule, Slots) else weight for rule in story.lanes[0].rules]
+        before = twin(story.queue)
+        quoted[f"{n}"] = story.quote(*weights)
+        story.decide()
+        assert (story.queue.due_at, story.queue.waiting) == (before.due_at, before.waiting)
+        story.join(f"{n}", *weights)
+    story.run(10**12)
+    assert {name: now for now, name in story.grants} == quoted
 
 
 @pytest.mark.parametrize("capacity", [3, 999_999])
 def test_evenly_spaced_callers_go_when_they_were_told_at_any_rate(capacity: int) -> None:
     # A token comes back every 333,333,333 and a third ns: in the long run nothing may be lost.
-    desk = Desk([LeakyBucket(0, capacity * TOKEN, SECOND)], grace=5 * MS)
+    story = Story([LeakyBucket(0, capacity * TOKEN, SECOND)], grace=5 * MS)
     quoted = []
     for n in range(1001):
-        quoted.append((desk.quote(1), f"{n}"))
-        desk.join(f"{n}", 1)
+        quoted.append((story.quote(1), f"{n}"))
+        story.join(f"{n}", 1)
     assert quoted == [(-(-n * SECOND // capacity), f"{n}") for n in range(1001)]
-    desk.run(1000 * SECOND)
-    assert desk.grants == quoted
+    story.run(1000 * SECOND)
+    assert story.grants == quoted
 
 
 def test_a_quote_does_not_count_a_missing_slot() -> None:
-    desk = slots_and_tokens(1, bucket(1, 10, 5))
-    assert desk.ask(1, 4)
-    assert desk.quote(1, 1) == 0
-    desk.join("a", 1, 1)
-    assert desk.quote(1, 1) == 10  # "a" is ahead, and takes the last token
-    assert desk.quote(2, line=1) == 10  # who needs no slot passes it
+    story = slots_and_tokens(1, bucket(1, 10, 5))
+    assert story.ask(1, 4)
+    assert story.quote(1, 1) == 0
+    story.join("a", 1, 1)
+    assert story.quote(1, 1) == 10  # "a" is ahead, and takes the last token
+    assert story.quote(2, lane=1) == 10  # who needs no slot passes it
 
 
 # ------------------------------------------------- a naive queue, that looks at every nanosecond
@@ -961,26 +986,27 @@ class Naive:
 
 @dataclass
 class Person:
-    """Somebody who asks for *weights* of the limits of *line*; None does without that one."""
+    """Somebody who asks for *weights* of the limits of *lane*; None does without that one."""
 
     name: str
     number: int
-    line: int
+    lane: int
     weights: tuple[int | None, ...]
     deadline: int = NEVER
     priority: int = 0
 
 
 class NaiveQueue:
-    """Everybody in one list, that is gone through again each nanosecond and after each event."""
+    """All waiters in one list, gone through again each nanosecond and after each event."""
 
-    def __init__(self, lines: list[list[Naive]], patience: int) -> None:
-        self.lines = lines
-        self.patience = patience
-        self.limits = {limit for line in lines for limit in line}
+    def __init__(self, lanes: list[list[Naive]], most: int) -> None:
+        self.lanes = lanes
+        self.most = most  # times in a row that a head is overtaken before it is aged
+        self.limits = {limit for lane in lanes for limit in lane}
         self.people: list[Person] = []
-        self.passed: dict[tuple[int, int], int] = {}  # by line and priority
-        self.until: dict[Naive | int, int] = {}  # pauses, of limits and of lines
+        self.overtaken: dict[tuple[int, int], Counter[Naive]] = {}  # by lane and priority
+        self.in_rank: dict[Naive, int] = {}  # grants since the last turn out of rank
+        self.until: dict[Naive | int, int] = {}  # pauses, of limits and of lanes
         self.empties: set[Naive] = set()
         self.now = 0
         self.book: list[tuple[int, str, State]] = []
@@ -988,32 +1014,62 @@ class NaiveQueue:
     # Who ranks before whom.
 
     def place(self, person: Person) -> tuple[int, int]:
-        """Its line and class: those of one place go one after the other."""
-        return person.line, person.priority
+        """Its lane and class: those of one place go one after the other."""
+        return person.lane, person.priority
 
     def rank(self, person: Person) -> tuple[float, int]:
         return person.priority, person.number
 
-    def heads(self) -> list[tuple[tuple[float, int], Person]]:
-        """The first of each place, in the order of their ranks."""
+    def first(self) -> list[Person]:
+        """The head of each place."""
         first: dict[tuple[int, int], Person] = {}
         for person in self.people:
             first.setdefault(self.place(person), person)
-        ranked = []
-        for place, head in first.items():
-            turn = self.passed.get(place, 0) >= self.patience
-            ranked.append(((-math.inf, head.number) if turn else self.rank(head), head))
+        return list(first.values())
+
+    def heads(self) -> list[tuple[tuple[float, int], Person]]:
+        """The first of each place, in the order of their ranks."""
+        turns = self.turns()
+        ranked = [
+            ((-math.inf, head.number) if head in turns else self.rank(head), head)
+            for head in self.first()
+        ]
         return sorted(ranked, key=lambda ranked: ranked[0])
+
+    def age(self, head: Person) -> int:
+        return max(self.overtaken.get(self.place(head), Counter()).values(), default=0)
+
+    def turns(self) -> list[Person]:
+        """The heads that go out of rank: on each limit at most one."""
+        turns: list[Person] = []
+        aged = [head for head in self.first() if self.age(head) >= self.most]
+        for head in sorted(aged, key=lambda head: (-self.age(head), *self.rank(head))):
+            better = [other for other in self.first() if other.priority < head.priority]
+            asked = {limit for other in better for limit in self.lanes[other.lane]}
+            shared = asked & set(self.lanes[head.lane])
+            waits_elsewhere = self.opens_at(head) > self.now or any(
+                limit not in shared and limit.left(self.now) < weight
+                for limit, weight in self.wants(head)
+            )
+            taken = {limit for other in turns for limit in self.lanes[other.lane]}
+            if (
+                shared
+                and not waits_elsewhere
+                and all(self.in_rank.get(limit, self.most) >= self.most for limit in shared)
+                and taken.isdisjoint(self.lanes[head.lane])
+            ):
+                turns.append(head)
+        return turns
 
     # What somebody wants, and when it might have it.
 
     def wants(self, person: Person) -> list[tuple[Naive, int]]:
-        asked = zip(self.lines[person.line], person.weights, strict=True)
+        asked = zip(self.lanes[person.lane], person.weights, strict=True)
         return [(limit, weight) for limit, weight in asked if weight is not None]
 
     def opens_at(self, person: Person) -> int:
-        gates: list[Naive | int] = [person.line, *(limit for limit, _ in self.wants(person))]
-        return max(self.until.get(gate, 0) for gate in gates)
+        pauses: list[Naive | int] = [person.lane, *(limit for limit, _ in self.wants(person))]
+        return max(self.until.get(pause, 0) for pause in pauses)
 
     def may_go(self) -> Person | None:
         """The first who lacks nothing, and takes nothing that an earlier one will need."""
@@ -1054,7 +1110,7 @@ class NaiveQueue:
 
     def hinders(self, newcomer: Person, rank: tuple[float, int], ahead: list[list[Person]]) -> bool:
         """Whether anything that *newcomer* takes now will be missing when those ahead need it."""
-        before = [[p for p in line if p is line[0] or self.rank(p) < rank] for line in ahead]
+        before = [[p for p in lane if p is lane[0] or self.rank(p) < rank] for lane in ahead]
         return any(
             self.runs_short(limit, weight, newcomer, before)
             for limit, weight in self.wants(newcomer)
@@ -1071,35 +1127,35 @@ class NaiveQueue:
         """
         mine = [limit for limit, _ in self.wants(newcomer)]
         to_come = [
-            deque((person, self.apart(line[: n + 1], mine)) for n, person in enumerate(line))
-            for line in ahead
-            if limit in self.lines[line[0].line]
+            deque((person, self.apart(lane[: n + 1], mine)) for n, person in enumerate(lane))
+            for lane in ahead
+            if limit in self.lanes[lane[0].lane]
         ]
         limit, name = limit.fork(), limit
         limit.take(self.now, weight)
         at = self.now
         while not limit.forgot(self.now, at):
-            for line in to_come:
-                while line and self.opens_at(line[0][0]) <= at:
-                    person, others = line[0]
+            for lane in to_come:
+                while lane and self.opens_at(lane[0][0]) <= at:
+                    person, others = lane[0]
                     if any(other.left(at) < 0 for other in others):
                         break
                     limit.take(at, dict(self.wants(person)).get(name, 0))
-                    line.popleft()
+                    lane.popleft()
             if limit.left(at) < 0:
                 return True
             at += 1
-            for each in [limit, *(o for line in to_come for _, others in line for o in others)]:
+            for each in [limit, *(o for lane in to_come for _, others in lane for o in others)]:
                 each.tick()
         return False
 
-    def apart(self, line: list[Person], mine: list[Naive]) -> list[Naive]:
-        """The limits besides *mine* from which everybody in *line* has taken what they want.
+    def apart(self, lane: list[Person], mine: list[Naive]) -> list[Naive]:
+        """The limits besides *mine* from which everybody in *lane* has taken what they want.
 
         Of a window no more than all of it.
         """
         sums: dict[Naive, int] = {}
-        for person in line:
+        for person in lane:
             for limit, weight in self.wants(person):
                 if limit not in mine and limit.kind != "slots":
                     sums[limit] = sums.get(limit, 0) + weight
@@ -1130,21 +1186,32 @@ class NaiveQueue:
             self.book.append((self.now, person.name, EXPIRED))
 
     def grant(self, person: Person) -> None:
+        out_of_rank = person in self.turns() and any(
+            other.priority < person.priority
+            and not set(self.lanes[other.lane]).isdisjoint(self.lanes[person.lane])
+            and self.ready(other)
+            for other in self.first()
+        )
+        taken = {limit for limit, _ in self.wants(person)}
         for limit, weight in self.wants(person):
             limit.take(self.now, weight)
-        self.passed[self.place(person)] = 0
-        for _, other in self.heads():
-            if (
-                other.priority > person.priority
-                and other.number < person.number
-                and not set(self.lines[other.line]).isdisjoint(self.lines[person.line])
-            ):
-                self.passed[self.place(other)] = self.passed.get(self.place(other), 0) + 1
+        for limit in taken:
+            if out_of_rank:
+                self.in_rank[limit] = 0
+            elif limit in self.in_rank:
+                self.in_rank[limit] += 1
+        self.overtaken[self.place(person)] = Counter()
+        for other in self.first():
+            if other.priority > person.priority and other.number < person.number:
+                both = taken & {limit for limit, _ in self.wants(other)}
+                self.overtaken.setdefault(self.place(other), Counter()).update(both)
 
     def leave(self, person: Person) -> None:
         self.people.remove(person)
         if not any(self.place(other) == self.place(person) for other in self.people):
-            self.passed[self.place(person)] = 0
+            self.overtaken[self.place(person)] = Counter()
+        if not any(other.priority for other in self.people):
+            self.in_rank.clear()
 
     def run(self, until: int) -> None:
         while self.now < until:
@@ -1156,10 +1223,10 @@ class NaiveQueue:
 
 @dataclass(frozen=True)
 class Layout:
-    """Rules, and which of them each line asks for; whether these are sets; how many classes."""
+    """Rules, and which of them each lane asks for; whether these are sets; how many classes."""
 
     kinds: tuple[str, ...]
-    lines: tuple[tuple[int, ...], ...]
+    lanes: tuple[tuple[int, ...], ...]
     sets: bool = False
     classes: int = 1
 
@@ -1199,7 +1266,7 @@ class Act:
 
     gap: int
     kind: str
-    line: int
+    lane: int
     amounts: tuple[int | None, ...]
     patience: int = 50
     priority: int = 0
@@ -1215,8 +1282,8 @@ ACTS = st.builds(
     st.just(50) | st.integers(0, 60),
     st.integers(0, 2),
 )
-PATIENT = 2
-"""In these lives a class is passed over no more often, so that it comes to that."""
+OVERTAKEN = 2
+"""In these lives a head that was overtaken so often is aged, so that it comes to that."""
 
 
 def new(kind: str, n: int) -> tuple[Rule, Naive]:
@@ -1230,10 +1297,10 @@ def new(kind: str, n: int) -> tuple[Rule, Naive]:
     return window(0, 4 * TOKEN, 3 * every), Naive(4, 3 * every, kind, 4)
 
 
-def amounts(layout: Layout, line: int, act: Act) -> list[int | None]:
-    """What *act* asks of each rule of *line*: one or two slots; all of them, unless it is a set."""
+def amounts(layout: Layout, lane: int, act: Act) -> list[int | None]:
+    """What *act* asks of each rule of *lane*: one or two slots; all of them, unless it is a set."""
     asked: list[int | None] = []
-    for rule, amount in zip(layout.lines[line], act.amounts, strict=False):
+    for rule, amount in zip(layout.lanes[lane], act.amounts, strict=False):
         if amount is None and layout.sets:
             asked.append(None)
         elif layout.kinds[rule] == "slots":
@@ -1249,30 +1316,31 @@ def live(layout: Layout, acts: list[Act], *, cautious: bool) -> None:
     If *cautious*, the real one is also advanced where nothing is due, and must not move.
     """
     pairs = [new(kind, n) for n, kind in enumerate(layout.kinds)]
-    desk = Desk(*([pairs[n][0] for n in line] for line in layout.lines), sets=layout.sets)
-    naive = NaiveQueue([[pairs[n][1] for n in line] for line in layout.lines], PATIENT)
-    gates: list[tuple[Rule | Gate, Naive | int]] = [
+    story = Story(*([pairs[n][0] for n in lane] for lane in layout.lanes), sets=layout.sets)
+    naive = NaiveQueue([[pairs[n][1] for n in lane] for lane in layout.lanes], OVERTAKEN)
+    pauses: list[tuple[Rule | Pause, Naive | int]] = [
         *((rule, limit) for rule, limit in pairs if not isinstance(rule, Slots)),
-        *((gate, n) for n, gate in enumerate(desk.own)),
+        *((pause, n) for n, pause in enumerate(story.own)),
     ]
     for n, act in enumerate(acts):
         if cautious:
-            nothing_happens_before_it_is_due(desk.queue, act.patience)
-        desk.run(desk.now + act.gap)
+            nothing_happens_before_it_is_due(story.queue, act.patience)
+        story.run(story.now + act.gap)
         naive.run(naive.now + act.gap)
-        assert desk.book == naive.book
-        line = act.line % len(layout.lines)
+        assert story.book == naive.book
+        lane = act.lane % len(layout.lanes)
         priority = act.priority % layout.classes
-        weights = amounts(layout, line, act)
+        priority -= layout.classes > 1  # the usual class is neither the best nor the worst
+        weights = amounts(layout, lane, act)
         match act.kind:
             case "join":
-                deadline = NEVER if act.patience > 40 else desk.now + act.patience
-                person = Person(f"{n}", n, line, tuple(weights), deadline, priority)
+                deadline = NEVER if act.patience > 40 else story.now + act.patience
+                person = Person(f"{n}", n, lane, tuple(weights), deadline, priority)
                 naive.people.append(person)
-                desk.join(f"{n}", *weights, line=line, deadline=deadline, priority=priority)
+                story.join(f"{n}", *weights, lane=lane, deadline=deadline, priority=priority)
             case "ask":
-                granted = desk.ask(*weights, line=line, priority=priority)
-                newcomer = Person(f"{n}", n, line, tuple(weights), priority=priority)
+                granted = story.ask(*weights, lane=lane, priority=priority)
+                newcomer = Person(f"{n}", n, lane, tuple(weights), priority=priority)
                 naive.people.append(newcomer)
                 assert granted == (naive.may_go() is newcomer)
                 if granted:
@@ -1281,51 +1349,55 @@ def live(layout: Layout, acts: list[Act], *, cautious: bool) -> None:
             case "leave" if naive.people:
                 person = naive.people[act.patience % len(naive.people)]
                 naive.leave(person)
-                desk.leave(person.name)
+                story.leave(person.name)
             case "free":
                 for rule, limit in pairs:
                     if isinstance(rule, Slots) and rule.used:
                         rule.free += 1
                         limit.level += 1
-                desk.decide()
+                story.decide()
             case "pause" | "empty" | "resume":
-                gate, key = gates[act.line % len(gates)]
+                pause, key = pauses[act.lane % len(pauses)]
                 if act.kind == "resume":
                     naive.until[key] = min(naive.until.get(key, 0), naive.now)
-                    desk.resume(gate)
+                    story.resume(pause)
                 else:
-                    until = NEVER if act.patience > 50 else desk.now + act.patience
+                    until = NEVER if act.patience > 50 else story.now + act.patience
                     naive.until[key] = max(naive.until.get(key, 0), until)
                     if act.kind == "empty" and isinstance(key, Naive):
                         naive.empties.add(key)
-                    desk.pause(until, gate, empties=act.kind == "empty")
+                    story.pause(until, pause, empties=act.kind == "empty")
             case _:
                 pass
         naive.settle()
-        assert desk.book == naive.book
+        assert story.book == naive.book
         event(act.kind)
-    desk.run(desk.now + 100)
+    story.run(story.now + 100)
     naive.run(naive.now + 100)
-    assert desk.book == naive.book
-    assert desk.queue.waiting == len(naive.people)
+    assert story.book == naive.book
+    assert story.queue.waiting == len(naive.people)
 
 
 def nothing_happens_before_it_is_due(queue: Queue, ahead: int) -> None:
     """Invariant of due_at and wake_at: until then time alone changes nothing, and then it does."""
     assert queue.now < queue.due_at <= queue.wake_at
-    assert all(queue.due_at <= gate.until for gate in queue._gates)
+    assert all(queue.due_at <= pause.until for pause in queue.emptying)
     waiting = queue.waiting
     for now in {queue.now, min(queue.now + ahead, queue.due_at - 1), queue.due_at - 1}:
         if now < NEVER - 1:
-            twin = copy.deepcopy(queue)
-            assert twin.advance(now) == []
-            assert (twin.now, twin.waiting) == (now, waiting)
-            assert (twin.due_at, twin.wake_at) == (queue.due_at, queue.wake_at)
+            other = twin(queue)
+            other.advance(now)
+            assert decided(other) == []
+            assert (other.now, other.waiting) == (now, waiting)
+            assert (other.due_at, other.wake_at) == (queue.due_at, queue.wake_at)
+            check(other)
     if queue.due_at < NEVER:
-        twin = copy.deepcopy(queue)
-        pauses = len(twin._gates)
-        changed = twin.advance(queue.due_at)
-        assert changed or len(twin._gates) < pauses
+        other = twin(queue)
+        pauses = len(other.emptying)
+        other.advance(queue.due_at)
+        changed = decided(other)
+        assert changed or len(other.emptying) < pauses
+        check(other)
         if queue.wake_at == queue.due_at < queue.expires_at and not pauses:
             assert changed[0].state is GRANTED
 
@@ -1383,7 +1455,7 @@ def test_a_queue_with_priorities_does_what_a_naive_one_does(
     layout: Layout, acts: list[Act]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("async_throttle._queue.PATIENCE", PATIENT)
+        patch.setattr("async_throttle._engine.patience.MAX_OVERTAKEN", OVERTAKEN)
         live(layout, acts, cautious=True)
 
 

@@ -21,7 +21,9 @@ from async_throttle import (
     TokenBucket,
     WeightTooLarge,
 )
-from async_throttle._queue import EXPIRED, GONE, GRANTED, Caller, Gate, Line, Queue
+from async_throttle._engine.forecast import Actor, quote
+from async_throttle._engine.lane import EXPIRED, GONE, GRANTED, Lane, Pause
+from async_throttle._engine.queue import Queue
 from async_throttle._units import NEVER, TOKEN
 
 MS = 10**6
@@ -49,37 +51,41 @@ def ask(rule: Rule, now: int, weight: int) -> bool:
     return True
 
 
-class OneLine:
-    """A queue that is told the time, with one line for all of *rules*."""
+class OneLane:
+    """A queue that is told the time, with one lane for all of *rules*."""
 
     def __init__(self, *rules: Rule, now: int = 0) -> None:
         self.queue = Queue(now, 0)
-        self.line: Line = self.queue.line(rules, tuple(Gate(rule) for rule in rules))
+        self.lane: Lane = self.queue.lane(rules, tuple(Pause(rule) for rule in rules))
 
     def weights(self, weight: int) -> tuple[int, ...]:
-        return (weight * TOKEN,) * len(self.line.rules)
+        return (weight * TOKEN,) * len(self.lane.rules)
 
-    def join(self, weight: int, deadline: int = NEVER) -> Caller:
-        caller = Caller()
-        self.queue.join(caller, self.line, self.weights(weight), deadline)
-        self.queue.advance(self.queue.now)
-        return caller
+    def join(self, weight: int, deadline: int = NEVER) -> Actor:
+        actor = Actor()
+        self.queue.join(actor, self.lane, self.weights(weight), deadline)
+        self.advance(self.queue.now)
+        return actor
 
     def ask(self, weight: int) -> bool:
-        return self.queue.try_take(self.line, self.weights(weight)) is not None
+        return self.queue.try_take(self.lane, self.weights(weight)) is not None
 
     def quote(self, weight: int) -> int:
-        return self.queue.quote(self.line, self.weights(weight))[0]
+        return quote(self.queue, self.lane, self.weights(weight))[0]
 
-    def leave(self, caller: Caller) -> None:
+    def leave(self, caller: Actor) -> None:
         self.queue.leave(caller)
-        self.queue.advance(self.queue.now)
+        self.advance(self.queue.now)
 
     def run(self, until: int) -> None:
         """Let time pass, and be woken at every instant at which something is due."""
         while (due := self.queue.due_at) <= until:
-            self.queue.advance(due)
-        self.queue.advance(until)
+            self.advance(due)
+        self.advance(until)
+
+    def advance(self, now: int) -> None:
+        self.queue.advance(now)
+        self.queue.decided.clear()
 
 
 # ------------------------------------------------------------------ 10 per second, tick 100 ms
@@ -163,7 +169,7 @@ def test_of_fifteen_at_once_exactly_a_burst_of_five_goes() -> None:
     rule = bucket(10, burst=5)
     assert [ask(rule, 0, 1) for _ in range(15)] == [True] * 5 + [False] * 10
 
-    queue = OneLine(bucket(10, burst=5))
+    queue = OneLane(bucket(10, burst=5))
     callers = [queue.join(1, deadline=0) for _ in range(15)]
     queue.run(SECOND)
     assert [caller.state for caller in callers] == [GRANTED] * 5 + [EXPIRED] * 10
@@ -206,7 +212,7 @@ def test_waits_are_those_of_bucket4j(
     limits: list[tuple[int, int, int, int]], weight: int, wait: int
 ) -> None:
     rules = [bucket(c, period, burst=b, level=level) for c, period, b, level in limits]
-    queue = OneLine(*rules)
+    queue = OneLane(*rules)
     assert queue.quote(weight) == wait
     if wait:
         assert not queue.ask(weight)  # and none of the limits is charged:
@@ -225,7 +231,7 @@ def test_the_time_already_waited_counts(weight: int, wait: int) -> None:
 
 
 def test_after_twelve_idle_hours_the_tightest_of_three_limits_decides() -> None:
-    queue = OneLine(
+    queue = OneLane(
         bucket(300, burst=300, level=0),
         bucket(14_500, MINUTE, burst=14_500, level=0),
         bucket(700_000, HOUR, burst=700_000, level=0),
@@ -240,7 +246,7 @@ def test_after_twelve_idle_hours_the_tightest_of_three_limits_decides() -> None:
 
 def test_who_stands_behind_a_cancelled_caller_moves_up() -> None:
     # The limiter of Go tells each caller its instant once and for all: there C still goes at 2 s.
-    queue = OneLine(bucket(1, burst=1))
+    queue = OneLane(bucket(1, burst=1))
     a = queue.join(1)
     told_b, b = queue.quote(1), queue.join(1)
     told_c, c = queue.quote(1), queue.join(1)
@@ -258,7 +264,7 @@ def test_who_stands_behind_a_cancelled_caller_moves_up() -> None:
 def test_with_every_second_of_2000_cancelled_the_last_goes_in_half_the_time(
     first_to_leave: int,
 ) -> None:
-    queue = OneLine(bucket(100, burst=1, level=0))
+    queue = OneLane(bucket(100, burst=1, level=0))
     callers = [queue.join(1) for _ in range(2_000)]
     assert queue.quote(1) == 2_001 * 10 * MS
     for caller in callers[first_to_leave::2]:
@@ -271,7 +277,7 @@ def test_with_every_second_of_2000_cancelled_the_last_goes_in_half_the_time(
 
 def test_ten_light_callers_go_at_once_when_the_heavy_head_leaves() -> None:
     rule = bucket(200, burst=10_000, level=0)
-    queue = OneLine(rule)
+    queue = OneLane(rule)
     head = queue.join(10_000)
     behind = [queue.join(10) for _ in range(10)]
     queue.run(SECOND)
@@ -301,7 +307,7 @@ def test_ten_light_callers_go_at_once_when_the_heavy_head_leaves() -> None:
 def test_seven_in_any_parts_end_at_the_same_instant(
     new: Callable[[], Rule], end: int, parts: list[int]
 ) -> None:
-    queue = OneLine(new())
+    queue = OneLane(new())
     assert queue.ask(6)  # four are left, in the leaky bucket one
     callers = [queue.join(part) for part in parts]
     queue.run(MINUTE)

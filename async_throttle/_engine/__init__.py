@@ -1,0 +1,12 @@
+"""Which waiter goes next. Pure: told the time, the queue decides waiters, and says "wake me at".
+
+===============  ==============================================================================
+lane.py          waiters that ask for the same rules, in order of arrival; pauses; bottlenecks
+queue.py         arrivals, grants, departures, time; the invariants
+patience.py      which lane has a turn out of rank, so that no class waits for ever
+backfill.py      conservative backfilling: reservations for heads, and which waiter may go first
+forecast.py      the future played in a copy: how long a newcomer would wait
+check.py         every derived field recomputed: to be compared after every step of a test, and
+                 to be put right after an interruption
+===============  ==============================================================================
+"""

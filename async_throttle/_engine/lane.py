@@ -1,0 +1,340 @@
+"""Lanes: waiters that ask for the same rules, in order of arrival; and the pauses of lanes.
+
+A waiter has a weight for every rule of its lane. `SKIP` is the weight of a rule that the waiter
+does without: it neither waits for that rule nor takes from it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from math import inf
+from typing import Any, Final, Protocol
+
+from async_throttle._units import NEVER
+from async_throttle.rules import Rule
+from async_throttle.rules.slots import Slots
+
+__all__ = [
+    "DROPPED",
+    "EXPIRED",
+    "FAILED",
+    "GONE",
+    "GRANTED",
+    "QUEUED",
+    "SKIP",
+    "UNFIT",
+    "Bottleneck",
+    "Lane",
+    "Pause",
+    "Receipt",
+    "State",
+    "Waiter",
+    "give_back",
+]
+
+SKIP: Final = -1
+"""A weight: the waiter does without that rule."""
+
+
+class State(Enum):
+    """The state of a waiter."""
+
+    QUEUED = "queued"
+    GRANTED = "granted"
+    EXPIRED = "expired"  # its deadline has passed
+    UNFIT = "unfit"  # a limit was changed, so that the weight exceeds it
+    DROPPED = "dropped"  # a limit was closed
+    FAILED = "failed"  # a rule raised when it was asked for this waiter
+    GONE = "gone"  # its caller has left, was granted in another lane, or has not come yet
+
+
+QUEUED, GRANTED, EXPIRED, UNFIT, DROPPED, FAILED, GONE = State
+
+Receipt = tuple[Rule, int, Any]
+"""A rule, the weight taken from it, and the rule's own receipt for the weight."""
+
+
+class Waiter(Protocol):
+    """A caller that is queued. The shell adds a future or a wake-up.
+
+    Attributes:
+        lane: where the waiter stands.
+        weights: how much of every rule of the lane, in the order of the rules.
+        order: place in the order of arrival, over all lanes.
+        deadline: instant after which the waiter is not granted.
+        state: see `State`.
+        receipts: of the rules, slots included, once granted.
+        granted_at: instant of the grant.
+        error: the exception of a rule, where the state is FAILED.
+        rivals: the same caller in several lanes, this waiter included; the first grant counts.
+        spans: of the lane's `Bottleneck`, at the arrival; once granted, the differences.
+    """
+
+    lane: Lane
+    weights: tuple[int, ...]
+    order: int
+    deadline: int
+    state: State
+    receipts: list[Receipt]
+    granted_at: int
+    error: BaseException
+    spans: list[int]
+    rivals: Sequence[Any]
+
+    def cancelled(self) -> bool:
+        """Whether the caller was cancelled, and has not left yet."""
+        ...
+
+
+class Pause:
+    """No waiter that the pause holds is granted before *until*.
+
+    Attributes:
+        until: instant at which the pause ends or ended.
+        empties: whether *rules* are emptied at that instant.
+        rules: the rules to be emptied.
+    """
+
+    __slots__ = ("__weakref__", "empties", "rules", "until")
+
+    def __init__(self, *rules: Rule) -> None:
+        self.rules = rules
+        self.until = -NEVER
+        self.empties = False
+
+
+class Bottleneck:
+    """The rule that holds up the head of a lane, and for how long every rule has done so.
+
+    Attributes:
+        spans: nanoseconds for which a rule was the bottleneck, by its place; the last number is
+            that of the lane's own pause.
+        place: the place of the rule that holds up the head now.
+        since: the instant up to which *spans* is complete.
+    """
+
+    __slots__ = ("place", "since", "spans")
+
+    def __init__(self, rules: int, now: int) -> None:
+        self.spans = [0] * (rules + 1)
+        self.place = rules
+        self.since = now
+
+    def account(self, now: int) -> None:
+        """Let the time until *now* count for the bottleneck of that time."""
+        self.spans[self.place] += now - self.since
+        self.since = now
+
+
+class Lane:
+    """Waiters that ask for the same rules, in order of arrival. The first is the head.
+
+    Invariant: the head is queued. Waiters further back may have left; they are swept out
+    once they are more than half, so that leaving costs O(1) on average.
+
+    Attributes:
+        rules: the limits that the waiters of the lane ask for.
+        priority: the class of the waiters; lower goes first.
+        pauses: the pauses that may hold waiters of the lane.
+        places: by pause, the place of the rule to which the pause belongs: a waiter that does
+            without the rule is not held. ``len(rules)`` is the lane's own pause, which holds the
+            whole lane.
+        overtaken: by rule, how often in a row better classes went before the head.
+        bottleneck: the time of the head by rule; None where it is not measured.
+        waiters: in order of arrival; waiters that have left may be among them.
+        left: the number of *waiters* that have left.
+        backlog: by rate, the sum of the waiters' weights.
+        slots, rates: the rules with their places: slots come back from holders, rates regain
+            with time. A rate without a limit is left out.
+        takes: the rates in the order in which a grant takes of them, after the slots: a rule that
+            cannot give back comes last.
+        fed: the rates that get their permits from outside.
+        backdates: whether a late grant counts from the instant at which it was due.
+        opens_at: the latest end of *pauses*.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "backdates",
+        "backlog",
+        "bottleneck",
+        "fed",
+        "left",
+        "opens_at",
+        "overtaken",
+        "pauses",
+        "places",
+        "priority",
+        "rates",
+        "rules",
+        "slots",
+        "takes",
+        "waiters",
+    )
+
+    def __init__(
+        self,
+        rules: tuple[Rule, ...],
+        pauses: tuple[Pause, ...],
+        priority: int = 0,
+        places: tuple[int, ...] | None = None,
+        bottleneck: Bottleneck | None = None,
+    ) -> None:
+        self.rules = rules
+        self.pauses = pauses
+        self.places = (len(rules),) * len(pauses) if places is None else places
+        self.priority = priority
+        self.bottleneck = bottleneck
+        self.waiters: deque[Waiter] = deque()
+        self.left = 0
+        self.overtaken = [0] * len(rules)
+        self.slots = [(n, rule) for n, rule in enumerate(rules) if isinstance(rule, Slots)]
+        self.refit()
+        self.reopen()
+
+    def __len__(self) -> int:
+        return len(self.waiters) - self.left
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return (waiter for waiter in self.waiters if waiter.state is QUEUED)
+
+    # -- when, and what -----------------------------------------------------------------
+
+    def binding(self, now: int, weights: tuple[int, ...]) -> tuple[int, int]:
+        """When *weights* could go if the lane were empty, and the place of the binding rule.
+
+        The instant is NEVER if a slot is missing, and NEVER or UNKNOWN where a rule says so. The
+        place is -1 if the weights could go now.
+        """
+        for n, slots in self.slots:
+            if slots.free < weights[n] > 0:
+                return NEVER, n
+        at, place = now, -1
+        if self.opens_at > at:
+            for pause, n in zip(self.pauses, self.places, strict=True):
+                if pause.until > at and (n == len(weights) or weights[n] != SKIP):
+                    at, place = pause.until, n
+        for n, rule in self.rates:
+            weight = weights[n]
+            if weight != SKIP:
+                ready = rule.ready_at(at, weight)
+                if ready > at:
+                    at, place = ready, n
+                    if at >= NEVER:
+                        break
+        return at, place
+
+    def ready_at(self, now: int, weights: tuple[int, ...]) -> int:
+        """When *weights* could go if the lane were empty."""
+        return self.binding(now, weights)[0]
+
+    def opens_for(self, weights: tuple[int, ...]) -> int:
+        """The end of the pauses that hold a waiter with *weights*."""
+        if self.opens_at == -NEVER:
+            return -NEVER
+        return max(
+            [
+                pause.until
+                for pause, n in zip(self.pauses, self.places, strict=True)
+                if n == len(weights) or weights[n] != SKIP
+            ],
+            default=-NEVER,
+        )
+
+    def take(self, now: int, weights: tuple[int, ...]) -> list[Receipt]:
+        """Take *weights* from the rules; if a rule raises, nothing is taken."""
+        receipts: list[Receipt] = []
+        try:
+            self._take(now, weights, receipts)
+        except BaseException:
+            give_back(now, receipts)
+            raise
+        return receipts
+
+    def _take(self, now: int, weights: tuple[int, ...], receipts: list[Receipt]) -> None:
+        """Take *weights* one after the other; *receipts* has what was taken, at any moment.
+
+        The loops have a function of their own: from CPython 3.12 on, an interrupt that comes as a
+        loop goes back to its start passes by the handlers of a try around the loop.
+        """
+        for n, slots in self.slots:
+            weight = weights[n]
+            if weight != SKIP:
+                slots.free -= weight
+                receipts.append((slots, weight, None))
+        for n, rule in self.takes:
+            weight = weights[n]
+            if weight != SKIP:
+                receipts.append((rule, weight, rule.take(now, weight)))
+
+    # -- waiters ------------------------------------------------------------------------
+
+    def append(self, waiter: Waiter) -> None:
+        """Add a waiter at the end."""
+        weights = waiter.weights
+        self.waiters.append(waiter)
+        for n, _ in self.rates:
+            if weights[n] > 0:
+                self.backlog[n] += weights[n]
+
+    def remove(self, waiter: Waiter, state: State) -> None:
+        """Take *waiter* out, which becomes *state*."""
+        waiter.state = state
+        weights = waiter.weights
+        for n, _ in self.rates:
+            if weights[n] > 0:
+                self.backlog[n] -= weights[n]
+        self.left += 1
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Keep the invariant, after waiters have left."""
+        waiters = self.waiters
+        while self.left and waiters[0].state is not QUEUED:
+            self.left -= 1  # first: whoever counts meanwhile counts none twice
+            waiters.popleft()
+        if self.left * 2 > len(waiters):
+            self.waiters = deque(self)
+            self.left = 0
+
+    # -- what follows from the rules and the pauses -------------------------------------
+
+    def refit(self) -> None:
+        """See anew which rates have a limit: a rate may have become infinite, or finite."""
+        self.rates = [(n, rule) for n, rule in enumerate(self.rules) if rule.capacity < inf]
+        self.takes = sorted(self.rates, key=_keeps)
+        self.fed = [(n, rule) for n, rule in self.rates if type(rule).demand is not Rule.demand]
+        self.backdates = all(rule.backdates for _, rule in self.rates)
+        self.backlog = [0] * len(self.rules)
+        for waiter in self:
+            for n, _ in self.rates:
+                self.backlog[n] += max(0, waiter.weights[n])
+
+    def reopen(self) -> None:
+        """See anew when the last of the pauses ends."""
+        self.opens_at = max((pause.until for pause in self.pauses), default=-NEVER)
+
+
+def give_back(now: int, receipts: list[Receipt]) -> None:
+    """Undo a `Lane.take`, from the last rule to the first; *receipts* is empty then.
+
+    The exception of a rule comes at the end, when the remaining rules have got their weights back.
+    A call that was interrupted may be made again, and gives back the rest.
+    """
+    error: Exception | None = None
+    while receipts:
+        rule, weight, receipt = receipts[-1]
+        try:
+            rule.refund(now, receipt, weight)
+        except Exception as raised:
+            error = error or raised
+        receipts.pop()
+    if error is not None:
+        raise error
+
+
+def _keeps(place: tuple[int, Rule]) -> bool:
+    """Whether a rule keeps a weight for good: it is asked last, so that no failure follows."""
+    return type(place[1]).refund is Rule.refund

@@ -1,0 +1,658 @@
+"""The queue: arrivals, grants, departures and time, for rules that depend on each other.
+
+Waiters stand in lanes. A `Throttle` has two lanes: for a slot and tokens, and for tokens alone. A
+`LimitSet` has one lane, over the rules of its members. Every class of priority has a lane of its
+own over the same rules.
+
+Invariants:
+
+1. The head of a lane with waiters is queued, and the lane stands in `busy`; empty lanes do not.
+2. Within a lane waiters go in order of arrival. Lanes are ranked by class, then by the arrival of
+   the head (`patience` has the exception). A waiter goes as soon as its rules let it, unless a
+   waiter that ranks before it would go later for that: see `backfill`.
+3. The weights of a waiter are taken together or not at all. A queued waiter holds nothing.
+4. After `advance` no waiter could go at *now*; the next grant by time alone comes at `wake_at`.
+5. Time moves in events. An event at *now* first advances the queue to *now*: waiters that were due
+   are granted or expire, in the order of the instants. Then the event makes its change, and the
+   queue advances once more. A late grant counts from the instant at which it was due (if its rules
+   *backdate*), as long as that was at most *grace* ago: late timers do not wear down the long-run
+   rate, and a loop that was blocked does not burst.
+6. A grant is a single assignment, ``waiter.state = GRANTED``. The weights taken before it are given
+   back if a rule raises. The fields counted after it follow from the states, so that `check.repair`
+   can put them right. So an exception may come at every moment.
+7. A rule that raises fails the waiter for which it was asked; the next waiters go on.
+
+Roads not taken: waking the head and letting it look again loses wake-ups when it has been
+cancelled meanwhile, and lets newcomers in between; a timer for every waiter wakes a herd.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush, merge
+from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
+
+from async_throttle._engine.backfill import Rank, Reservations, obstacle
+from async_throttle._engine.lane import (
+    EXPIRED,
+    FAILED,
+    GONE,
+    GRANTED,
+    QUEUED,
+    SKIP,
+    UNFIT,
+    Bottleneck,
+    Lane,
+    Pause,
+    Receipt,
+    State,
+    Waiter,
+    give_back,
+)
+from async_throttle._engine.patience import Patience
+from async_throttle._units import NEVER
+from async_throttle.rules import Rule
+
+__all__ = ["Queue"]
+
+_arrivals = count(1)  # over all queues, so that two of them can become one
+
+
+class Queue:
+    """The waiters for a group of rules that depend on each other.
+
+    Attributes:
+        now: the instant of the last event.
+        grace: how many nanoseconds of a timer's lateness are paid back.
+        wake_at: instant of the next grant that time alone will bring; NEVER without such a grant.
+        due_at: instant of the next change that time alone will bring: a grant, a deadline, the end
+            of a pause that empties. Until then `advance` only sets *now*.
+        decided: the waiters whose state has changed, and whose callers have not been told yet.
+        demand: by rule, the weight that waiters want while the rule answers UNKNOWN.
+        errors: the exceptions of rules at the end of a pause, which belong to no waiter.
+        feeds: whether a rule gets its permits from outside.
+        waiting: the number of queued waiters.
+        busy: the lanes with waiters.
+        ranked: the number of busy lanes that are not of the usual priority.
+        lanes: the lanes that are in use, by class, kind and rules.
+        emptying: the pauses that will empty a rule when they end.
+        deadlines: a heap of (deadline, order, waiter); waiters that have left may be among them.
+        patience: the count of turns out of rank.
+    """
+
+    __slots__ = (
+        "busy",
+        "deadlines",
+        "decided",
+        "demand",
+        "due_at",
+        "emptying",
+        "errors",
+        "feeds",
+        "grace",
+        "lanes",
+        "now",
+        "patience",
+        "ranked",
+        "waiting",
+        "wake_at",
+    )
+
+    def __init__(self, now: int, grace: int) -> None:
+        self.now = now
+        self.grace = grace
+        self.wake_at = self.due_at = NEVER
+        self.decided: deque[Waiter] = deque()
+        self.demand: dict[Rule, int] = {}
+        self.errors: list[Exception] = []
+        self.feeds = False
+        self.waiting = 0
+        self.busy: list[Lane] = []
+        self.ranked = 0
+        self.lanes: WeakValueDictionary[tuple[int, ...], Lane] = WeakValueDictionary()
+        self.emptying: list[Pause] = []
+        self.deadlines: list[tuple[int, int, Waiter]] = []
+        self.patience = Patience()
+
+    # -- lanes --------------------------------------------------------------------------
+
+    def lane(
+        self,
+        rules: tuple[Rule, ...],
+        pauses: tuple[Pause, ...],
+        priority: int = 0,
+        places: tuple[int, ...] | None = None,
+    ) -> Lane:
+        """The lane for waiters of *priority* that ask for *rules* and are held by *pauses*.
+
+        With *places* the lane has a bottleneck: the first of *pauses* is the lane's own, which
+        holds the whole lane, and the next pauses belong to the rules at *places*. Equal arguments
+        (the pauses are not looked at) give the same lane as long as it is referred to.
+        """
+        key = (priority, places is None, *map(id, rules))
+        lane = self.lanes.get(key)
+        if lane is None:
+            if places is None:
+                lane = Lane(rules, pauses, priority)
+            else:
+                bottleneck = Bottleneck(len(rules), self.now)
+                lane = Lane(rules, pauses, priority, (len(rules), *places), bottleneck)
+            self.lanes[key] = lane
+            self.feeds = self.feeds or bool(lane.fed)
+        return lane
+
+    def absorb(self, other: Queue) -> None:
+        """Take over the lanes and waiters of *other*, whose *now* is the same."""
+        assert self.now == other.now, "two clocks: one of them must be shifted first"
+        self.lanes.update(other.lanes)
+        self.busy += other.busy
+        self.ranked += other.ranked
+        self.emptying += other.emptying
+        self.decided += other.decided
+        self.waiting += other.waiting
+        self.deadlines = list(merge(sorted(self.deadlines), sorted(other.deadlines)))
+        self.feeds = self.feeds or other.feeds
+        self.patience.in_rank.update(other.patience.in_rank)
+        self.due_at = self.now
+
+    def shift(self, by: int) -> None:
+        """Move every instant by *by* nanoseconds: the queue goes by a different clock now."""
+        lanes = list(self.lanes.values())
+        self.now += by
+        for rule in {rule: None for lane in lanes for rule in lane.rules}:
+            rule.shift(by)
+        for pause in {pause: None for lane in lanes for pause in lane.pauses}:
+            if pause.until < NEVER:
+                pause.until += by
+        for lane in lanes:
+            lane.reopen()
+            if lane.bottleneck is not None:
+                lane.bottleneck.since += by
+        for waiter in self.waiters():
+            if waiter.deadline < NEVER:
+                waiter.deadline += by
+        self.deadlines = [
+            (waiter.deadline, order, waiter)
+            for _, order, waiter in self.deadlines
+            if waiter.state is QUEUED
+        ]
+        heapify(self.deadlines)
+        self.due_at = self.now
+
+    @property
+    def expires_at(self) -> int:
+        """The earliest deadline of a waiter; NEVER without a deadline."""
+        deadlines = self.deadlines
+        while deadlines and deadlines[0][2].state is not QUEUED:
+            heappop(deadlines)
+        return deadlines[0][0] if deadlines else NEVER
+
+    def waiters(self) -> Iterator[Waiter]:
+        """The queued waiters."""
+        return (waiter for lane in self.busy for waiter in lane)
+
+    def count(self, rule: Rule) -> int:
+        """The number of callers that wait for *rule*."""
+        alone = 0
+        callers = set()
+        for lane in self.busy:
+            if rule in lane.rules:
+                if lane.bottleneck is None:
+                    alone += len(lane)
+                    continue
+                place = lane.rules.index(rule)
+                for waiter in lane:
+                    if waiter.weights[place] != SKIP:
+                        rivals = waiter.rivals
+                        callers.add(id(rivals[0] if rivals else waiter))
+        return alone + len(callers)
+
+    # -- time ---------------------------------------------------------------------------
+
+    def advance(self, now: int, *, final: bool = True) -> None:
+        """Let time pass until *now*: grants and expiries on the way, in order, are *decided*.
+
+        Unless the call is *final*, a waiter whose deadline is *now* does not expire yet: the change
+        that is about to be made at this instant may grant it.
+        """
+        for busy in self.busy:
+            if busy.bottleneck is not None:
+                busy.bottleneck.account(now)
+        while True:
+            lane, due = self.next_grant()
+            if self.emptying and self._ends_pauses(min(now, due)):
+                continue
+            if lane is None:
+                break
+            if self.deadlines and self.expires_at < due:
+                expires_at = self.expires_at
+                if expires_at > now or (expires_at == now and not final):
+                    break
+                self._expire(expires_at)
+            elif due > now:
+                break
+            else:
+                if not lane.backdates:
+                    self.now = now
+                elif due > self.now:
+                    self.now = max(due, now - self.grace)
+                self.grant(lane, now)
+        self.now = now
+        self.wake_at = self.due_at = min(due, NEVER)
+        if self.deadlines:
+            self._sweep_deadlines()
+            self.due_at = min(due, self.expires_at)
+        for pause in self.emptying:
+            self.due_at = min(self.due_at, pause.until)
+        if self.feeds:
+            self._note_demand()
+
+    def next_grant(self) -> tuple[Lane | None, int]:
+        """The lane whose head goes next by time alone, and when; NEVER if no head does."""
+        busy = self.busy
+        while True:
+            if not busy:
+                return None, NEVER
+            if len(busy) == 1:  # a single lane, so rank decides nothing
+                lane = busy[0]
+                head = lane.waiters[0]
+                if head.cancelled():
+                    self._sweep_out(head)
+                    continue
+                try:
+                    due, place = lane.binding(self.now, head.weights)
+                except Exception as error:
+                    self._fail(head, error)
+                    continue
+                if place >= 0 and lane.bottleneck is not None:
+                    lane.bottleneck.place = place
+                return lane, due
+            self._sweep_cancelled()
+            found = self._next_in_rank() if busy else None
+            if found is not None:
+                return found
+
+    def _next_in_rank(self) -> tuple[Lane, int] | None:
+        """The lane whose head goes next, by rank, and when; None if a rule has failed a head."""
+        turns = self._turns()
+        ranked = sorted(self.busy, key=lambda lane: _rank(lane, turns))
+        ahead = Reservations()
+        before: list[tuple[Reservations, int]] = []  # by lane: the reservations of earlier ranks
+        candidates: list[tuple[int, int]] = []  # the instant by the lane's own rules, and its place
+        limit = NEVER
+        head = ranked[0].waiters[0]
+        try:
+            for n, lane in enumerate(ranked):
+                head = lane.waiters[0]
+                due, place = lane.binding(self.now, head.weights)
+                others = ahead
+                if head.rivals:  # a caller is no obstacle to itself
+                    failed = len(self.decided)
+                    others = self._reserve(ranked[:n], _rank(lane, turns), head.rivals)
+                    if len(self.decided) > failed:
+                        return None
+                before.append((others, len(others.lanes)))
+                missing = others.missing(lane, head.weights)
+                if missing >= 0:
+                    due, place = NEVER, missing
+                if not ahead.lanes:  # no earlier head has an instant: this head goes at its own
+                    limit = min(limit, due)
+                if due < NEVER and due <= limit:
+                    candidates.append((due, n))
+                ahead.add(lane, head.weights, due)
+                if place >= 0 and lane.bottleneck is not None:
+                    lane.bottleneck.place = place
+            heapify(candidates)
+            while candidates:
+                at, n = heappop(candidates)
+                lane = ranked[n]
+                head = lane.waiters[0]
+                others, number = before[n]
+                place, again = obstacle(
+                    others.lanes[:number],
+                    head.rivals,
+                    lane,
+                    head.weights,
+                    at,
+                    _rank(lane, turns),
+                    limit,
+                )
+                if place < 0:
+                    return lane, at
+                if lane.bottleneck is not None:
+                    lane.bottleneck.place = place
+                if again < limit:
+                    heappush(candidates, (again, n))
+        except Exception as error:
+            self._fail(head, error)
+            return None
+        return ranked[0], NEVER
+
+    def grant(self, lane: Lane, now: int) -> None:
+        """Grant the head of *lane* its weights as of *self.now*; the grant is made at *now*."""
+        waiter = lane.waiters[0]
+        out_of_rank = self.ranked and self._is_out_of_rank(lane)
+        self.decided.append(waiter)
+        try:
+            receipts = lane.take(self.now, waiter.weights)
+        except Exception as error:
+            self.decided.pop()
+            self._fail(waiter, error)
+            return
+        waiter.receipts = receipts
+        waiter.granted_at = now
+        waiter.state = GRANTED
+        # From here on only fields change that follow from the states.
+        lane.waiters.popleft()
+        self.waiting -= 1
+        weights = waiter.weights
+        for n, _ in lane.rates:
+            if weights[n] > 0:
+                lane.backlog[n] -= weights[n]
+        if lane.bottleneck is not None:
+            spans = zip(waiter.spans, lane.bottleneck.spans, strict=True)
+            waiter.spans = [after - before for before, after in spans]
+        ranked = self.ranked
+        if ranked:
+            lane.overtaken = [0] * len(lane.rules)
+        if lane.left:
+            lane.sweep()
+        if not lane.waiters:
+            self._sweep_busy(lane)
+        if self.ranked:
+            busy = [other for other in self.busy if other is not lane]
+            self.patience.granted(lane, weights, waiter.order, busy, out_of_rank=bool(out_of_rank))
+            if not self.ranked:
+                self.patience.in_rank.clear()
+        if waiter.rivals:
+            self._part(waiter)
+
+    def _expire(self, at: int) -> None:
+        """Take out the waiter whose deadline is *at*, the earliest."""
+        waiter = self.deadlines[0][2]
+        self.now = max(self.now, at)
+        self.decided.append(waiter)
+        self._part(waiter)
+        self._remove(waiter, EXPIRED)
+
+    def _fail(self, waiter: Waiter, error: Exception) -> None:
+        """A rule has raised *error* when it was asked for *waiter*."""
+        waiter.error = error
+        self.decided.append(waiter)
+        self._part(waiter)
+        self._remove(waiter, FAILED)
+
+    def _turns(self, newcomers: Lane | None = None) -> list[Lane]:
+        """The lanes that rank before the rest, and before *newcomers*."""
+        if not self.ranked and (newcomers is None or not newcomers.priority):
+            return []
+        busy = self.busy if newcomers is None else [*self.busy, newcomers]
+        return self.patience.turns(busy, self.now)
+
+    def _is_out_of_rank(self, lane: Lane) -> bool:
+        """Whether a better class that asks for a rule of *lane* has a head that could go now."""
+        return lane in self._turns() and any(
+            other.priority < lane.priority
+            and not set(other.rules).isdisjoint(lane.rules)
+            and self._could_go(other)
+            for other in self.busy
+        )
+
+    def _could_go(self, lane: Lane) -> bool:
+        """Whether the head of *lane* could go now; False if a rule raises, which fails it later."""
+        try:
+            return lane.ready_at(self.now, lane.waiters[0].weights) <= self.now
+        except Exception:
+            return False
+
+    def _note_demand(self) -> None:
+        """Write down the weights wanted of rules that get their permits from outside."""
+        if self.demand:
+            self.demand = {}
+        for lane in self.busy:
+            for n, rule in lane.fed:
+                weight = lane.waiters[0].weights[n]
+                if weight != SKIP and rule.ready_at(self.now, weight) > NEVER:
+                    self.demand[rule] = self.demand.get(rule, 0) + lane.backlog[n]
+
+    # -- callers ------------------------------------------------------------------------
+
+    def can_take(self, lane: Lane, weights: tuple[int, ...]) -> bool:
+        """Whether a newcomer can be granted *weights* now at the cost of no waiter before it."""
+        now = self.now
+        if self.busy:
+            self._sweep_cancelled()
+        if lane.waiters or lane.ready_at(now, weights) > now:
+            return False
+        if not self.busy:
+            return True
+        ahead = self._ahead_of(lane)
+        if ahead.missing(lane, weights) >= 0:
+            return False
+        rank = (lane.priority, math.inf)
+        return obstacle(ahead.lanes, (), lane, weights, now, rank, now)[0] < 0
+
+    def missing(self, lane: Lane, weights: tuple[int, ...]) -> int:
+        """The place of the slots that a newcomer would have to wait for; or -1."""
+        if lane.waiters:
+            weights = lane.waiters[0].weights
+        return self._ahead_of(lane).missing(lane, weights)
+
+    def _ahead_of(self, lane: Lane) -> Reservations:
+        """The reservations of the lanes that rank before a newcomer to *lane*."""
+        turns = self._turns(lane)
+        better = [
+            other
+            for other in self.busy
+            if other is not lane and (other in turns or other.priority <= lane.priority)
+        ]
+        better.sort(key=lambda other: _rank(other, turns))
+        return self._reserve(better, (lane.priority, math.inf))
+
+    def _reserve(
+        self, lanes: Iterable[Lane], rank: Rank, rivals: Sequence[Waiter] = ()
+    ) -> Reservations:
+        """The reservations of heads of *lanes* before *rank*, as if *rivals* were not there.
+
+        A head for which a rule raises fails, and the next head of its lane is looked at.
+        """
+        ahead = Reservations()
+        for lane in lanes:
+            while (head := next((w for w in lane if w not in rivals), None)) is not None:
+                if head is not lane.waiters[0] and (lane.priority, head.order) > rank:
+                    break
+                try:
+                    stuck = ahead.missing(lane, head.weights) >= 0
+                    due = NEVER if stuck else lane.ready_at(self.now, head.weights)
+                except Exception as error:
+                    self._fail(head, error)
+                    continue
+                ahead.add(lane, head.weights, due)
+                break
+        return ahead
+
+    def try_take(self, lane: Lane, weights: tuple[int, ...]) -> list[Receipt] | None:
+        """Grant *weights* now, if that overtakes no waiter: the receipts, or None."""
+        if not self.can_take(lane, weights):
+            return None
+        receipts = lane.take(self.now, weights)
+        if self.ranked or lane.priority:
+            try:
+                self.patience.granted(lane, weights, next(_arrivals), self.busy, out_of_rank=False)
+            except BaseException:
+                give_back(self.now, receipts)
+                raise
+        return receipts
+
+    def join(
+        self, waiter: Waiter, lane: Lane, weights: tuple[int, ...], deadline: int = NEVER
+    ) -> None:
+        """Queue *waiter* up. Advance the queue next, unless *lane* has a head already."""
+        waiter.lane = lane
+        waiter.weights = weights
+        waiter.order = next(_arrivals)
+        waiter.deadline = deadline
+        if lane.bottleneck is not None:
+            lane.bottleneck.account(self.now)
+            waiter.spans = list(lane.bottleneck.spans)
+        waiter.state = QUEUED
+        lane.waiters.append(waiter)
+        for n, _ in lane.rates:
+            if weights[n] > 0:
+                lane.backlog[n] += weights[n]
+        if len(lane.waiters) == 1:
+            self.busy.append(lane)
+            self.ranked += lane.priority != 0
+        self.waiting += 1
+        if deadline < NEVER:
+            heappush(self.deadlines, (deadline, waiter.order, waiter))
+            self.due_at = min(self.due_at, deadline)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Undo *waiter*, queued or granted, as if it had never asked.
+
+        A call that was interrupted may be made again.
+        """
+        self._part(waiter)
+        if waiter.state is QUEUED:
+            self._remove(waiter, GONE)
+        elif waiter.state is GRANTED:
+            try:
+                give_back(self.now, waiter.receipts)
+            finally:
+                if not waiter.receipts:
+                    waiter.state = GONE
+
+    def drop(self, state: State, wanted: Callable[[Waiter], bool] = lambda _: True) -> None:
+        """Take out the waiters that are *wanted*; their state is *state* then."""
+        for waiter in [waiter for waiter in self.waiters() if wanted(waiter)]:
+            self.decided.append(waiter)
+            self._remove(waiter, state)
+
+    def refit(self, rule: Rule) -> None:
+        """*rule* has changed: see anew what it limits, and take out waiters that exceed it."""
+        for lane in list(self.lanes.values()):
+            if rule in lane.rules:
+                lane.refit()
+        self.drop(UNFIT, lambda waiter: wants(waiter, rule) and exceeds(waiter))
+
+    def _sweep_cancelled(self) -> None:
+        """Take out heads whose callers were cancelled and have not left yet."""
+        for lane in tuple(self.busy):
+            while lane.waiters and lane.waiters[0].cancelled():
+                self._sweep_out(lane.waiters[0])
+
+    def sweep_all_cancelled(self) -> None:
+        """Take out the waiters, heads or not, whose callers were cancelled and have not left."""
+        for waiter in [waiter for waiter in self.waiters() if waiter.cancelled()]:
+            self._sweep_out(waiter)
+
+    def _sweep_out(self, waiter: Waiter) -> None:
+        """Take out *waiter*; waiters behind it may go now, so the queue is to be advanced."""
+        self.leave(waiter)
+        self.due_at = self.wake_at = self.now
+
+    def _remove(self, waiter: Waiter, state: State) -> None:
+        lane = waiter.lane
+        lane.remove(waiter, state)
+        self.waiting -= 1
+        self._sweep_busy(lane)
+        if waiter.deadline < NEVER:
+            self._sweep_deadlines()
+
+    def _sweep_busy(self, lane: Lane) -> None:
+        """Keep the first invariant, after waiters of *lane* have gone."""
+        if not lane.waiters:
+            lane.overtaken = [0] * len(lane.rules)
+            self.busy.remove(lane)
+            self.ranked -= lane.priority != 0
+            if not self.ranked:
+                self.patience.in_rank.clear()
+
+    def _part(self, waiter: Waiter) -> None:
+        """*waiter* is done with waiting: take its caller out of the lanes of its rivals."""
+        for rival in waiter.rivals:
+            if rival is not waiter and rival.state is QUEUED:
+                self._remove(rival, GONE)
+
+    def _sweep_deadlines(self) -> None:
+        """Keep waiters that left from piling up behind an early deadline."""
+        deadlines = self.deadlines
+        if len(deadlines) > 2 * self.waiting + 64:
+            self.deadlines = [entry for entry in deadlines if entry[2].state is QUEUED]
+            heapify(self.deadlines)
+
+    # -- pauses -------------------------------------------------------------------------
+
+    def pause(self, pause: Pause, until: int, empties: bool) -> None:
+        """Hold waiters by *pause* until an instant, never shorter than before."""
+        before = pause.until, pause.empties
+        pause.until = max(pause.until, until)
+        if empties and not pause.empties:
+            self.emptying.append(pause)
+            pause.empties = True
+        self._reopen(pause)
+        try:
+            self._end_pauses(self.now)
+        except Exception:
+            pause.until, pause.empties = before
+            self.emptying = [other for other in self.emptying if other.empties]
+            self._reopen(pause)
+            raise
+
+    def resume(self, pause: Pause) -> None:
+        """End *pause* now."""
+        pause.until = min(pause.until, self.now)
+        self._reopen(pause)
+        self._end_pauses(self.now)
+
+    def _reopen(self, pause: Pause) -> None:
+        for lane in list(self.lanes.values()):
+            if pause in lane.pauses:
+                lane.reopen()
+
+    def _ends_pauses(self, due: int) -> bool:
+        """End pauses that empty until *due*, unless a deadline comes first; whether any ended."""
+        if not self.emptying:
+            return False
+        ends_at = min(pause.until for pause in self.emptying)
+        if ends_at > due or (self.deadlines and ends_at > self.expires_at):
+            return False
+        self.now = max(self.now, ends_at)
+        try:
+            self._end_pauses(ends_at)
+        except Exception as error:  # no waiter has asked the rule
+            self.errors.append(error)
+            for pause in [pause for pause in self.emptying if pause.until <= ends_at]:
+                pause.empties = False
+                self.emptying.remove(pause)
+        return True
+
+    def _end_pauses(self, at: int) -> None:
+        """Empty the rules of the pauses that end until *at*."""
+        for pause in [pause for pause in self.emptying if pause.until <= at]:
+            for rule in pause.rules:
+                rule.empty(pause.until)
+            pause.empties = False
+            self.emptying.remove(pause)
+
+
+def wants(waiter: Waiter, rule: Rule) -> bool:
+    """Whether *waiter* asks for *rule*."""
+    rules = waiter.lane.rules
+    return rule in rules and waiter.weights[rules.index(rule)] != SKIP
+
+
+def exceeds(waiter: Waiter) -> bool:
+    """Whether *waiter* asks for more of a rule than its burst."""
+    weights: Any = zip(waiter.weights, waiter.lane.rules, strict=True)
+    return any(weight > rule.burst for weight, rule in weights)
+
+
+def _rank(lane: Lane, turns: Sequence[Lane]) -> tuple[float, int]:
+    """The rank of *lane*: a turn out of rank, or the class; then the head's arrival."""
+    return (-math.inf if lane in turns else lane.priority), lane.waiters[0].order

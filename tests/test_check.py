@@ -1,0 +1,493 @@
+"""Exceptions and cancellations in the middle of an event leave a queue that is right.
+
+A rule may raise whenever it is asked, and a signal handler at any moment: here both come from a
+rule. What a queue keeps for speed is compared with what it should be by `check`, after `repair`
+where the exception has come in the middle.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from inspect import CO_GENERATOR
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from test_queue import Story, bucket, decided
+
+import async_throttle
+from async_throttle import Rule, TokenBucket
+from async_throttle._engine.check import check, repair, told
+from async_throttle._engine.forecast import Actor, quote
+from async_throttle._engine.lane import (
+    DROPPED,
+    FAILED,
+    GONE,
+    GRANTED,
+    QUEUED,
+    SKIP,
+)
+from async_throttle._units import NEVER, TOKEN
+from async_throttle.rules.slots import Slots
+
+PACKAGE = str(Path(async_throttle.__file__).parent)
+
+# ------------------------------------------------------------------------- the check itself
+
+
+def busy_story() -> Story:
+    story = Story([Slots(1), bucket(1, 10, 5, level=1)], [bucket(1, 10, 5, level=0)])
+    story.join("granted", 1, 1)
+    story.join("head", 1, 1)
+    story.join("behind", 1, 2, deadline=500)
+    story.join("urgent", 2, lane=1, priority=-1)
+    return story
+
+
+FAULTS: dict[str, Callable[[Story], Any]] = {
+    "lane.backlog": lambda story: story.lanes[0].backlog.__setitem__(1, 7),
+    "lane.left": lambda story: setattr(story.lanes[0], "left", 1),
+    "lane.opens_at": lambda story: setattr(story.lanes[0], "opens_at", 7),
+    "lane.takes": lambda story: story.lanes[0].takes.clear(),
+    "busy": lambda story: story.queue.busy.pop(),
+    "waiting": lambda story: setattr(story.queue, "waiting", 7),
+    "ranked": lambda story: setattr(story.queue, "ranked", 0),
+    "deadlines": lambda story: story.queue.deadlines.clear(),
+    "emptying": lambda story: setattr(next(iter(story.pauses.values())), "empties", True),
+    "decided": lambda story: story.queue.decided.append(story.actors["head"]),
+    "wake_at": lambda story: setattr(story.queue, "wake_at", 7),
+    "due_at": lambda story: setattr(story.queue, "due_at", 7),
+}
+
+
+@pytest.mark.parametrize("field", FAULTS)
+def test_a_derived_field_that_is_wrong_is_named_with_the_whole_state_and_repaired(
+    field: str,
+) -> None:
+    story = busy_story()
+    check(story.queue)
+    FAULTS[field](story)
+    with pytest.raises(AssertionError, match=field) as found:
+        check(story.queue)
+    assert told(story.queue) in str(found.value)
+    repair(story.queue)
+    story.decide()
+
+
+def test_what_is_told_of_a_queue_has_a_line_for_each_lane_and_each_waiter() -> None:
+    story = busy_story()
+    lines = told(story.queue).splitlines()
+    assert lines[0] == "now 0, waiting 3, wakes at 20"
+    assert [line.split()[0] for line in lines[1:]].count("lane") == 3
+    assert sum("wants" in line for line in lines) == 3
+
+
+# ----------------------------------------------------------- a caller that was cancelled
+
+
+class Quitter(Actor):
+    """A caller that may be cancelled, and has not left yet."""
+
+    __slots__ = ("quits",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quits = False
+
+    def cancelled(self) -> bool:
+        return self.quits
+
+
+def test_a_head_that_was_cancelled_is_taken_out_when_the_next_event_comes() -> None:
+    rule = bucket(1, 10, 5, level=0)
+    story = Story([rule])
+    head = Quitter()
+    story.join("head", 5, actor=head)
+    story.join("next", 1)
+    head.quits = True
+    story.run(10)
+    assert (head.state, story.grants) == (GONE, [(10, "next")])
+    assert (rule.level(10), story.queue.waiting) == (0, 0)
+
+
+def test_a_newcomer_goes_at_once_where_only_cancelled_waiters_were_before() -> None:
+    story = Story([bucket(1, 10, 5, level=1)], [bucket(1, 10, 5)])
+    for name in "abc":
+        quitter = Quitter()
+        story.join(name, 5, actor=quitter)
+        quitter.quits = True
+    assert story.ask(1)
+    assert story.queue.waiting == 0
+
+
+def test_a_cancelled_waiter_behind_a_head_is_taken_out_when_it_is_the_head_or_is_counted() -> None:
+    story = Story([bucket(1, 10, 5, level=0)])
+    story.join("head", 1)
+    for name in "ab":
+        quitter = Quitter()
+        story.join(name, 5, actor=quitter)
+        quitter.quits = True
+    assert story.queue.waiting == 3
+    assert story.quote(1) == 20
+    assert story.queue.waiting == 1
+    later = Quitter()
+    story.join("c", 5, actor=later)
+    later.quits = True
+    story.run(10)
+    assert (story.grants, story.queue.waiting) == ([(10, "head")], 0)
+
+
+def test_a_caller_in_two_lanes_that_was_cancelled_is_taken_out_of_both() -> None:
+    story = Story([bucket(1, 10, 5, level=0)], [bucket(1, 10, 5, level=0)], sets=True)
+    pool = [Quitter(), Quitter()]
+    for n, actor in enumerate(pool):
+        actor.rivals = pool
+        story.join(f"pool@{n}", 5, lane=n, actor=actor)
+    for actor in pool:
+        actor.quits = True
+    story.run(10)
+    assert [actor.state for actor in pool] == [GONE, GONE]
+    assert (story.queue.waiting, story.queue.due_at) == (0, NEVER)
+
+
+# ------------------------------------------------------------------------ a rule that raises
+
+
+class Moody(TokenBucket):
+    """A bucket that raises *error* when it is asked by *method* for a weight of *weight*."""
+
+    __slots__ = ("error", "method", "weight")
+
+    error: BaseException | None
+    method: str
+    weight: int
+
+    def __init__(self, *args: Any) -> None:
+        self.error = None
+        super().__init__(*args)
+
+    def fail(self, method: str, weight: int = 3 * TOKEN) -> None:
+        self.error, self.method, self.weight = ValueError(method), method, weight
+
+    def mood(self, method: str, weight: int) -> None:
+        if self.error is not None and (method, weight) == (self.method, self.weight):
+            raise self.error
+
+    def ready_at(self, now: int, weight: int) -> int:
+        self.mood("ready_at", weight)
+        return super().ready_at(now, weight)
+
+    def take(self, now: int, weight: int) -> int | None:
+        self.mood("take", weight)
+        return super().take(now, weight)
+
+    def forgets_at(self, now: int, weight: int) -> int:
+        self.mood("forgets_at", weight)
+        return super().forgets_at(now, weight)
+
+
+def moody(every: int = 10, burst: int = 5, level: int = 0) -> Moody:
+    rule = Moody(0, TOKEN, every, burst * TOKEN)
+    rule.take(0, (burst - level) * TOKEN)
+    return rule
+
+
+@pytest.mark.parametrize("method", ["ready_at", "take"])
+def test_a_rule_that_raises_for_a_head_fails_that_waiter_and_the_next_is_looked_at(
+    method: str,
+) -> None:
+    slots, plain, rule = Slots(2), bucket(1, 10, 5), moody()
+    story = Story([slots, plain, rule])
+    story.join("before", 1, 1, 1)
+    head = story.join("head", 1, 2, 3)
+    story.join("next", 1, 1, 2)
+    rule.fail(method)
+    story.run(100)
+    assert head.state is FAILED
+    assert head.error is rule.error
+    assert story.grants[0] == (10, "before")
+    assert story.actors["next"].state is GRANTED
+    assert (slots.used, plain.level(100), rule.level(100)) == (2, 5, 5)
+    plain_taken = [weight for r, weight, _ in story.actors["next"].receipts if r is plain]
+    assert plain_taken == [TOKEN]
+
+
+def test_what_was_taken_for_a_waiter_that_fails_is_given_back_at_once() -> None:
+    slots, plain, rule = Slots(2), bucket(1, 10, 5), moody(level=5)
+    story = Story([slots, plain, rule])
+    rule.fail("take")
+    story.join("fails", 1, 4, 3)
+    assert story.book == [(0, "fails", FAILED)]
+    assert (slots.used, plain.level(0), rule.level(0)) == (0, 5, 5)
+
+
+def test_a_rule_that_raises_when_it_is_given_back_keeps_the_others_from_nothing() -> None:
+    class Miser(TokenBucket):
+        def refund(self, now: int, receipt: int | None, weight: int) -> None:
+            raise ValueError("refund")
+
+    slots, plain = Slots(2), bucket(1, 10, 5)
+    story = Story([slots, plain, Miser(0, TOKEN, 10, 5 * TOKEN)])
+    story.join("granted", 1, 4, 4)
+    with pytest.raises(ValueError, match="refund"):
+        story.leave("granted")
+    assert (slots.used, plain.level(0), story.actors["granted"].state) == (0, 5, GONE)
+
+
+class Keeper(Rule):
+    """A rule of a user's own that cannot give back, and may raise."""
+
+    def ready_at(self, now: int, weight: int) -> int:
+        return now
+
+    def take(self, now: int, weight: int) -> None:
+        raise ValueError("take")
+
+    def level(self, now: int) -> float:
+        return 1.0
+
+
+def test_a_rule_that_cannot_give_back_is_asked_last() -> None:
+    keeper, plain = Keeper(0, TOKEN, 10), bucket(1, 10, 5)
+    story = Story([keeper, plain])
+    assert [rule for _, rule in story.lanes[0].takes] == [plain, keeper]
+    story.join("fails", 1, 1)
+    assert story.book == [(0, "fails", FAILED)]
+    assert plain.level(0) == 5
+
+
+@pytest.mark.parametrize("method", ["ready_at", "take"])
+@pytest.mark.parametrize("classes", [(0, 0), (0, 1), (1, 0)])
+def test_a_rule_that_raises_fails_the_head_of_one_of_several_lanes_and_no_other(
+    method: str, classes: tuple[int, int]
+) -> None:
+    shared, own = bucket(1, 10, 5, level=0), moody()
+    story = Story([shared, own], [shared])
+    story.join("fails", 1, 3, priority=classes[0])
+    story.join("other", 1, lane=1, priority=classes[1])
+    own.fail(method)
+    story.run(100)
+    states = {name: actor.state for name, actor in story.actors.items()}
+    assert states == {"fails": FAILED, "other": GRANTED}
+    assert story.queue.waiting == 0
+
+
+def test_a_rule_that_raises_while_room_is_kept_for_others_fails_the_newcomer() -> None:
+    shared, own = moody(level=5), bucket(1, 30, 1, level=0)
+    story = Story([shared, own], [shared])
+    story.join("head", 3, 1)
+    shared.fail("forgets_at", 5 * TOKEN)
+    with pytest.raises(ValueError, match="forgets_at"):
+        story.ask(5, lane=1)
+    story.join("newcomer", 5, lane=1)
+    assert story.actors["newcomer"].state is FAILED
+    story.run(100)
+    assert story.grants == [(30, "head")]
+
+
+def test_a_newcomer_does_not_see_what_a_rule_raises_for_a_waiter() -> None:
+    shared, own = bucket(1, 10, 5), moody()
+    story = Story([shared, own], [shared])
+    head = story.join("head", 1, 3)
+    story.join("next", 1, 1)
+    own.fail("ready_at")
+    assert story.ask(4, lane=1)
+    assert head.state is FAILED
+    assert story.quote(1, lane=1) == 0
+
+
+def test_a_rule_that_raises_when_a_turn_out_of_rank_is_looked_for_fails_that_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("async_throttle._engine.patience.MAX_OVERTAKEN", 2)
+    shared, own = bucket(1, 10, 5, level=0), moody(level=5)
+    story = Story([shared, own], [shared])
+    low = story.join("low", 1, 3, priority=1)
+    for n in range(4):
+        story.join(f"high {n}", 1, lane=1)
+    story.run(20)
+    own.fail("ready_at")
+    story.run(100)
+    assert low.state is FAILED
+    assert [name for _, name in story.grants] == ["high 0", "high 1", "high 2", "high 3"]
+
+
+# ----------------------------------------------- an exception at any place of an event
+
+
+class Interrupted(TokenBucket):
+    """A bucket that keeps account of what was taken, and raises KeyboardInterrupt when asked."""
+
+    __slots__ = ("clock", "taken")
+
+    clock: list[int]
+    taken: int
+
+    def tick(self) -> None:
+        self.clock[0] -= 1
+        if self.clock[0] == 0:
+            raise KeyboardInterrupt
+
+    def ready_at(self, now: int, weight: int) -> int:
+        self.tick()
+        return super().ready_at(now, weight)
+
+    def take(self, now: int, weight: int) -> int | None:
+        self.tick()
+        receipt = super().take(now, weight)
+        self.taken += weight
+        return receipt
+
+    def refund(self, now: int, receipt: Any, weight: int) -> None:
+        super().refund(now, receipt, weight)
+        self.taken -= weight
+
+    def forgets_at(self, now: int, weight: int) -> int:
+        self.tick()
+        return super().forgets_at(now, weight)
+
+    def fork(self) -> Interrupted:
+        twin = super().fork()
+        twin.clock, twin.taken = self.clock, 0
+        return twin
+
+    def empty(self, now: int) -> None:
+        self.tick()
+        taken = self.taken
+        super().empty(now)
+        self.taken = taken
+
+
+def crowd(clock: list[int], *, sets: bool) -> Story:
+    """Waiters of several classes in several lanes, with deadlines and an emptying pause."""
+    rules = []
+    for every, level in [(10, 2), (7, 0), (30, 0)]:
+        rule = Interrupted(0, TOKEN, every, 5 * TOKEN)
+        rule.clock, rule.taken = [0], 0
+        rule.take(0, (5 - level) * TOKEN)
+        rule.clock, rule.taken = clock, 0
+        rules.append(rule)
+    a, b, c = rules
+    slots = Slots(3)
+    story = Story([slots, a], [a, b], [slots, b, c], [c], sets=sets)
+    story.pause(12, b, empties=True)
+    for n in range(3):
+        story.join(f"a {n}", 1, 1, lane=0, priority=1)
+        story.join(f"ab {n}", 1, 2, lane=1, deadline=15 + 40 * n)
+        story.join(f"bc {n}", 1, n, 1, lane=2, priority=n % 2)
+        story.join(f"c {n}", 1, lane=3)
+    if sets:
+        pool = [Actor(), Actor()]
+        for n, actor in enumerate(pool):
+            actor.rivals = pool
+            story.join(f"pool {n}", 2, *([None] * (1 - n)), lane=3 * n, actor=actor)
+    return story
+
+
+def balanced(story: Story, *, left: str | None = None) -> None:
+    """No waiter is lost, none was granted twice, and each rule gave what the grants took."""
+    queue = story.queue
+    queued = list(queue.waiters())
+    names = {id(actor): name for name, actor in story.actors.items()}
+    for waiter in decided(queue):
+        if waiter.state is not QUEUED:
+            story.book.append((queue.now, names[id(waiter)], waiter.state))
+    book = [name for _, name, _ in story.book]
+    assert len(set(book)) == len(book)
+    taken: dict[Rule, int] = {}
+    for name, actor in story.actors.items():
+        assert (actor.state is QUEUED) == (actor in queued)
+        if name != left:
+            assert (actor.state in (QUEUED, GONE)) != (name in book), f"{name} is {actor.state}"
+        if actor.state is GONE and name != left:
+            assert any(rival.state is not QUEUED for rival in actor.rivals if rival is not actor)
+        if actor.state is GRANTED:
+            for rule, weight in zip(actor.lane.rules, actor.weights, strict=True):
+                taken[rule] = taken.get(rule, 0) + max(0, weight)
+            assert len(actor.receipts) == sum(weight != SKIP for weight in actor.weights)
+    for rule in {rule for lane in story.rules for rule in lane}:
+        found = rule.used if isinstance(rule, Slots) else rule.taken  # type: ignore[attr-defined]
+        assert found == taken.get(rule, 0)
+
+
+@pytest.mark.parametrize("sets", [False, True])
+def test_after_an_interruption_at_any_place_of_an_event_the_queue_is_right(sets: bool) -> None:
+    n = 0
+    for n in count(1):  # the n-th call raises
+        clock = [0]
+        story = crowd(clock, sets=sets)
+        clock[0] = n
+        try:
+            story.queue.advance(40)
+        except KeyboardInterrupt:
+            repair(story.queue)
+            story.queue.advance(story.queue.now)
+        interrupted = clock[0] <= 0
+        clock[0] = 0
+        check(story.queue)
+        balanced(story)
+        story.run(NEVER - 1)
+        balanced(story)
+        if not interrupted:
+            break
+    assert n > 50
+
+
+@contextmanager
+def interrupted_at(place: int) -> Iterator[list[int]]:
+    """KeyboardInterrupt where the *place*-th function of the package begins; counts them."""
+    seen = [0]
+
+    def trace(frame: FrameType, what: str, argument: object) -> None:
+        if PACKAGE in frame.f_code.co_filename and not frame.f_code.co_flags & CO_GENERATOR:
+            seen[0] += 1
+            if seen[0] == place:
+                raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield seen
+    finally:
+        sys.settrace(before)
+
+
+EVENTS: dict[str, Callable[[Story], None]] = {
+    "advance": lambda story: story.queue.advance(40),
+    "ab 0 leaves": lambda story: story.queue.leave(story.actors["ab 0"]),
+    "a 2 leaves": lambda story: story.queue.leave(story.actors["a 2"]),
+    "a 0 leaves": lambda story: story.queue.leave(story.actors["a 0"]),
+    "drop": lambda story: story.queue.drop(DROPPED),
+    "refit": lambda story: story.queue.refit(story.rules[1][0]),
+    "resume": lambda story: story.queue.resume(story.pauses[story.rules[1][1]]),
+    "pause": lambda story: story.queue.pause(story.pauses[story.rules[3][0]], 30, True),
+    "quote": lambda story: forget(quote(story.queue, story.lanes[1], story.actors["ab 0"].weights)),
+}
+
+
+def forget(answer: object) -> None:
+    """Only the question counts."""
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("sets", [False, True])
+def test_an_interruption_where_any_function_begins_leaves_the_queue_right(
+    event: str, sets: bool
+) -> None:
+    leaves = event[:-7] if event.endswith("leaves") else None
+    for n in count(1):
+        story = crowd([0], sets=sets)
+        with interrupted_at(n) as seen, suppress(KeyboardInterrupt):
+            EVENTS[event](story)
+        repair(story.queue)
+        if leaves is not None and story.actors[leaves].state is not GONE:
+            story.queue.leave(story.actors[leaves])  # its caller tries again
+        story.queue.advance(story.queue.now)
+        check(story.queue)
+        balanced(story, left=leaves)
+        if seen[0] < n:
+            break
