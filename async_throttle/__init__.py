@@ -13,20 +13,60 @@ resources/             `RateLimiter`, `ConcurrencyLimiter`, one of the limits al
                        `ResourceGroup`, what is entered and left together
 buckets.py             a token bucket and a leaky bucket that are awaited
 schedule.py            `Schedule`: capacity that changes by the clock
-rules/                 the arithmetic of each algorithm; `Rule`, to bring your own
-adaptive/              limits that follow how calls end; `Adaptive`, to bring your own
 exceptions.py          every error, drawn as a tree
-testing.py             an event loop whose clock jumps; pytest_plugin.py gives it to pytest
-_base.py               what all throttles have in common
-_desk.py               where callers wait: a queue, a clock, futures and timers
-_queue.py              who goes next
-_alarm.py, _units.py   a timer that does not spin; numbers as integers
+testing.py             an event loop whose clock jumps
+pytest_plugin.py       gives that loop to pytest
+rules/                 the arithmetic of each limit, bucket.py, window.py and slots.py, with
+                       the names of them in algorithm.py; `Rule`, to bring your own
+adaptive/              limits that follow how calls end: aimd.py, gradient.py, backoff.py;
+                       `Adaptive`, to bring your own
+_engine/               who goes next: lane.py, queue.py, patience.py, backfill.py,
+                       forecast.py; check.py compares what the queue keeps by hand
+_shell/                what waits: clock.py and alarm.py, door.py, admission.py and scheduler.py,
+                       waiting.py and refusals.py, loop.py and thread.py;
+                       core.py is what a throttle is, following.py what adapts it, lease.py
+                       and states.py what a call is; single.py refuses copies; fast.py has
+                       every shortcut
+_base.py               what the throttles of both kinds have in common
+_units.py              numbers as integers
 _decorator.py          functions that run within a block
 __main__.py, _demo/    ``python -m async_throttle``: what all this is for
+py.typed               the hints are for type checkers, too
 =====================  ==============================================================
 
-How it is built: rules compute (rules/), one pure queue decides who goes next (_queue.py),
-a thin shell waits (_desk.py, threads.py). The first two know no clock and no event loop.
+Words, one for each thing:
+
+============  =======================================================================
+limiter       what callers ask: a throttle, a set, a pool
+waiter        a caller that is queued
+lane          the waiters that ask for the same rules; the first of them is the *head*
+bottleneck    the limit that holds up the head
+pause         nobody is granted before an instant
+reservation   what is kept for heads that wait; a later waiter may go first (*backfill*)
+              only with what no reservation needs
+overtaken     how often in a row better classes went before a head; a lane that was
+              overtaken too often has a turn
+handed over   granted, but not running yet: newcomers queue until the caller runs
+lease         what a granted call holds: a slot, to be released, and tokens, to be
+              *settled* once it is known how many the call really *used*
+scheduler     a clock, a queue, admission to it, and merging with other schedulers
+============  =======================================================================
+
+How it is built: in floors, and each imports only from those below::
+
+    threads.py  limits/  keyed.py  resources/  buckets.py  schedule.py      what users call
+        throttle.py  _base.py
+            │
+            ▼
+    _shell/     waits: turns "granted" and "wake me at" into futures, wake-ups and timers
+            │
+            ▼
+    _engine/    decides: one queue for each group of limits that depend on each other
+            │
+            ▼
+    rules/  adaptive/    compute: instants and samples in, instants and limits out
+
+The two lower floors know no clock, no event loop and no thread: the shell tells them the time.
 """
 
 from async_throttle.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome

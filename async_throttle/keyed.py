@@ -20,7 +20,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Final, Generic, TypeVar
 
-from async_throttle._base import BaseThrottle
+from async_throttle._base import BaseThrottle, core_of
+from async_throttle._shell.scheduler import find, forkables
+from async_throttle._shell.single import Single
 
 __all__ = ["Throttles"]
 
@@ -31,7 +33,7 @@ LOOKED_AT: Final = 2
 """Old keys looked at for each new one. With one, a table that has grown would stay as it is."""
 
 
-class Throttles(Generic[K, T]):
+class Throttles(Single, Generic[K, T]):
     """One throttle per key, made when the key is first asked for.
 
     ::
@@ -81,6 +83,7 @@ class Throttles(Generic[K, T]):
         self._factory = factory
         self._throttles: OrderedDict[K, T] = OrderedDict()
         self._lock = threading.RLock()
+        forkables.add(self)
 
     def __getitem__(self, key: K) -> T:
         """The throttle of *key*, made if there is none.
@@ -110,14 +113,21 @@ class Throttles(Generic[K, T]):
     def __repr__(self) -> str:
         return f"<async_throttle.Throttles object at {id(self):#x} [keys:{len(self)}]>"
 
+    def forked(self) -> None:
+        """This is the child of a fork: whoever held the lock is in the parent."""
+        self._lock = threading.RLock()
+
     def _make(self, key: K) -> T:
         made = self._factory(key)
         if not isinstance(made, BaseThrottle):
             raise TypeError(f"factory must return a Throttle, got {made!r} for {key!r}")
         with self._lock:
-            for _ in range(LOOKED_AT):
-                self._look_at_the_oldest()
+            self._look_around()
             return self._throttles.setdefault(key, made)
+
+    def _look_around(self) -> None:
+        for _ in range(LOOKED_AT):
+            self._look_at_the_oldest()
 
     def _look_at_the_oldest(self) -> None:
         """Forget it if nobody would notice; else it is the youngest now."""
@@ -127,14 +137,15 @@ class Throttles(Generic[K, T]):
         key = next(iter(throttles))
         throttles.move_to_end(key)
         throttle = throttles[key]
-        # Under its lock: another thread that has it could use it and let go of it meanwhile.
-        desk = throttle._locked()
-        try:
-            if throttle._idle():
-                alive = weakref.ref(throttle)
-                del throttles[key], throttle
+        # Inside its door: another thread that has it could use it and let go of it meanwhile.
+        core = core_of(throttle)
+        del throttle
+
+        def forget(now: int) -> None:
+            if core.idle(now):
+                alive = weakref.ref(throttles.pop(key))
                 found = alive()
                 if found is not None:
                     throttles[key] = found
-        finally:
-            desk.lock.release()
+
+        find(core).ask(forget, lambda now: None)

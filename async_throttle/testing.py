@@ -60,7 +60,7 @@ from functools import partial
 from types import FrameType, ModuleType
 from typing import Any, Final, Self, TypeVar, TypeVarTuple, cast
 
-from async_throttle import _desk, throttle
+from async_throttle._shell import clock, fast
 
 __all__ = ["DeadlockError", "VirtualTimeLoop", "run"]
 
@@ -73,7 +73,7 @@ SECOND: Final = 1_000_000_000
 MOST_SHOWN: Final = 10
 """Tasks that a `DeadlockError` lists one by one."""
 
-READ_THE_CLOCK: Final[tuple[ModuleType, ...]] = (throttle, _desk)
+READ_THE_CLOCK: Final[tuple[ModuleType, ...]] = (clock, fast)
 """The modules that read the clock as their global `monotonic_ns`."""
 
 

@@ -1,40 +1,37 @@
 """Throttle: a rate and a number of slots behind one fair queue; Lease: what a call holds.
 
-Who waits, waits at a desk (`async_throttle._desk`). What may go and when is decided in
-`async_throttle._queue` and computed in `async_throttle.rules`.
-
-One thing is flattened for speed: the uncontended entry and exit, `Throttle.__aenter__`,
-`Throttle.__aexit__` and their twins in `Lease`. They mirror `TokenBucket.ready_at` and
-`TokenBucket.take` for whole tokens and `Slots.take`; tests/test_fast_path.py holds the two
-together. They may be taken only while the desk is calm and the throttle is open.
+The public face. What is behind it: `Core` (`_shell/core.py`), which asks a scheduler. The
+uncontended entries are in `_shell/fast.py`.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Awaitable, Callable, Coroutine
-from time import monotonic_ns
-from typing import Any, ParamSpec, Self, TypeVar, cast, overload
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
-from async_throttle._base import NOTHING, UNIT, BaseThrottle, Inside, Measure, who
+from async_throttle._base import BaseThrottle
 from async_throttle._decorator import within
-from async_throttle._desk import Waiting, checked_priority
-from async_throttle._queue import Line, Receipt, settle
-from async_throttle._units import (
-    NEVER,
-    SECOND,
-    tokens,
-)
+from async_throttle._engine.lane import Receipt
+from async_throttle._shell import fast
+from async_throttle._shell.core import Core, checked_priority
+from async_throttle._shell.fast import FastLease, FastThrottle
+from async_throttle._shell.following import Measure
+from async_throttle._shell.lease import BaseLease, Blocks, settle
+from async_throttle._shell.loop import LoopScheduler, drained, wait, wait_for_unit
+from async_throttle._shell.scheduler import find
+from async_throttle._shell.states import FRESH
+from async_throttle._shell.waiting import Option
+from async_throttle._units import tokens
 from async_throttle.adaptive import Outcome
 
 __all__ = ["Lease", "Throttle"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-L = TypeVar("L", bound="Lease")
 
 
-class Throttle(BaseThrottle):
+class Throttle(FastThrottle, BaseThrottle):
     """So much per period and so many at once, behind one fair queue.
 
     ::
@@ -97,62 +94,31 @@ class Throttle(BaseThrottle):
 
     __slots__ = ()
 
+    _scheduler = LoopScheduler
+
     # -- entering and leaving -----------------------------------------------------------
 
-    def __aenter__(self) -> types.CoroutineType[Any, Any, None]:
-        # Mirrors Slots.take and TokenBucket.take for one token. Not a coroutine function:
-        # awaiting NOTHING costs half of what awaiting a coroutine does.
-        desk = self._desk
-        if desk.calm and self._open:
-            slots = self._slots
-            now = monotonic_ns()
-            if slots.free > 0 and now >= desk.seen:
-                bucket = self._bucket
-                ticks = bucket.ticks
-                state = bucket.state
-                full = state.full_at
-                at = now
-                if ticks.scale != 1:
-                    at *= ticks.scale
-                    if full <= at - ticks.scale:
-                        full = at
-                elif full <= at:  # full: the usual case
-                    if state.floor:
-                        bucket.note(0)
-                    state.full_at = at + ticks.token
-                    desk.seen = now
-                    slots.free -= 1
-                    return NOTHING
-                after = full + ticks.token
-                if after <= at + ticks.room:
-                    if state.floor and full - at < state.floor:
-                        bucket.note(full - at)
-                    state.full_at = after
-                    desk.seen = now
-                    slots.free -= 1
-                    return NOTHING
-        if self._inside is not None:
-            return self._enter(self._inside)  # type: ignore[return-value]  # it is one
-        return self._admit(self._line, UNIT)  # type: ignore[return-value]  # it is one
+    def _enter_slowly(self) -> types.CoroutineType[Any, Any, None]:
+        core = self._core
+        entry = wait_for_unit(core) if self._blocks is None else self._enter_measured(self._blocks)
+        return cast("types.CoroutineType[Any, Any, None]", entry)
 
-    def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: types.TracebackType | None,
-    ) -> types.CoroutineType[Any, Any, None]:
-        slots = self._slots
-        if self._desk.calm and slots.free < slots.limit:
-            slots.free += 1
-        elif self._inside is None:
-            self.release()
-        else:
-            self._inside.leave()._quit(exc)
-        return NOTHING
-
-    async def _enter(self, inside: Inside) -> None:
+    async def _enter_measured(self, blocks: Blocks) -> None:
         """Enter a plain block whose call is measured: it needs a lease that knows when it began."""
-        inside.enter(await self.lease())
+        lease = await self.lease()
+        try:
+            blocks.enter(lease)
+        except BaseException:
+            blocks.undo(lease)
+            raise
+
+    def _exit_slowly(self, error: BaseException | None, left: list[Any]) -> None:
+        leave_block(self._core, self._blocks, error, left)
+
+    def _exit_again(
+        self, late: BaseException, error: BaseException | None, left: list[Any]
+    ) -> None:
+        leave_block_again(self._core, late, error, left)
 
     def __call__(
         self, weight: float = 1, *, timeout: float | None = None, priority: int = 0
@@ -172,12 +138,39 @@ class Throttle(BaseThrottle):
         """
         lease = _new(Lease)
         lease._throttle = self
+        lease._core = self._core
         lease._timeout = timeout
         lease._state = FRESH
+        lease._epoch = fast.EPOCH
         lease.weight = weight
         if priority:
             lease._priority = checked_priority(priority)
         return lease
+
+    def release(self) -> None:
+        """Give one slot back.
+
+        Raises:
+            ValueError: nobody holds one.
+        """
+        core = self._core
+        done: list[bool] = []
+        try:
+            if not fast.give_one(core):
+                core.release(done)
+        except BaseException as late:
+            core.release_again(done, late)
+            raise
+
+    def try_acquire(self, weight: float = 1.0, *, priority: int = 0) -> bool:
+        """Take *weight* tokens and a slot if that is possible now and overtakes nobody.
+
+        Raises:
+            WeightTooLarge: as `acquire` does; ThrottleClosed and ValueError too.
+        """
+        if weight == 1 and not priority and fast.take_one(self._core):
+            return True
+        return super().try_acquire(weight, priority=priority)
 
     async def acquire(
         self, weight: float = 1.0, *, timeout: float | None = None, priority: int = 0
@@ -189,8 +182,9 @@ class Throttle(BaseThrottle):
             timeout: seconds to wait at most. If the wait is known to be longer, the call is
                 refused at once; 0 or less is now or never.
             priority: a whole number, lower goes first; those of one priority go in order of
-                arrival. A class that better ones have passed over 32 times in a row has its
-                turn, so that the last one gets its share, too: a thirty-third.
+                arrival. The class that better ones have overtaken most often, and 32 times in
+                a row at least, has a turn; then at least 32 calls go by rank again. So the
+                worst class is never starved, and all of them share a thirty-third.
 
         Returns:
             True.
@@ -203,7 +197,9 @@ class Throttle(BaseThrottle):
             ValueError: *weight* is negative, infinite or not a number, or *priority* not whole.
             RuntimeError: callers of another running event loop wait already.
         """
-        await self._admit(self._line_of(priority), self._weights(weight), timeout)
+        core = self._core
+        if weight != 1 or priority or not fast.take_one(core):
+            await wait(core, (core.option(weight, priority),), timeout)
         return True
 
     async def lease(
@@ -211,8 +207,7 @@ class Throttle(BaseThrottle):
     ) -> Lease:
         """Like `acquire`, for a `Lease`: what was taken, to be settled and released."""
         lease = self(weight, timeout=timeout, priority=priority)
-        await self._admit(self._line_of(priority), self._weights(weight), timeout, lease)
-        return lease
+        return await lease._lease_async()
 
     async def consume(self, weight: float = 1.0, *, priority: int = 0) -> None:
         """Wait for *weight* tokens and take them; no slot, nothing to release.
@@ -223,43 +218,48 @@ class Throttle(BaseThrottle):
         Raises:
             WeightTooLarge: as `acquire` does; and its other errors too.
         """
-        await self._admit(self._tokens_line_of(priority), (tokens("weight", weight),))
+        core = self._core
+        await wait(core, (core.tokens_option(weight, priority),))
 
     async def drain(self) -> None:
         """Wait until nobody waits or holds a slot."""
-        await self._drained()
-
-    async def _admit(
-        self,
-        line: Line,
-        weights: tuple[int, ...],
-        timeout: float | None = None,
-        lease: Lease | None = None,
-    ) -> None:
-        """Wait in *line* for *weights*; fill in *lease*. Lease.__aenter__ does the same."""
-        waiter = self._ask(line, weights, timeout, lease)
-        if waiter is not None:
-            try:
-                await waiter.future
-            except BaseException:
-                self._at().leave(waiter)
-                raise
-            self._at().start(((self, line, weights),), waiter, lease)
-
-    def _ask(
-        self, line: Line, weights: tuple[int, ...], timeout: float | None, lease: Lease | None
-    ) -> Waiting | None:
-        """Take at once, or queue up: then the waiter, whose future is to be awaited."""
-        if weights[-1] > self._rule.burst or self._closed:
-            self._check(weights)
-        desk = self._desk if self._desk.into is None else self._at()
-        waiter = desk.ask(self, line, weights, timeout, lease)
-        if waiter is None and not self._open:
-            self._reopen(desk)
-        return waiter
+        await drained(self._core, self._core.occupied)
 
 
-class Lease:
+def leave_block(
+    core: Core, blocks: Blocks | None, error: BaseException | None, done: list[bool]
+) -> None:
+    """A plain block of a throttle ends, with *error*; *done* is filled once nothing can be lost."""
+    if blocks is None:
+        core.release(done)
+    else:
+        left: list[Any] = []
+        try:
+            left.append(blocks.leave())
+            done.append(True)
+            left[0]._exit(error)
+        except BaseException:
+            lease = left[0] if left else blocks.leave()
+            done.append(True)
+            lease.release()
+            raise
+
+
+def leave_block_again(
+    core: Core, late: BaseException, error: BaseException | None, done: list[bool]
+) -> None:
+    """`leave_block` was cut short by *late*: finish it. A clock that failed hides no *error*."""
+    if not done:
+        core.release(done)
+    try:
+        if error is None or not isinstance(late, Exception):
+            raise late
+        error.add_note(f"and when the block was left: {type(late).__name__}: {late}")
+    finally:
+        del late, error  # or they and their tracebacks would keep each other
+
+
+class Lease(FastLease, BaseLease):
     """What a granted call holds: its tokens, to be settled, and a slot, to be released.
 
     Made by ``throttle(weight)``, for ``async with`` and as a decorator, and by
@@ -270,112 +270,32 @@ class Lease:
         waited: seconds from the arrival to the grant.
     """
 
-    # _state    see below
+    # _throttle whose lease it is: kept, so that a table of throttles keeps it too
     # _receipt  of the rule, for the tokens taken; unset before the grant
     # _settled  tokens taken, as settled so far; unset before the grant
     # _debts    (receipt, nanotokens) taken by settling above the weight, the latest last;
     #           unset without
-    # _others   the leases of further entries, by task; unset without
     # _measure  what an adaptive limit is to learn from the call; unset without, and once told
     # _priority unset if it is the usual one
     __slots__ = (
-        "__weakref__",
+        "_core",
         "_debts",
         "_measure",
-        "_others",
         "_priority",
         "_receipt",
         "_settled",
-        "_state",
         "_throttle",
-        "_timeout",
-        "waited",
         "weight",
     )
 
-    _throttle: Throttle
-    _timeout: float | None
-    _state: int
+    _throttle: BaseThrottle
+    _core: Core
     _receipt: Any
-    _settled: float
+    _settled: Any
     _debts: list[tuple[Any, int]]
     _measure: Measure
-    _others: Inside
     _priority: int
     weight: float
-    waited: float
-
-    async def __aenter__(self) -> Lease:
-        # Mirrors Slots.take and TokenBucket.take for whole tokens.
-        throttle = self._throttle
-        weight = self.weight
-        desk = throttle._desk
-        if (
-            desk.calm
-            and throttle._open
-            and self._state == FRESH
-            and weight.__class__ is int
-            and weight > 0
-        ):
-            slots = throttle._slots
-            now = monotonic_ns()
-            if slots.free > 0 and now >= desk.seen:
-                bucket = throttle._bucket
-                ticks = bucket.ticks
-                state = bucket.state
-                at = now if ticks.scale == 1 else now * ticks.scale
-                full = state.full_at
-                if full <= at - ticks.scale:
-                    full = at
-                after = full + weight * ticks.token
-                if after <= at + ticks.room and ticks.token:
-                    if full > at or state.lows:
-                        bucket.note(full - at)
-                    else:
-                        state.dead = state.issued
-                    state.full_at = after  # pyright: ignore[reportAttributeAccessIssue]
-                    state.issued = self._receipt = state.issued + 1
-                    state.floor = NEVER
-                    desk.seen = now
-                    slots.free -= 1
-                    self._settled = weight
-                    self.waited = 0.0
-                    self._state = HELD
-                    return self
-        if self._state != FRESH:
-            return await self._reenter()
-        self._state = ENTERING
-        try:
-            weights = throttle._weights(weight)
-            line = throttle._line_of(getattr(self, "_priority", 0))
-            waiter = throttle._ask(line, weights, self._timeout, self)
-            if waiter is not None:  # as in Throttle._admit, without a frame for each who waits
-                try:
-                    await waiter.future
-                except BaseException:
-                    throttle._at().leave(waiter)
-                    raise
-                throttle._at().start(((throttle, line, weights),), waiter, self)
-        except BaseException:
-            self._unclaim()
-            raise
-        return self
-
-    def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: types.TracebackType | None,
-    ) -> types.CoroutineType[Any, Any, None]:
-        throttle = self._throttle
-        if throttle._desk.calm and self._state == HELD:
-            slots = throttle._slots
-            if slots.free < slots.limit:
-                slots.free += 1
-                self._state = RELEASED
-                return NOTHING
-        self._leaving()._quit(exc)
-        return NOTHING
 
     def ok(self) -> None:
         """The call went well, and is over as far as the server is concerned.
@@ -405,80 +325,32 @@ class Lease:
             del self._measure
             measure.end(outcome, self._settled)
 
-    def _quit(self, error: BaseException | None) -> None:
-        """The block that held this ends, with *error*."""
-        try:
-            if hasattr(self, "_measure"):  # nobody has said how the call went
-                self._tell(self._measure.judge(error))
-        finally:
-            self._end()
+    def _judge(self, error: BaseException | None) -> None:
+        if hasattr(self, "_measure"):  # nobody has said how the call went
+            self._tell(self._measure.judge(error))
 
-    def _end(self) -> None:
-        self.release()
-        self._state = RELEASED
-
-    def release(self) -> None:
-        """Give the slot back; a second time does nothing.
-
-        Raises:
-            RuntimeError: nothing was granted yet.
-        """
-        self._check_granted()
-        if self._state in (LEASED, HELD, SHARED):
-            self._state = RELEASED if self._state == LEASED else EARLY
-            self._throttle.release()
-
-    def settle(self, actual: float) -> None:
-        """Say what the call really took, also after the block; again settles the difference.
-
-        Less than taken is given back at once, which may wake a waiter. The bucket then holds
-        what it would have held with the true weight, never more: had less been taken, it might
-        have been full since, and a full bucket gains nothing. A window gives back only what is
-        still inside. More than taken is debt from now on, which later callers wait out.
-
-        A call that failed is not given back by itself: servers count failures.
-
-        Args:
-            actual: tokens.
-
-        Raises:
-            ValueError: *actual* is negative, infinite or not a number.
-            RuntimeError: nothing was granted yet.
-        """
-        throttle = self._throttle
-        if (
-            throttle._desk.calm
-            and throttle._open
-            and self._state == HELD
-            and actual.__class__ is int
-        ):
-            # Mirrors TokenBucket.refund for whole tokens, where nothing was taken since.
-            bucket = throttle._bucket
-            state = bucket.state
-            less = self._settled - actual
-            if (
-                less >= 0 <= actual
-                and less.__class__ is int
-                and self._receipt == state.issued
-                and state.floor == NEVER
-            ):
-                state.full_at -= less * bucket.ticks.token  # pyright: ignore[reportAttributeAccessIssue]
-                self._settled = actual
-                return
-        self._settle(actual)
-
-    def _settle(self, actual: float) -> None:
+    def _settle_slowly(self, actual: float) -> None:
         amount = tokens("actual", actual)
         self._check_granted()
-        throttle = self._throttle
-        rule = throttle._rule
-        desk = throttle._at()
-        now = desk.elapse()
-        if not hasattr(self, "_debts"):
-            self._debts = []
-        settle(rule, now, self._receipt, self._debts, amount - tokens("weight", self._settled))
-        self._settled = actual
-        desk.decide()
+
+        def change(now: int) -> None:
+            if self._epoch != fast.EPOCH:
+                return
+            if not hasattr(self, "_debts"):
+                self._debts = []
+            before = self._settled
+            more = amount - tokens("weight", before)
+            if more < 0:
+                self._settled = actual  # before: what is interrupted gives back too little
+            try:
+                settle(self._core.rule, now, self._receipt, self._debts, more)
+            except Exception:
+                self._settled = before
+                raise
+            self._settled = actual
+            self._core.tell("settle", actual)
+
+        find(self._core).do(change)
 
     @overload
     def __call__(
@@ -492,71 +364,51 @@ class Lease:
 
     def __repr__(self) -> str:
         return (
-            f"<async_throttle.Lease of {self.weight:g} [{_STATES[self._state]}] "
-            f"of {self._throttle!r}>"
+            f"<async_throttle.Lease of {self.weight:g} [{self._state.told}] of {self._throttle!r}>"
         )
 
-    def _twin(self) -> Lease:
-        """Another one that asks for the same."""
-        priority = getattr(self, "_priority", 0)
-        return self._throttle(self.weight, timeout=self._timeout, priority=priority)
+    if TYPE_CHECKING:
 
-    async def _reenter(self) -> Lease:
-        """Every entry but the first."""
-        return self._take_over() or self._enroll(
-            await self._throttle.lease(
-                self.weight, timeout=self._timeout, priority=getattr(self, "_priority", 0)
-            )
-        )
+        async def __aenter__(self) -> Self: ...
 
-    def _unclaim(self) -> None:
-        """The first entry came to nothing: the next one is the first."""
-        self._state = RELEASED if hasattr(self, "_others") else FRESH
+    # -- what is asked for, and held ----------------------------------------------------
 
-    def _take_over(self) -> Self | None:
-        """This lease, if it was granted without a block, and now has one."""
-        if self._state == LEASED:
-            self._state = HELD
-            return self
-        return None
+    def _whom(self) -> Core:
+        return self._core
 
-    def _enroll(self, lease: L) -> L:
-        """*lease* is what this further entry holds."""
-        if not hasattr(self, "_others"):
-            self._others = Inside()
-        self._others.enter(lease)
-        # Whoever enters or leaves from here on must look who else is inside.
-        self._state = {HELD: SHARED, FRESH: RELEASED}.get(self._state, self._state)
-        return lease
+    def _options(self) -> Sequence[Option]:
+        return (self._core.option(self.weight, getattr(self, "_priority", 0)),)
 
-    def _leaving(self) -> Lease:
-        """The lease of the block that ends: the last one that this task entered."""
-        others: Inside | None = getattr(self, "_others", None)
-        if not others or (self._state in (HELD, SHARED, EARLY) and who() not in others):
-            return self
-        lease: Lease = others.leave()
-        return lease
+    def _twin(self) -> Self:
+        twin = object.__new__(type(self))
+        twin._throttle = self._throttle
+        twin._core = self._core
+        twin._timeout = self._timeout
+        twin._state = FRESH
+        twin._epoch = fast.EPOCH
+        twin.weight = self.weight
+        if hasattr(self, "_priority"):
+            twin._priority = self._priority
+        return twin
 
-    def _hold(self, receipts: list[Receipt], waited: int, option: object = None) -> None:
-        self._receipt = receipts[-1][-1] if receipts else None
+    def _hold(
+        self, receipts: list[Receipt], waited: int, option: Option, spans: list[int] | None
+    ) -> None:
+        rule, _, receipt = receipts[-1]
+        self._receipt = receipt if rule is self._core.rule else None
         self._settled = self.weight
-        self.waited = waited / SECOND
-        if self._throttle._adapt is not None:
-            self._measure = self._throttle._measure()
-        if self._state == ENTERING:
-            self._state = SHARED if hasattr(self, "_others") else HELD
-        else:
-            self._state = LEASED
+        if self._core.following is not None:
+            self._measure = Measure(self._core)
+        super()._hold(receipts, waited, option, spans)
 
-    def _check_granted(self) -> None:
-        if not hasattr(self, "_receipt"):
-            raise RuntimeError(f"nothing was granted yet to {self!r}")
+    def _give_back(self, now: int) -> None:
+        self._core.slots.free += 1
 
+    def _released(self) -> None:
+        core, rule = self._core, self._core.rule
+        core.tell("release", self)
+        if rule.wants_ends:
+            rule.ended(find(core).queue.now, self._receipt, tokens("weight", self._settled))
 
-FRESH, ENTERING, LEASED, HELD, SHARED, EARLY, RELEASED = range(7)
-"""States of a lease: not entered yet; waiting in a first entry; granted without a block; held by
-a block; the same while others are entered with it too; released within its block; released."""
-
-_STATES = ("fresh", "entering", "held", "held", "held", "released", "released")
 
 _new = cast(Callable[[type[Lease]], Lease], object.__new__)

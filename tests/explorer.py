@@ -60,6 +60,7 @@ from scenes import (
     Visit,
     Wait,
 )
+from support import check
 
 from async_throttle import (
     Lease,
@@ -68,7 +69,10 @@ from async_throttle import (
     ThrottleTimeout,
     TokenBucket,
 )
-from async_throttle._queue import GRANTED
+from async_throttle._base import core_of
+from async_throttle._engine.lane import GRANTED
+from async_throttle._shell.loop import LoopScheduler
+from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle.adaptive import Adaptive, Outcome
 from async_throttle.rules import Rule
 from async_throttle.testing import READ_THE_CLOCK
@@ -141,6 +145,8 @@ class Loop(asyncio.BaseEventLoop):
         self.ready.append(handle)
         return handle
 
+    call_soon_threadsafe = call_soon
+
     def call_at(
         self,
         when: float,
@@ -175,7 +181,10 @@ class Loop(asyncio.BaseEventLoop):
 
 def _owner(handle: asyncio.Handle) -> object:
     """The task or the alarm to which a callback belongs."""
-    return getattr(cast(Any, handle)._callback, "__self__", None)
+    owner = getattr(cast(Any, handle)._callback, "__self__", None)
+    # An alarm rings by a coroutine of its own, which is under way.
+    frame = owner.cr_frame if inspect.iscoroutine(owner) else None
+    return owner if frame is None else frame.f_locals.get("self")
 
 
 def _described(handle: asyncio.Handle) -> str:
@@ -505,10 +514,12 @@ class Stage:
             self.throttle.resume()
 
     async def drain(self) -> None:
-        """Wait until all others are gone."""
+        """Wait until all others are gone, or were cancelled while they waited."""
         await self.throttle.drain()
         self.tell("finds it drained")
-        assert self.ledger.inside == len(self.ledger.waiting) == 0, "drained too early"
+        gone = [task.get_name() for task in self._cancelled]
+        waiting = [call for call in self.ledger.waiting if call.task not in gone]
+        assert self.ledger.inside == len(waiting) == 0, "drained too early"
 
     async def act(self, part: Part) -> None:
         """What one does in a scene that threads play as well."""
@@ -598,6 +609,7 @@ class Stage:
             assert len(self.story) < 1000, "it goes round in circles"
             call, due = self.ledger.next(loop.now - 1)
             assert call is None or not due, f"{call.task} could go, and time goes by"
+        check(self.throttle)
         return True
 
     def finish(self) -> None:
@@ -608,7 +620,7 @@ class Stage:
             assert task.done(), f"{name} hangs: nothing will ever wake it"
             assert task.cancelled() == (task in self._cancelled), f"{name} swallows a cancellation"
         assert not loop.timers(), f"left armed: {loop.timers()}"
-        assert not throttle._desk.drainers, "a drain() is still waited for"
+        assert not scheduler_of(throttle).drainers, "a drain() is still waited for"
         _agree(throttle.waiting, 0, "waiting")
         _agree(throttle.active, 0, "active")
         _agree(throttle.level, ledger.level(loop.now) / TOKEN, "level")
@@ -635,7 +647,8 @@ class Stage:
         has missed.
         """
         throttle, ledger, now = self.throttle, self.ledger, self.loop.now
-        desk = throttle._desk
+        core, scheduler = core_of(throttle), cast(LoopScheduler, scheduler_of(throttle))
+        queue = scheduler.queue
         for task in self.tasks:
             error = task.exception() if task.done() and not task.cancelled() else None
             if isinstance(error, AssertionError):
@@ -644,16 +657,16 @@ class Stage:
             assert allowed, f"{task.get_name()} raises {error!r}"
         call, due = ledger.next(now)
         assert call is None or not due, f"{call.task} could go, and nobody wakes it"
-        assert not desk.starting, "nothing is ready, and yet somebody is about to start"
-        _agree(desk.queue.waiting, len(ledger.waiting), "waiting")
-        _agree(throttle._slots.used, ledger.inside, "active")
-        if not desk.queue._gates:  # else whoever asks next empties the bucket
-            _agree(throttle._rule.level(now), ledger.level(now) / TOKEN, "level")
+        assert not scheduler.handed_over, "nothing is ready, and yet somebody is about to start"
+        _agree(queue.waiting, len(ledger.waiting), "waiting")
+        _agree(core.slots.used, ledger.inside, "active")
+        if not queue.emptying:  # else whoever asks next empties the bucket
+            _agree(core.rule.level(now), ledger.level(now) / TOKEN, "level")
         armed = Counter(_owner(timer) for timer in self.loop.timers())
         grants = call is not None and ledger.paused_until < math.inf
-        _agree(armed[desk._grants], int(grants), "timers for grants")
+        _agree(armed[scheduler._grants], int(grants), "timers for grants")
         timeouts = any(call.deadline < math.inf for call in ledger.waiting)
-        _agree(armed[desk._timeouts], int(timeouts), "timers for timeouts")
+        _agree(armed[scheduler._timeouts], int(timeouts), "timers for timeouts")
 
     def _cancel(self, task: asyncio.Task[None]) -> None:
         if task.cancel():
@@ -673,6 +686,11 @@ class Stage:
         task = asyncio.current_task(self.loop)
         assert task is not None, "only tasks do anything here"
         return task.get_name()
+
+
+def scheduler_of(throttle: Throttle) -> Scheduler:
+    """Where callers of *throttle* wait."""
+    return find(core_of(throttle))
 
 
 def _agree(real: object, ought: object, what: str) -> None:
@@ -953,7 +971,8 @@ def timeout_at_the_instant_of_a_release(stage: Stage) -> None:
     async def holder() -> None:
         async with stage.within(stage.throttle):
             await asyncio.sleep(1)
-            waiting = list(stage.throttle._desk.queue.waiters())
+            queue = scheduler_of(stage.throttle).queue
+            waiting = [waiter for waiter in queue.waiters() if not waiter.cancelled()]
         for waiter in waiting[:1]:
             assert waiter.state is GRANTED, (
                 "one still waited when a slot was freed, and goes without"

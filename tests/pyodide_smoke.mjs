@@ -7,11 +7,11 @@ const { loadPyodide } = await import(pathToFileURL(`${pyodide}/pyodide.mjs`));
 try {
   // What a callback of the loop raises goes to stderr, and is what made somebody hang.
   const python = await loadPyodide({ env: { PYTHONDONTWRITEBYTECODE: "1" } });
-  python.mountNodeFS("/root", root);
+  python.mountNodeFS("/package", root);
   console.log(
     await python.runPythonAsync(`
       import sys
-      sys.path[:0] = ["/root", "/root/tests"]
+      sys.path[:0] = ["/package", "/package/tests"]
       import pyodide_scenes
       await pyodide_scenes.main()
     `),

@@ -16,9 +16,9 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-import pytest
+from hypothesis import HealthCheck, Phase, settings
 
-from async_throttle import _queue
+from async_throttle._shell.scheduler import find
 
 T = TypeVar("T")
 
@@ -76,5 +76,7 @@ def at(instant: float, call: Callable[[], object]) -> None:
     asyncio.get_running_loop().call_at(instant, call)
 
 
-def check(limiter: object) -> None:
-    """What the engine itself can say of *limiter*: nothing yet."""
+def check(limiter: Any) -> None:
+    """What *limiter* keeps by hand is what follows from the rest of it: called after each step."""
+    core = limiter._core
+    find(core.whom() if hasattr(core, "whom") else core).check()

@@ -1,6 +1,6 @@
 """How the package is built, checked on its own source: what may import what, and what is public.
 
-Rules compute, one queue decides, at desks one waits; the arrows only point down.
+Rules compute, one queue decides, shells wait; the arrows only point down.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ ROOT = PACKAGE.parent
 TIERS: list[set[str]] = [
     {"exceptions", "_units", "_decorator"},
     {"rules", "adaptive"},
-    {"_queue", "_alarm", "stores"},
-    {"_desk"},
+    {"_engine", "stores"},
+    {"_shell"},
     {"_base"},
     {"throttle"},
     {"threads"},
@@ -41,7 +41,7 @@ TIERS: list[set[str]] = [
 ]
 """Modules and subpackages from the bottom up: each may import its own parts, and tiers below."""
 
-PURE = {"exceptions", "_units", "rules", "adaptive", "_queue"}
+PURE = {"exceptions", "_units", "rules", "adaptive", "_engine"}
 """What is told the time: it reads no clock, runs in no event loop, starts no thread."""
 
 CLOCKS_AND_LOOPS = {
@@ -58,18 +58,23 @@ CLOCKS_AND_LOOPS = {
 }
 
 WITHIN = {
+    "_engine": ["lane", "patience", "backfill", "queue", "forecast", "check", "__init__"],
+    "_shell": [
+        *["states", "single", "alarm", "clock", "fast", "waiting", "refusals", "door"],
+        *["admission", "scheduler", "loop", "thread", "core", "following", "lease", "__init__"],
+    ],
     "adaptive": ["_law", "_concurrency", "aimd", "gradient", "backoff", "__init__"],
-    "limits": ["_single", "_acquisition", "_set", "_pool", "__init__"],
+    "limits": ["_single", "_core", "_acquisition", "_set", "_pool", "__init__"],
     "resources": ["_call", "_limiters", "_timeouts", "_group", "_adaptive", "__init__"],
 }
 """Modules of a subpackage from the bottom up; what only type checkers read may point up."""
 
 WAITS = {
     "sleep": {"schedule"},
-    "call_later": {"_alarm"},
+    "call_later": {"_shell"},
     "call_at": set[str](),
-    "call_soon": {"_desk"},
-    "call_soon_threadsafe": {"threads"},
+    "call_soon": {"_shell"},
+    "call_soon_threadsafe": {"_shell"},
     "create_task": {"schedule"},
     "ensure_future": set[str](),
     "run_in_executor": set[str](),
@@ -83,6 +88,50 @@ PUBLIC = [async_throttle, limits, resources, keyed, buckets, threads, exceptions
 
 EXTRAS = {"pytest_plugin": {"pytest"}}
 """What a module that is there for another library may import of it."""
+
+DOCUMENTED = {("asyncio", "_get_running_loop"), ("sys", "_getframe")}
+"""What Python documents in spite of its name."""
+
+_MADE = "a lease is made without a call of __init__, which is half the cost of a block"
+_WAITS = "a lease without a block is what the throttle's own lease() returns"
+_BLOCK = "a block of a set or a measured throttle ends as that of the call it was made for"
+REACHES = {
+    ("limits._acquisition", "_lease"): "acquire() of concurry waits with a thread or not at all",
+    ("_shell.admission", "_hold"): "a lease is filled in by the shell, not by its holder",
+    ("_shell.fast", "_hold"): "a lease is filled in by the shell, not by its holder",
+    ("_shell.fast", "_receipts"): "a shortcut of the lease of a set, kept with all others",
+    ("limits._set", "_exit_again"): _BLOCK,
+    ("limits._set", "_quit"): _BLOCK,
+    ("throttle", "_exit"): _BLOCK,
+    ("threads", "_lease"): _WAITS,
+    ("threads", "_lease_async"): _WAITS,
+    ("throttle", "_lease_async"): _WAITS,
+    ("threads", "_core"): _MADE,
+    ("threads", "_epoch"): _MADE,
+    ("threads", "_priority"): _MADE,
+    ("threads", "_state"): _MADE,
+    ("threads", "_throttle"): _MADE,
+    ("threads", "_timeout"): _MADE,
+    ("throttle", "_epoch"): _MADE,
+    ("throttle", "_state"): _MADE,
+    ("throttle", "_timeout"): _MADE,
+}
+"""Names with an underscore that a module takes from another one, and why."""
+
+LARGE = {
+    "_engine.queue.Queue": "each method keeps invariants of one state; what only reads it is apart",
+    "limits._acquisition.LimitSetAcquisition": "a lease that has concurry's words as well as ours",
+    "_engine.backfill.obstacle": "the proof is of the whole: two looks at the same claims",
+    "_engine.forecast._play": "a copy of a queue, made and played in the order of its parts",
+    "_engine.queue.Queue._next_in_rank": "one pass over the lanes, in which each adds to the next",
+    "_shell.fast.FastLease.__aenter__": "flattened: a call would be a place to be interrupted at",
+    "__main__.parse": "a list of the options, with their help",
+}
+"""Classes and functions that are longer than others may be, and why."""
+
+
+INTEGRATIONS = {*EXTRAS, "stores", "http"}
+"""Parts that are there for another library: nothing else imports them."""
 
 
 def part_of(path: Path) -> str:
@@ -125,6 +174,54 @@ def at_run_time(tree: ast.Module) -> ast.Module:
             return ast.Pass() if ast.unparse(node.test) == "TYPE_CHECKING" else node
 
     return cast(ast.Module, Without().visit(tree))
+
+
+def own_names(tree: ast.Module) -> set[str]:
+    """Every name that *tree* defines: of functions, classes, variables, attributes and slots."""
+    names = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.add(name)
+            case ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Assign(targets=[ast.Name(id="__slots__")], value=slots):
+                found = (each.value for each in ast.walk(slots) if isinstance(each, ast.Constant))
+                names.update(name for name in found if isinstance(name, str))
+    return names
+
+
+def reaches(tree: ast.Module) -> Iterator[str]:
+    """The private names of others that *tree* reaches for."""
+    own = own_names(tree)
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                continue
+            case ast.Attribute(value=ast.Call(func=ast.Name(id="super"))):
+                continue
+            case ast.Attribute(value=ast.Name(id=name), attr=attr) if (name, attr) in DOCUMENTED:
+                continue
+            case ast.Attribute(attr=name) if name not in own:
+                names = [name]
+            case ast.ImportFrom(names=aliases, module=str(module)) if module != PACKAGE.name:
+                names = [alias.name for alias in aliases]
+            case _:
+                continue
+        yield from (name for name in names if name.startswith("_") and not name.startswith("__"))
+
+
+def lengths(tree: ast.AST, within: str) -> Iterator[tuple[str, ast.AST, int]]:
+    """Each class and function in *tree*, with its dotted name and its lines."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            name = f"{within}.{node.name}"
+            yield name, node, (node.end_lineno or 0) - node.lineno + 1
+            yield from lengths(node, name)
+        else:
+            yield from lengths(node, within)
 
 
 def called(tree: ast.AST) -> set[str]:
@@ -182,10 +279,10 @@ def test_calls_are_seen_by_their_last_name() -> None:
 
 
 def test_the_files_are_found() -> None:
-    assert {"_queue", "_desk", "_base", "_units", "throttle", "threads", "keyed"} <= PARTS
+    assert {"_engine", "_shell", "_base", "_units", "throttle", "threads", "keyed"} <= PARTS
     assert {"rules", "limits", "exceptions", "__init__"} <= PARTS
     assert {"bucket", "window", "slots"} <= {path.stem for path in PACKAGE.glob("rules/*.py")}
-    assert parts_imported(PACKAGE / "_queue.py") == {"_units", "rules"}
+    assert parts_imported(PACKAGE / "_engine" / "queue.py") == {"_engine", "_units", "rules"}
     assert "__init__" in parts_imported(PACKAGE / "_demo" / "run.py")
 
 
@@ -202,9 +299,11 @@ def test_what_computes_and_what_decides_knows_no_clock_no_loop_and_no_thread(pat
 
 def test_there_is_one_engine() -> None:
     """Sets, pools and throttles for threads have no queue of their own."""
-    engine = "async_throttle._queue.Queue"
-    makers = {path for path in FILES if engine in imports(ast.parse(path.read_text("utf-8")))}
-    assert {part_of(path) for path in makers} == {"_desk"}
+    makers = {path for path in FILES if "Queue" in called(ast.parse(path.read_text("utf-8")))}
+    assert {dotted(path).partition(".")[2] for path in makers} == {
+        "_engine.forecast",
+        "_shell.door",
+    }
 
 
 @pytest.mark.parametrize("call", WAITS)
@@ -247,6 +346,11 @@ def test_the_arrows_only_point_down_within_a_subpackage(package: str) -> None:
 
 def test_the_protocol_of_a_rule_does_not_know_the_rules() -> None:
     assert parts_imported(PACKAGE / "rules" / "__init__.py") <= {"_units"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if part_of(p) not in INTEGRATIONS], ids=dotted)
+def test_the_core_imports_no_integration(path: Path) -> None:
+    assert not parts_imported(path) & INTEGRATIONS
 
 
 @each_file
@@ -329,7 +433,7 @@ def test_the_map_of_the_package_shows_all_of_it() -> None:
 
 
 def test_the_map_of_a_subpackage_shows_all_of_it() -> None:
-    for package in ("adaptive", "limits", "resources", "rules"):
+    for package in (*WITHIN, "rules"):
         listed = importlib.import_module(f"async_throttle.{package}").__doc__ or ""
         for name in WITHIN.get(package, []):
             assert name == "__init__" or f"{name}.py" in listed
@@ -346,6 +450,49 @@ def test_what_a_module_lists_as_its_own_is_there_once_and_described(path: Path) 
     names = list(getattr(module, "__all__", ()))
     assert len(names) == len(set(names))
     assert [name for name in names if not hasattr(module, name)] == []
+
+
+# ------------------------------------------------------------------- what is private, and how long
+
+
+def test_a_private_name_of_another_module_is_seen() -> None:
+    source = """
+        import asyncio
+        from async_throttle.limits import _hidden, shown
+        class Here(Base):
+            __slots__ = ("_slot",)
+            def __init__(self):
+                self._own = cls._at_all
+                other._own, other._slot, other._method
+                super()._inherited
+                other._reached._again
+                asyncio._get_running_loop()
+                other.__class__
+            def _method(self): ...
+    """
+    found = sorted(reaches(ast.parse(textwrap.dedent(source))))
+    assert found == ["_again", "_hidden", "_reached"]
+
+
+def test_no_module_reaches_for_the_private_names_of_another_but_for_a_reason() -> None:
+    found: list[tuple[str, str]] = []
+    for path in FILES:
+        module = dotted(path).partition(".")[2]
+        found += [(module, name) for name in reaches(ast.parse(path.read_text("utf-8")))]
+    assert set(found) == set(REACHES)
+    assert len(found) <= 25
+
+
+def test_what_is_longer_than_the_rest_has_a_reason() -> None:
+    tree = ast.parse("class A:\n  def b(): pass\n  if c:\n    d = 1")
+    assert [(name, lines) for name, _, lines in lengths(tree, "m")] == [("m.A", 4), ("m.A.b", 1)]
+    long = set()
+    for path in FILES:
+        module = dotted(path).partition(".")[2]
+        for name, node, lines in lengths(ast.parse(path.read_text("utf-8")), module):
+            if lines > (350 if isinstance(node, ast.ClassDef) else 50):
+                long.add(name)
+    assert long == set(LARGE)
 
 
 # ------------------------------------------------------------------------------------- the examples

@@ -8,6 +8,7 @@ out as well.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from limiters import Kind, Limiter, every_kind
@@ -239,3 +240,24 @@ async def test_nothing_is_left_when_the_clean_up_comes_after_all(kind: Kind) -> 
     assert limiter.throttle.level == 0
     await asyncio.sleep(5)
     assert limiter.throttle.level == 5
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda throttle: throttle.locked(),
+        lambda throttle: throttle.delay(),
+        lambda throttle: throttle.try_acquire(3),
+    ],
+    ids=["locked", "delay", "try_acquire"],
+)
+async def test_whoever_takes_out_a_cancelled_head_lets_the_next_one_go(
+    look: Callable[[Throttle], object],
+) -> None:
+    throttle = Throttle(1, burst=5, initial=1)
+    heavy = await queued(throttle.acquire(5))
+    light = await queued(throttle.acquire(1))
+    heavy.cancel()
+    look(throttle)
+    await light
+    assert now() == 0.0

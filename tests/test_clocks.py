@@ -246,7 +246,7 @@ async def test_a_clock_that_stands_still_does_not_make_the_loop_spin(
         waiter = await queued(throttle.acquire())
         armed = 0
         await asyncio.sleep(1)
-        assert armed <= 1_010  # a look in a millisecond at the very most
+        assert armed <= 1_020  # a look in a millisecond at the very most
         waiter.cancel()
         await others_run()
 

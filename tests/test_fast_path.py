@@ -1,15 +1,18 @@
-"""The flattened entry and exit of `Throttle` and `Lease` do what the layers beneath them do.
+"""The shortcuts of `_shell/fast.py` do what the long way does, and are not torn apart.
 
-The same life is lived twice in virtual time, once by a plain throttle, which may take the short
-way, and once by one whose rule is a subclass of `TokenBucket`, which may not; what can be seen, and
-the state of the bucket, must be equal at every step. Both tests would be worthless if the short way
-were never taken, so that is counted too.
+The same life is lived twice in virtual time: once with the shortcuts, and once with the flag that
+switches them off. What can be seen, and the state of the buckets, must be equal at every step. The
+tests would be worthless if no shortcut were ever taken, so that is counted too. The flattened
+entries are disassembled: between the reading of the clock and the last store nothing may come in.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import dis
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from fractions import Fraction
@@ -25,6 +28,7 @@ from async_throttle import (
     FixedWindow,
     LeakyBucket,
     Lease,
+    LimitSet,
     Rule,
     SlidingWindow,
     Throttle,
@@ -32,6 +36,11 @@ from async_throttle import (
     TokenBucket,
     testing,
 )
+from async_throttle._shell import fast
+from async_throttle._shell.clock import Clock
+from async_throttle._shell.core import Core
+from async_throttle._shell.loop import LoopScheduler
+from async_throttle.rules.slots import Slots
 from async_throttle.testing import VirtualTimeLoop
 
 pytestmark = pytest.mark.virtual_time
@@ -47,6 +56,16 @@ class Layered(TokenBucket):
 
     def take(self, now: int, weight: int) -> int | None:
         return super().take(now, weight)
+
+
+def both_ways(life: Callable[[], Coroutine[Any, Any, list[Any]]]) -> list[Any]:
+    """What is seen of *life*, which must be the same with the shortcuts and without them."""
+    short = testing.run(life())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "ENABLED", False)
+        long = testing.run(life())
+    assert short == long
+    return short
 
 
 # --- two lives ---
@@ -78,12 +97,12 @@ STEPS: list[Step] = [
 """Drawn with equal chances; what is there more than once comes more often."""
 
 
-async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[Step]) -> list[Any]:
+async def live(parameters: dict[str, Any], steps: list[Step]) -> list[Any]:
     """What there was to be seen of a throttle that lived through *steps*."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
-    throttle = Throttle(algorithm=algorithm, **parameters)
-    bucket: Any = throttle._rule
+    throttle = Throttle(**parameters)
+    bucket: Any = throttle._core.rule
     state = bucket.state
     log: list[Any] = []
     tasks: list[asyncio.Task[None]] = []
@@ -144,6 +163,8 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
                 # reads none, and entering by the short way must not forget what it read.
                 enter(weight)
                 await others_run()
+                if throttle.waiting:  # queueing up behind others reads none either
+                    log.append(throttle.level)
                 loop._now = max(0, loop._now - 50_000_000)
                 enter(weight)
             case "do", what:
@@ -159,7 +180,7 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
                 log.append((throttle.level, throttle.waiting, throttle.locked()))
         await others_run()
         # Slots and the state of the bucket, without telling the throttle what time it is.
-        log.append((step, Fraction(state.full_at, bucket.ticks.scale), throttle._slots.free))
+        log.append((step, Fraction(state.full_at, bucket.ticks.scale), throttle._core.slots.free))
     for task in tasks:
         task.cancel()
     for result in await asyncio.gather(*tasks, return_exceptions=True):
@@ -174,9 +195,7 @@ async def live(algorithm: type[Rule], parameters: dict[str, Any], steps: list[St
 @examples(300)
 @given(PARAMETERS, st.lists(st.sampled_from(STEPS), min_size=30, max_size=60))
 def test_both_ways_lead_to_the_same_state(parameters: dict[str, Any], steps: list[Step]) -> None:
-    short = testing.run(live(TokenBucket, parameters, steps))
-    long = testing.run(live(Layered, parameters, steps))
-    assert short == long
+    both_ways(lambda: live(parameters, steps))
 
 
 @examples(200)
@@ -194,11 +213,11 @@ def test_both_ways_lead_to_the_same_state(parameters: dict[str, Any], steps: lis
 def test_both_ways_lead_to_the_same_state_where_nobody_waits(
     capacity: int, calls: list[tuple[int | None, int | None, int]]
 ) -> None:
-    async def main(algorithm: type[Rule]) -> list[Any]:
+    async def main() -> list[Any]:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualTimeLoop)
-        throttle = Throttle(capacity, 10, burst=20, algorithm=algorithm)
-        bucket: Any = throttle._rule
+        throttle = Throttle(capacity, 10, burst=20)
+        bucket: Any = throttle._core.rule
         state = bucket.state
         log: list[Any] = []
         old: list[Lease] = []
@@ -206,22 +225,289 @@ def test_both_ways_lead_to_the_same_state_where_nobody_waits(
             before = state.full_at
             if weight is None:
                 async with throttle:
-                    log.append((state.full_at - before, throttle._slots.free))
+                    log.append((state.full_at - before, throttle._core.slots.free))
             else:
                 async with throttle(weight) as lease:
-                    log.append((state.full_at - before, throttle._slots.free, lease.waited))
+                    log.append((state.full_at - before, throttle._core.slots.free, lease.waited))
                     if actual is not None:
                         lease.settle(actual)
                         log.append(state.full_at)
                     old.append(lease)
             loop._now += pause
-            log.append((throttle._slots.free, loop._now))
+            log.append((throttle._core.slots.free, loop._now))
         for lease in old:
             lease.settle(0)
             log.append((state.full_at, throttle.level))
         return log
 
-    assert testing.run(main(TokenBucket)) == testing.run(main(Layered))
+    both_ways(main)
+
+
+# --- sets, and callers that wait ---
+
+SET_STEPS: list[Step] = [
+    *[("enter", name) for name in ("a", "ab", "ab", "abc", "abc", "heavy")] * 2,
+    *[("leave", 0), ("leave", 1)] * 3,
+    *[("cancel", 0), ("cancel", 1), ("try",), ("take",), ("take",)],
+    *(("settle", n, actual) for n in (0, 1) for actual in (0, 1, 4)),
+    *(("sleep", seconds) for seconds in (1e-9, 0.1, 0.1, 1 / 3, 1.0, 7.0)),
+    *[("pause",), ("resume",), ("close",)],
+]
+
+
+async def live_with_sets(window: type[Rule], steps: list[Step]) -> list[Any]:
+    """What there was to be seen of throttles in sets that lived through *steps*."""
+    loop = asyncio.get_running_loop()
+    a, b, c = Throttle(10, 2, burst=5), Throttle(7, algorithm=window), Throttle(math.inf, 3)
+    members = [a, b, c]
+    ab, abc = LimitSet(a=a, b=b), LimitSet(a=a, b=b, c=c, concurrency=2)
+    calls: dict[str, Callable[[], Any]] = {
+        "a": lambda: a,
+        "ab": lambda: ab(a=1, b=2),
+        "abc": lambda: abc(a=2, b=1),
+        "heavy": lambda: ab(a=5, b=7),
+    }
+    log: list[Any] = []
+    tasks: list[asyncio.Task[None]] = []
+    exits: list[asyncio.Event] = []
+    leases: list[Any] = []
+
+    async def block(name: str, leave: asyncio.Event) -> None:
+        async with calls[name]() as lease:
+            log.append(("entered", name, loop.time()))
+            if lease is not None:
+                leases.append(lease)
+                log.append(lease.waited)
+            await leave.wait()
+
+    for step in steps:
+        match step:
+            case "enter", name:
+                exits.append(asyncio.Event())
+                tasks.append(asyncio.create_task(block(name, exits[-1])))
+            case "leave", n if n < len(exits):
+                exits.pop(n).set()
+            case "cancel", n if n < len(tasks):
+                tasks[n].cancel()
+            case "settle", n, actual if n < len(leases):
+                leases[-1 - n].settle(b=actual)
+            case "sleep", seconds:
+                await asyncio.sleep(seconds)
+            case ("try",):
+                with suppress(ThrottleClosed):
+                    log.append(bool(abc.try_acquire(a=1, b=1)))
+            case ("take",):
+                log.append(a.try_acquire())
+            case ("pause",):
+                abc.pause(0.2)
+            case ("resume",):
+                abc.resume()
+            case ("close",) if len(steps) % 7 == 0:
+                c.close()
+        await others_run()
+        log.append((step, [each._core.slots.free for each in members]))
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        assert result is None or isinstance(result, (asyncio.CancelledError, ThrottleClosed))
+        log.append(type(result))
+    log.append([(each.level, each.active, each.waiting) for each in members])
+    return log
+
+
+@examples(200)
+@given(
+    st.sampled_from([TokenBucket, SlidingWindow]),
+    st.lists(st.sampled_from(SET_STEPS), min_size=20, max_size=50),
+)
+def test_both_ways_lead_to_the_same_state_where_sets_are_taken(
+    window: type[Rule], steps: list[Step]
+) -> None:
+    both_ways(lambda: live_with_sets(window, steps))
+
+
+SHORTCUTS = [
+    *["take_one", "release_slot", "hand_over", "start", "join_behind", "leave_behind"],
+    *["grab", "quietly", "leave_set"],
+]
+
+
+async def some_of_each() -> list[Any]:
+    """A life in which each shortcut is taken at least once."""
+    throttle = Throttle(10, 3, burst=10)
+    log: list[Any] = [throttle.try_acquire(), await throttle.acquire()]
+    waiters = [asyncio.create_task(throttle.acquire()) for _ in range(4)]
+    await others_run()
+    await throttle.consume(8)
+    waiters.append(asyncio.create_task(throttle.acquire()))
+    throttle.release()
+    throttle.release()
+    await others_run()
+    waiters[-1].cancel()
+    await others_run()
+    log += [throttle.waiting, throttle.active]
+    throttle.release()
+    log += [throttle.waiting, throttle.active]
+    single = Throttle(100, 1)
+    await single.acquire()
+    waiter = asyncio.create_task(single.acquire())
+    await others_run()
+    single.release()
+    log += [await waiter, single.active]
+    api = LimitSet(a=Throttle(10, 3), b=Throttle(5))
+    async with api(a=2, b=3) as lease:
+        lease.settle(a=1)
+    log.append((api["a"].level, api["b"].level))
+    return log
+
+
+def test_each_shortcut_is_taken_and_none_while_the_flag_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[str] = []
+    for name in SHORTCUTS:
+        original = getattr(fast, name)
+
+        def noted(*args: Any, name: str = name, original: Any = original) -> Any:
+            answer = original(*args)
+            if answer:
+                taken.append(name)
+            return answer
+
+        monkeypatch.setattr(fast, name, noted)
+    long, short = testing.run(some_of_each()), both_ways(some_of_each)
+    assert long == short
+    assert set(taken) == set(SHORTCUTS)
+    taken.clear()
+    monkeypatch.setattr(fast, "ENABLED", False)
+    testing.run(some_of_each())
+    assert taken == []
+
+
+# --- nothing tears a shortcut apart ---
+
+ENTRIES: dict[str, Callable[..., Any]] = {
+    "FastThrottle.__aenter__": fast.FastThrottle.__aenter__,
+    "FastThrottle.__aexit__": fast.FastThrottle.__aexit__,
+    "FastLease.__aenter__": fast.FastLease.__aenter__,
+    "FastLease.__aexit__": fast.FastLease.__aexit__,
+    "FastLease.settle": fast.FastLease.settle,
+    "take_one": fast.take_one,
+}
+COMES_IN = ("CALL", "BUILD_", "MAKE_", "GET_", "SEND", "YIELD", "RESUME", "FOR_ITER", "IMPORT")
+"""Where signal handlers run, or memory is got and so finalizers may run."""
+
+
+def comes_in(step: dis.Instruction) -> bool:
+    back = "JUMP" in step.opname and "BACKWARD" in step.opname
+    return step.opname.startswith(COMES_IN) or (back and "NO_INTERRUPT" not in step.opname)
+
+
+def stores_after_something_came_in(function: Callable[..., Any]) -> Iterator[str]:
+    """The stores of *function* that can follow on what comes in after the clock was read.
+
+    All paths are followed, but for those of exceptions. Between two stores to `busy` the
+    scheduler is marked, so that what comes in must wait.
+    """
+    steps = [step for step in dis.get_instructions(function) if step.opname != "CACHE"]
+    place = {step.offset: n for n, step in enumerate(steps)}
+    start = next((n for n, step in enumerate(steps) if step.argval == "monotonic_ns"), -1)
+    if start >= 0:
+        start = next(n for n in range(start, len(steps)) if steps[n].opname == "CALL")
+    else:  # no clock is read: from the first instruction on
+        start = next(n for n, step in enumerate(steps) if step.opname == "RESUME")
+    paths = [(start + 1, False, False)]
+    seen = set()
+    while paths:
+        path = paths.pop()
+        if path in seen or path[0] >= len(steps):
+            continue
+        seen.add(path)
+        n, torn, busy = path
+        step = steps[n]
+        if step.opname == "STORE_ATTR":
+            if torn:
+                yield f"line {step.positions and step.positions.lineno}: {step.argval}"
+            busy ^= step.argval == "busy"
+        if comes_in(step) and not busy:
+            torn = True
+        if step.opname.startswith(("RETURN", "RAISE", "RERAISE")):
+            continue
+        if "JUMP" in step.opname:
+            paths.append((place[step.argval], torn, busy))
+            if step.opname.startswith(("JUMP_FORWARD", "JUMP_BACKWARD")):
+                continue
+        paths.append((n + 1, torn, busy))
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_nothing_comes_in_before_the_last_store_of_a_flattened_entry(name: str) -> None:
+    assert list(stores_after_something_came_in(ENTRIES[name])) == []
+
+
+def test_a_store_after_a_call_or_a_loop_is_seen() -> None:
+    def calls(core: Any) -> None:
+        core.a = 1
+        if core.calm:
+            len(core)
+        core.b = 2
+
+    def loops(core: Any) -> None:
+        while core.calm:
+            core.a = 1
+
+    def marks(core: Any) -> None:
+        core.busy = True
+        len(core)
+        core.a = 1
+        core.busy = False
+
+    found = [[line[-1] for line in stores_after_something_came_in(f)] for f in (calls, loops)]
+    assert found == [["b"], ["a"]]
+    assert list(stores_after_something_came_in(marks)) == []
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_what_a_flattened_entry_reads_is_no_property(name: str) -> None:
+    read = {step.argval for step in dis.get_instructions(ENTRIES[name]) if "ATTR" in step.opname}
+    throttle = Throttle(10, 2)
+    bucket: Any = throttle._core.rule
+    owners = [Throttle, Lease, Core, LoopScheduler, Clock, Slots, TokenBucket]
+    for owner in [*owners, type(bucket.state), type(bucket.ticks)]:
+        for attribute in read:
+            found = inspect.getattr_static(owner, attribute, None)
+            assert not isinstance(found, property), f"{owner.__name__}.{attribute}"
+
+
+@pytest.mark.parametrize("use", ["throttle", "lease", "set"])
+async def test_what_comes_in_while_a_shortcut_calls_a_rule_takes_none(
+    use: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    throttle = Throttle(10, 5, burst=10)
+    api = LimitSet(a=throttle)
+    if use != "set":
+        await throttle.lease(5)  # so that what is missing has to be noted
+    await asyncio.sleep(0.3)
+    before = throttle.level
+    answers: list[object] = []
+    method = "ready_at" if use == "set" else "note"
+    original = getattr(TokenBucket, method)
+
+    def interrupted(*args: Any) -> Any:
+        monkeypatch.setattr(TokenBucket, method, original)
+        answer = original(*args)
+        answers.append(throttle.try_acquire())
+        answers.append(throttle.locked())
+        if use != "set":
+            throttle.release()
+        return answer
+
+    monkeypatch.setattr(TokenBucket, method, interrupted)
+    calls: dict[str, Any] = {"throttle": throttle, "lease": throttle(1), "set": api(a=1)}
+    async with calls[use]:
+        assert answers == [False, True]
+        assert throttle.level == before - 1
+    assert throttle.active == 0
 
 
 # --- which way was taken ---
@@ -232,11 +518,11 @@ def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the layered methods that were called, in order."""
     called: list[str] = []
     for cls, name in [
-        (Throttle, "_ask"),
-        (Throttle, "release"),
-        (Lease, "_reenter"),
-        (Lease, "release"),
-        (Lease, "_settle"),
+        (Throttle, "_enter_slowly"),
+        (Throttle, "_exit_slowly"),
+        (Lease, "_enter_async"),
+        (Lease, "_exit_slowly"),
+        (Lease, "_settle_slowly"),
     ]:
         original = getattr(cls, name)
 
@@ -257,7 +543,7 @@ async def test_the_short_way_is_taken_where_nobody_waits(
 ) -> None:
     throttle = Throttle(10, concurrency, burst=10, algorithm=algorithm)
     async with throttle:
-        assert throttle._slots.used == 1
+        assert throttle._core.slots.used == 1
     async with throttle(5) as lease:
         lease.settle(3)
         lease.settle(2)
@@ -317,7 +603,7 @@ async def test_the_long_way_is_taken_by_what_the_short_one_does_not_know(
     use: Callable[[Throttle], Awaitable[None]], make: Callable[[], Throttle], long_ways: list[str]
 ) -> None:
     await use(make())
-    assert "Throttle._ask" in long_ways
+    assert {"Throttle._enter_slowly", "Lease._enter_async"} & set(long_ways)
 
 
 @pytest.mark.parametrize("algorithm", [Layered, SlidingWindow, FixedWindow])
@@ -328,7 +614,7 @@ async def test_the_long_way_is_taken_to_settle_what_the_short_one_does_not_know(
     throttle = Throttle(10, 2, algorithm=algorithm)
     async with throttle(2) as lease:
         lease.settle(actual)
-    assert "Lease._settle" in long_ways
+    assert "Lease._settle_slowly" in long_ways
     assert throttle.level == 10.0 - actual
 
 
@@ -339,7 +625,7 @@ async def test_the_long_way_is_taken_by_weights_that_are_no_whole_number_of_toke
     throttle = Throttle(10)
     async with throttle(weight):
         assert throttle.level == 10.0 - weight
-    assert "Throttle._ask" in long_ways
+    assert "Lease._enter_async" in long_ways
 
 
 async def test_a_weight_above_the_burst_does_not_slip_through_the_short_way() -> None:

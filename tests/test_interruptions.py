@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import math
 import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from interruptions import ANSWERS, SCENES, WHATS, judge, sample
 
+import async_throttle
 from async_throttle import (
     Lease,
     LimitPool,
@@ -129,6 +132,34 @@ def test_a_thread_that_is_interrupted_in_its_sleep_never_asked(make: Callable[[]
     assert not [throttle for throttle in getattr(limiter, "limits", [limiter]) if throttle.active]
 
 
+# -------------------------------------------------------------------------- loops in a try
+
+ROOT = Path(async_throttle.__file__).parent
+UNDOES = [*ROOT.glob("_engine/*.py"), *ROOT.glob("_shell/*.py"), *ROOT.glob("limits/*.py")]
+
+
+@pytest.mark.parametrize("path", [*UNDOES, ROOT / "keyed.py"], ids=lambda path: path.stem)
+def test_no_loop_turns_where_an_interrupt_must_be_caught(path: Path) -> None:
+    # From CPython 3.12 on, what is raised as a loop goes back to its start passes by the handlers
+    # of a try (and the end of a with) around the loop, in the same function.
+    loops = [
+        loop.lineno
+        for block in ast.walk(ast.parse(path.read_text()))
+        if isinstance(block, ast.With) or (isinstance(block, ast.Try) and _undoes(block))
+        for statement in block.body
+        for loop in ast.walk(statement)
+        if isinstance(loop, ast.For | ast.While)
+    ]
+    assert not loops
+
+
+def _undoes(block: ast.Try) -> bool:
+    caught = [handler.type for handler in block.handlers]
+    return bool(block.finalbody) or any(
+        kind is None or ast.unparse(kind) == "BaseException" for kind in caught
+    )
+
+
 # ------------------------------------------------------------------------------- every member
 
 NOTED = "checks its arguments at once, is done when the outer call is through"
@@ -137,8 +168,10 @@ REFUSES = "raises RuntimeError if it would have to wait in the thread that it in
 LATER = "a coroutine, or what makes one: goes through the queue when the loop runs it"
 PURE = "touches nothing that changes during a call"
 BOTH = f"getter: {BEFORE}; setter: {NOTED}"
+SINGLE = dict.fromkeys(("__copy__", "__deepcopy__", "__reduce_ex__"), PURE)
 
 THROTTLE = {
+    **SINGLE,
     **dict.fromkeys(("charge", "close", "pause", "release", "resume"), NOTED),
     **dict.fromkeys(("burst", "capacity", "concurrency", "period"), BOTH),
     **dict.fromkeys(("active", "delay", "guarantee", "level", "locked", "paused_for"), BEFORE),
@@ -149,6 +182,7 @@ ASYNC = {"__aenter__": LATER, "__aexit__": NOTED}
 SYNC = {"__enter__": REFUSES, "__exit__": NOTED}
 TELLS = dict.fromkeys(("dropped", "ignore", "ok", "release", "settle"), NOTED)
 LEASE = {
+    **SINGLE,
     **TELLS,
     **ASYNC,
     **dict.fromkeys(("waited", "weight", "__call__"), PURE),
@@ -171,6 +205,7 @@ ROWS: dict[type, dict[str, str]] = {
     Lease: LEASE,
     threads.Lease: {**LEASE, **SYNC},
     LimitSet: {
+        **SINGLE,
         **ASYNC,
         **SYNC,
         **dict.fromkeys(("pause", "resume"), NOTED),
@@ -183,6 +218,7 @@ ROWS: dict[type, dict[str, str]] = {
         "drain": LATER,
     },
     LimitSetAcquisition: {
+        **SINGLE,
         **TELLS,
         **ASYNC,
         **SYNC,
@@ -193,6 +229,7 @@ ROWS: dict[type, dict[str, str]] = {
         **dict.fromkeys(("weights", "__call__", "__init__"), PURE),
     },
     LimitPool: {
+        **SINGLE,
         "acquire": REFUSES,
         **dict.fromkeys(("delay", "get_stats", "try_acquire", "__repr__"), BEFORE),
         **dict.fromkeys(("limit_sets", "load_balancing", "worker_index"), PURE),

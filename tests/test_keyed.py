@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import example, given
@@ -36,6 +37,7 @@ from async_throttle import (
     testing,
     threads,
 )
+from async_throttle._shell.core import Core
 from async_throttle.keyed import LOOKED_AT, Throttles
 from async_throttle.limits import LimitSet
 
@@ -909,25 +911,24 @@ def test_threads_that_let_go_at_once_never_get_more_than_there_is() -> None:
 
 def test_who_takes_at_the_moment_at_which_a_throttle_is_looked_at_is_not_forgotten() -> None:
     # A throttle is found idle. Before it is dropped, another thread takes from it and lets go.
-    class Watched(threads.Throttle):
-        __slots__ = ()
-
-        def _idle(self) -> bool:
-            idle = super()._idle()
-            if self.name == "a" and not others:
-                others.append(threading.Thread(target=take))
-                others[0].start()
-                others[0].join(0.2)  # long enough, if nothing held it up
-            return idle
+    def watched(core: Core, now: int) -> bool:
+        idle = is_idle(core, now)
+        if core.name == "a" and not others:
+            others.append(threading.Thread(target=take))
+            others[0].start()
+            others[0].join(0.2)  # long enough, if nothing held it up
+        return idle
 
     def take() -> None:
         assert hosts["a"].try_acquire()
 
     others: list[threading.Thread] = []
     clock = Clock()
-    hosts: Throttles[Any, Watched] = Throttles(lambda key: Watched(3, name=str(key), timer=clock))
-    hosts["a"]
-    hosts["b"]
+    hosts: ThreadHosts = Throttles(lambda key: threads.Throttle(3, name=str(key), timer=clock))
+    is_idle = Core.idle
+    with mock.patch.object(Core, "idle", watched):
+        hosts["a"]
+        hosts["b"]
     others[0].join()
     assert hosts["a"].level == 2
 

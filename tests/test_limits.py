@@ -42,6 +42,8 @@ from async_throttle import (
     testing,
     threads,
 )
+from async_throttle._base import core_of
+from async_throttle._shell.scheduler import find
 from async_throttle.limits import (
     CallLimit,
     Delay,
@@ -738,19 +740,14 @@ async def test_release_of_what_was_not_granted_yet_does_nothing() -> None:
     assert state(api) == {"tokens": (10, 0, 0), "concurrency": (math.inf, 0, 0)}
 
 
-async def test_a_call_is_entered_once_and_a_set_as_often_as_you_like(went: Went) -> None:
+async def test_a_call_and_a_set_are_entered_as_often_as_you_like(went: Went) -> None:
     api = LimitSet(tokens=Throttle(10), concurrency=5)
-    call = api()
-    async with call:
-        pass
-    with pytest.raises(RuntimeError, match="can be entered once"):
-        async with call:
-            pytest.fail("entered")
-    waiting = LimitSet(Throttle(1, initial=0))()
-    task = await queued(waiting.__aenter__())
-    with pytest.raises(RuntimeError, match="can be entered once"):
-        await waiting
-    await task
+    call = api(tokens=2)
+    for n in range(2):
+        async with call as first, call as second:
+            assert first is not second
+            assert api["concurrency"].active == 2
+        assert state(api) == {"tokens": (10 - 4 * (n + 1), 0, 0), "concurrency": (math.inf, 0, 0)}
     async with api, api:
         assert api["concurrency"].active == 2
     await asyncio.gather(*(went.call(api, n) for n in range(5)))
@@ -853,14 +850,16 @@ async def test_a_pause_that_empties_counts_for_those_who_use_a_member_alone(went
     assert [when for _, when in went] == [20.0] * 10 + [21.0, 22.0]
 
 
-async def test_sets_over_the_same_throttles_have_one_pause_as_long_as_one_is_kept() -> None:
+async def test_sets_over_the_same_throttles_have_one_pause_that_outlives_them() -> None:
     one, two = Throttle(10), Throttle(10)
     kept = LimitSet(one, two)
     LimitSet(two, one).pause(5)
     assert kept.paused_for == LimitSet(one, two).paused_for == 5.0
     del kept
     gc.collect()
-    assert LimitSet(one, two).paused_for == 0.0
+    await asyncio.sleep(2)
+    assert LimitSet(one, two).paused_for == 3.0
+    assert (one.paused_for, LimitSet(one).paused_for) == (0.0, 0.0)
 
 
 # ------------------------------------------------------------------------------------ live changes
@@ -1736,7 +1735,7 @@ async def test_many_sets_made_for_one_call_each_leave_nothing_behind() -> None:
     async def one() -> None:
         chat = Throttle(1)
         limits = LimitSet(everybody, chat)
-        remains.extend((weakref.ref(chat), weakref.ref(limits), weakref.ref(limits._line)))
+        remains.extend((weakref.ref(chat), weakref.ref(limits), weakref.ref(limits._core.lane)))
         async with limits:
             await asyncio.sleep(0.01)
 
@@ -1752,9 +1751,9 @@ async def test_many_sets_made_for_one_call_each_leave_nothing_behind() -> None:
         assert [ref for ref in remains if ref() is not None] == []
     finally:
         gc.enable()
-    queue = everybody._at().queue
-    assert len(queue._lines) == 2  # those of the throttle itself
-    assert (queue.waiting, queue.busy(), len(queue.deadlines)) == (0, [], 0)
+    queue = find(core_of(everybody)).queue
+    assert list(queue.lanes.values()) == [core_of(everybody).lane]
+    assert (queue.waiting, queue.busy, len(queue.deadlines)) == (0, [], 0)
     await asyncio.sleep(1)
     assert everybody.level == 10
 
@@ -1781,12 +1780,12 @@ async def test_sets_that_time_out_or_are_cancelled_leave_nothing_behind_either()
     await others_run()  # what asyncio keeps of a task that was cancelled
     gc.collect()  # a traceback is a cycle
     assert [ref for ref in remains if ref() is not None] == []
-    queue = everybody._at().queue
-    assert len(queue._lines) == 2
+    queue = find(core_of(everybody)).queue
+    assert list(queue.lanes.values()) == [core_of(everybody).lane]
     assert queue.waiting == 0
 
 
-async def test_a_desk_is_left_to_whoever_joins_next_when_its_set_has_gone(went: Went) -> None:
+async def test_a_scheduler_is_left_to_whoever_joins_next_when_its_set_has_gone(went: Went) -> None:
     shared = Throttle(10)
     for n in range(3):
         limits = LimitSet(shared, Throttle(10))

@@ -12,7 +12,6 @@ exceeded; what was promised is kept whoever comes later.
 Atomic: a call takes of all its limits or of none. The level of each throttle, after each step, is
 what the oracle gets by replaying exactly the grants, charges and settlements that callers saw.
 
-How many lives: ``HYPOTHESIS_PROFILE`` in the environment, see ``support.py``.
 ``--hypothesis-show-statistics`` prints the number, and which answers were met how often.
 """
 
@@ -21,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +28,7 @@ from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import pytest
-from hypothesis import event, example, given, note, settings
+from hypothesis import HealthCheck, Phase, event, example, given, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -54,7 +52,7 @@ from oracle import (
     Together,
     of_throttle,
 )
-from support import check, overtaken_at_most
+from support import check, examples
 
 from async_throttle import (
     GCRA,
@@ -72,6 +70,7 @@ from async_throttle import (
     TokenBucket,
     WeightTooLarge,
 )
+from async_throttle._shell import fast
 from async_throttle.testing import VirtualTimeLoop
 
 T = TypeVar("T")
@@ -94,9 +93,6 @@ ANSWERS: Final[dict[type[Exception], str]] = {
     ThrottleFull: "full",
     ThrottleClosed: "closed",
 }
-
-PATIENCE: Final = 3
-"""In these lives a class of priority is passed over no more often, so that it comes to that."""
 
 KEYS: Final = 4
 """Of how many keys there are throttles."""
@@ -455,7 +451,6 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        overtaken_at_most(PATIENCE, self.patch)
         self.loop = VirtualTimeLoop()
         self.operations: list[Callable[[], object]] = []
         self.share_step_with = 0
@@ -479,7 +474,7 @@ class Machine(RuleBasedStateMachine):
 
     def build(self, config: Config) -> None:
         self.config = config
-        self.oracle = Oracle(PATIENCE, self.clock())
+        self.oracle = Oracle(self.clock())
         self.in_the_loop(self.construct)
         for arrival in config.crowd:
             self.arrive(arrival)
@@ -1309,8 +1304,6 @@ class Machine(RuleBasedStateMachine):
             elif seen.how != "cancelled":
                 self.the_refusal_names_its_limit(caller, seen, outcome.limits)
             event(f"{seen.how}, by {'pool' if caller.source.pool else caller.kind}")
-        if any(turns >= PATIENCE for turns in self.oracle.hall.passed.values()):
-            event("a class has its turn")
         assert len(self.seen) == len(told), (self.seen, told)
         self.compared = len(told)
         granted = [outcome.ident for outcome in told if "granted" in outcome.how]
@@ -1596,16 +1589,18 @@ class ThrottleMachine(Machine):
 
     alone = True
 
-    @initialize(config=lone_configs())
-    def begin(self, config: Config) -> None:
+    @initialize(config=lone_configs(), shortcuts=st.booleans())
+    def begin(self, config: Config, shortcuts: bool) -> None:
+        self.patch.setattr(fast, "ENABLED", shortcuts)
         self.build(config)
 
 
 class SetMachine(Machine):
     """The life of many limits."""
 
-    @initialize(config=configs())
-    def begin(self, config: Config) -> None:
+    @initialize(config=configs(), shortcuts=st.booleans())
+    def begin(self, config: Config, shortcuts: bool) -> None:
+        self.patch.setattr(fast, "ENABLED", shortcuts)
         self.build(config)
 
 
@@ -1613,13 +1608,16 @@ TestThrottleMachine = ThrottleMachine.TestCase
 TestThrottleMachine.settings = settings(
     examples(200),
     stateful_step_count=40,
+    deadline=None,
     report_multiple_bugs=False,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+    suppress_health_check=[HealthCheck.too_slow],
 )
 
 
 TestSetMachine = SetMachine.TestCase
 TestSetMachine.settings = settings(
-    max_examples=int(os.environ.get("MACHINE_EXAMPLES", "150")),
+    examples(150),
     stateful_step_count=30,
     deadline=None,
     report_multiple_bugs=False,
@@ -1662,7 +1660,7 @@ def test_a_bucket_alone_says_what_the_oracle_s_says(
     """What a life of a throttle meets too rarely: refunds across changes, fraction by fraction."""
     capacity, period, burst = numbers
     now, real, naive = 0, TokenBucket(0, *numbers), Bucket(0, *numbers, burst)
-    taken: list[tuple[Any, Entry]] = []
+    taken: list[tuple[int | None, Entry]] = []
     for step in steps:
         match step:
             case "take", weight:

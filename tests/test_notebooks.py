@@ -1,8 +1,8 @@
 """Plain calls of `async_throttle.threads` where event loops are about.
 
 What counts is whether this very thread would hold up its own running loop. There a plain call
-that would have to wait is refused, and says what to do instead: in the cell of a notebook, too,
-whose loop runs in the thread of the cell. All other threads may wait.
+that would have to wait is refused, and says what to do instead: in a coroutine of a notebook's
+cell, too, whose loop runs in the thread of the cell. All other threads may wait.
 """
 
 from __future__ import annotations

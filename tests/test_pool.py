@@ -29,6 +29,8 @@ from async_throttle import (
     WeightTooLarge,
     threads,
 )
+from async_throttle._base import core_of
+from async_throttle._shell.scheduler import find
 from async_throttle.limits import CallLimit, Delay, RateLimit, RateLimitAlgorithm, ResourceLimit
 
 pytestmark = pytest.mark.virtual_time
@@ -709,10 +711,10 @@ async def test_many_calls_leave_nothing_behind(kind: Any) -> None:
     gc.collect()
     assert len(remains) == 100
     assert [ref for ref in remains if ref() is not None] == []
-    queue = us["tokens"]._at().queue
-    assert (queue.waiting, queue.busy()) == (0, [])
+    queue = find(core_of(us["tokens"])).queue
+    assert (queue.waiting, queue.busy) == (0, [])
     assert len(queue.deadlines) <= 64  # what is swept out only now and then
-    assert queue is eu["tokens"]._at().queue
+    assert queue is find(core_of(eu["tokens"])).queue
 
 
 def test_a_pool_goes_on_in_another_event_loop(kind: Any) -> None:

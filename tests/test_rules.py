@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from oracle import Bucket, Entry, Fixed, Sliding
 from support import examples, scaled
@@ -38,6 +38,7 @@ from async_throttle import (
     WeightTooLarge,
     testing,
 )
+from async_throttle._base import core_of
 from async_throttle._units import NEVER, TOKEN, UNKNOWN
 from async_throttle.rules.algorithm import rule_class
 from async_throttle.rules.bucket import MOST_LOWS
@@ -1069,36 +1070,6 @@ def test_a_window_refuses_a_burst_and_says_what_it_was_given(algorithm: type[Rul
     assert rule.burst == 10 * TOKEN
 
 
-@given(limit=limits(), history=HISTORIES, later=st.lists(st.tuples(SHARES, SHARES), min_size=1))
-@examples(100)
-def test_a_fork_starts_equal_and_goes_its_own_way(
-    limit: Limit,
-    history: list[tuple[Fraction, Fraction]],
-    later: list[tuple[Fraction, Fraction]],
-) -> None:
-    def answers(rule: Rule, now: int) -> list[float]:
-        weights = [0, 1, whole_burst(rule) // 2, whole_burst(rule)]
-        return [rule.level(now), *(rule.ready_at(now, weight) for weight in weights)]
-
-    rule, alone = limit.rule(), limit.rule()
-    now = 0
-    for gap, part in history:
-        now += share(gap, limit.period)
-        rule.take(now, share(part, rule.burst))
-        alone.take(now, share(part, rule.burst))
-    fork = rule.fork()
-    assert type(fork) is type(rule)
-    assert answers(fork, now) == answers(alone, now)
-    ahead = now
-    for gap, part in later:
-        ahead += share(gap, limit.period)
-        receipt = fork.take(ahead, share(part, rule.burst))
-        fork.refund(ahead, receipt, share(part, rule.burst) // 2)
-    fork.empty(ahead)
-    fork.configure(ahead, 3 * limit.capacity, limit.period, None)
-    assert answers(rule, now) == answers(alone, now)
-
-
 # ----------------------------------------------------------------------------------- as good as new
 
 
@@ -1311,7 +1282,7 @@ def test_nothing_that_a_throttle_tells_writes_its_rule(algorithm: type[Rule]) ->
         throttle = Throttle(10, algorithm=algorithm)
         await throttle.acquire(0.5)
         await asyncio.sleep(0.25)
-        rule = throttle._rule
+        rule = core_of(throttle).rule
         rule.state = Frozen(rule.state)
         assert repr(throttle)
         assert throttle.delay(0.3) <= throttle.delay(throttle.burst) <= 1

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 from explorer import (
@@ -31,8 +32,11 @@ from explorer import (
 from support import QUICK
 
 from async_throttle import Throttle
-from async_throttle._desk import Desk, Options, Taker, Waiting
-from async_throttle._queue import GRANTED
+from async_throttle._engine.lane import GRANTED
+from async_throttle._engine.queue import Queue
+from async_throttle._shell.loop import LoopScheduler
+from async_throttle._shell.scheduler import Scheduler
+from async_throttle._shell.waiting import Attempt
 
 DEPARTURES = 3 if QUICK else math.inf
 
@@ -48,81 +52,95 @@ def test_every_schedule_keeps_every_promise(scenario: Scenario) -> None:
 # --- it finds what is broken ---
 
 
-class Sleepy(Desk):
+class Unchecked(LoopScheduler):
+    """Faults that the self-check would see before anybody suffers from them."""
+
+    def check(self) -> None:
+        pass
+
+
+class Sleepy(Unchecked):
     """Who leaves the queue does not look who is next."""
 
-    def leave(self, waiter: Any) -> None:
-        self.starting.discard(waiter)
-        self.queue.leave(waiter)
-
-
-class Spendthrift(Desk):
-    """Who is cancelled after the grant gives the slot back, and not the tokens."""
-
-    def leave(self, waiter: Waiting) -> None:
-        waiter.receipts = []
-        super().leave(waiter)
-
-
-class Clinging(Desk):
-    """Who is cancelled after the grant still counts as about to start."""
-
-    def leave(self, waiter: Waiting) -> None:
-        about_to_start = waiter in self.starting
-        super().leave(waiter)
-        if about_to_start:
-            self.starting.add(waiter)
-
-
-class Impolite(Desk):
-    """Who was granted is no longer in anybody's way."""
-
-    def announce(self, changed: Iterable[Any]) -> None:
-        super().announce(changed)
-        self.starting.clear()
+    def withdraw(self, attempt: Attempt) -> None:
+        for waiter in attempt.waiters:
+            self.handed_over.discard(waiter)
+            self.queue.leave(waiter)
         self.recalm()
 
 
-class Placid(Desk):
-    """It opens the flattened entry where nobody waits, though somebody is about to start."""
+class Spendthrift(LoopScheduler):
+    """Who is cancelled after the grant gives the slot back, and not the tokens."""
+
+    def _withdraw(self, now: int, attempt: Attempt) -> None:
+        for waiter in attempt.waiters:
+            if waiter.state is GRANTED:
+                del waiter.receipts[1:]
+        super()._withdraw(now, attempt)
+
+
+class Clinging(LoopScheduler):
+    """Who is cancelled after the grant still counts as handed over."""
+
+    def _withdraw(self, now: int, attempt: Attempt) -> None:
+        handed_over = set(self.handed_over)
+        super()._withdraw(now, attempt)
+        self.handed_over |= handed_over
+
+
+class Impolite(LoopScheduler):
+    """Who was granted is no longer in anybody's way."""
+
+    def tell_decided(self) -> None:
+        super().tell_decided()
+        self.handed_over.clear()
+
+
+class Placid(Unchecked):
+    """It opens the shortcuts where nobody waits, though somebody is about to start."""
 
     def recalm(self) -> None:
         self.calm = not self.queue.waiting
 
 
-class Trusting(Desk):
-    """A timer that rings too early is believed."""
+class Trusting(LoopScheduler):
+    """An alarm that rings too early is believed."""
 
-    def wake(self) -> None:
+    def catch_up(self) -> None:
         self.elapse()
 
 
-class Restless(Desk):
-    """When the last who waited has started, those who drain are not told."""
+class Restless(LoopScheduler):
+    """When the last waiter has started, drainers are not told."""
 
-    def start(self, options: Options, waiter: Waiting, taker: Taker | None) -> None:
+    def start(self, attempt: Attempt) -> None:
+        (waiter,) = attempt.waiters
         assert waiter.state is GRANTED
-        assert taker is None
-        self.starting.discard(waiter)
+        assert attempt.taker is None
+        self.handed_over.discard(waiter)
 
 
-class Deaf(Desk):
-    """The flattened exit is open while somebody drains, who is told nothing by it."""
+class Deaf(LoopScheduler):
+    """The shortcut out is open while somebody drains, who is told nothing by it."""
 
     def recalm(self) -> None:
-        self.calm = not self.queue.waiting and not self.starting
+        self.calm = not self.queue.waiting and not self.handed_over
 
 
-class Lenient(Desk):
+class Lenient(LoopScheduler):
     """At the instant of a deadline it is never too late."""
 
     def decide(self) -> None:
-        self.announce(self.queue.advance(self.queue.now, final=False))
-        if not self.queue.waiting:
-            self.rest()
+        advance = Queue.advance
+
+        def lenient(queue: Queue, now: int, *, final: bool = True) -> None:
+            advance(queue, now, final=False)
+
+        with mock.patch.object(Queue, "advance", lenient):
+            super().decide()
 
 
-class Strict(Desk):
+class Strict(LoopScheduler):
     """At the instant of a deadline it is too late already for what comes then."""
 
     def elapse(self) -> int:
@@ -131,16 +149,17 @@ class Strict(Desk):
         return now
 
 
-class Forgetful(Desk):
+class Forgetful(LoopScheduler):
     """Those whose time is over are not told."""
 
-    def announce(self, changed: Iterable[Any]) -> None:
-        super().announce([waiter for waiter in changed if waiter.state is GRANTED])
+    def tell(self, waiter: Any) -> None:
+        if waiter.state is GRANTED:
+            super().tell(waiter)
 
 
-def served_at(desk: type[Desk]) -> type[Throttle]:
+def served_at(scheduler: type[Scheduler]) -> type[Throttle]:
     """A throttle whose callers wait there."""
-    return type(desk.__name__, (Throttle,), {"_new_desk": desk})
+    return type(scheduler.__name__, (Throttle,), {"_scheduler": scheduler})
 
 
 class Shielded(Throttle):

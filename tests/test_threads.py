@@ -11,6 +11,7 @@ Nothing here needs a global interpreter lock: what threads share is guarded by l
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import faulthandler
 import functools
@@ -43,11 +44,17 @@ from async_throttle import (
     Throttles,
     ThrottleTimeout,
     WeightTooLarge,
+    _base,
+    threads,
 )
 from async_throttle import Throttle as AsyncThrottle
-from async_throttle._base import BaseThrottle
-from async_throttle._queue import GRANTED, Queue, Waiter
-from async_throttle.threads import Hand, Lease, ThreadDesk, ThreadWaiting, Throttle
+from async_throttle._base import core_of
+from async_throttle._engine.lane import GRANTED, Waiter
+from async_throttle._engine.queue import Queue
+from async_throttle._shell.scheduler import Scheduler, find
+from async_throttle._shell.states import ENTERING
+from async_throttle._shell.thread import LoopOfWaiters, Sleeper, ThreadScheduler, wait
+from async_throttle.threads import Lease, Throttle
 
 
 def staged(test: Callable[[Stage], object]) -> Callable[[], None]:
@@ -232,19 +239,18 @@ def test_many_random_schedules_of_many_threads() -> None:
 # --- the explorer finds what is broken
 
 
-def nobody_takes_over(desk: Any, waiter: Any) -> None:
-    """Who keeps the time and goes, names nobody else."""
-    desk._threads.pop(waiter, None)
-    if desk._keeper is waiter:
-        desk._keeper = None
+def nobody_takes_over(scheduler: Any) -> None:
+    """A leader that goes names nobody else: followers sleep on."""
+    if scheduler.loops or scheduler.leader is not None:
+        ThreadScheduler_arm(scheduler)
 
 
-def forgetful(desk: Any) -> None:
-    """Whoever keeps the time is not told that something is due earlier."""
-    for hand in list(desk._hands.values()):
-        hand.watch(desk.queue.due_at)
-    if desk._threads and desk._keeper is None:
-        next(iter(desk._threads)).ring()
+def forgetful(scheduler: Any) -> None:
+    """The leader is not told that something is due earlier."""
+    for mine in list(scheduler.loops.values()):
+        mine.watch(scheduler.queue.due_at)
+    if scheduler.sleepers and scheduler.leader is None:
+        next(iter(scheduler.sleepers)).ring()
 
 
 def silent(waiter: Any) -> None:
@@ -257,35 +263,38 @@ def clinging(queue: Queue, waiter: Waiter) -> None:
         Queue_leave(queue, waiter)
 
 
-def impolite(queue: Queue, waiter: Any, line: Any, *more: Any) -> None:
+def impolite(queue: Queue, waiter: Any, lane: Any, *more: Any) -> None:
     """The last to come goes first."""
-    Queue_join(queue, waiter, line, *more)
-    line.waiters.rotate()
+    Queue_join(queue, waiter, lane, *more)
+    lane.waiters.rotate()
 
 
-def generous(lease: Lease) -> bool:
+def generous(lease: Any) -> Any:
     """Each entry of a kept lease is taken for its first."""
-    return True
+    lease._state = ENTERING
+    wait(lease._whom(), lease._options(), lease._timeout, lease)
+    return lease
 
 
-def forsaking(desk: Any, other: Any, party: Any) -> None:
-    """Who waited at a desk that was absorbed is not told."""
+def forsaking(scheduler: Any, other: Any) -> None:
+    """Who waited at a scheduler that was absorbed is not told."""
 
 
 Queue_leave, Queue_join = Queue.leave, Queue.join
+ThreadScheduler_arm = ThreadScheduler.arm
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "broken", "scenes"),
     [
-        (ThreadDesk, "quit", nobody_takes_over, ["tokens"]),
-        (ThreadDesk, "arm", forgetful, ["a_faster_rate"]),
-        (ThreadWaiting, "ring", silent, ["slots_only", "a_drain"]),
-        (Hand, "watch", lambda hand, due: None, ["two_loops_and_a_thread"]),
+        (ThreadScheduler, "arm", nobody_takes_over, ["tokens"]),
+        (ThreadScheduler, "arm", forgetful, ["a_faster_rate"]),
+        (Sleeper, "ring", silent, ["slots_only", "a_drain"]),
+        (LoopOfWaiters, "watch", lambda mine, due: None, ["two_loops_and_a_thread"]),
         (Queue, "leave", clinging, ["an_interrupt_at_the_instant_of_the_grant"]),
         (Queue, "join", impolite, ["slots_only"]),
-        (Lease, "_claim", generous, ["a_kept_lease_that_threads_and_tasks_enter"]),
-        (ThreadDesk, "_adopt", forsaking, ["throttles_brought_together_while_others_wait"]),
+        (Lease, "_enter", generous, ["a_kept_lease_that_threads_and_tasks_enter"]),
+        (ThreadScheduler, "adopt", forsaking, ["loops_with_callers_at_throttles_brought_together"]),
     ],
 )
 def test_what_is_broken_is_found_by_some_schedule(
@@ -296,8 +305,7 @@ def test_what_is_broken_is_found_by_some_schedule(
             explore(SCENES[scene].scenario, switches=2, most=2_000)
 
 
-@pytest.mark.parametrize("name", ["release", "charge"])
-def test_what_is_not_guarded_is_found_at_some_line(name: str) -> None:
+def test_a_door_without_a_lock_is_found_at_some_line() -> None:
     def scenario(stage: Stage) -> Any:
         def work() -> None:
             for _ in range(2):
@@ -310,13 +318,78 @@ def test_what_is_not_guarded_is_found_at_some_line(name: str) -> None:
         return began(stage, 0, 0, 0.5, 1, 1.5, 2)
 
     sample(scenario, range(5), lines=0.1)
-    unguarded = inspect.getattr_static(BaseThrottle, name)
-    with mock.patch.object(Throttle, name, unguarded), pytest.raises(Broken):
+    with mock.patch.object(ThreadScheduler, "enter", Scheduler.enter), pytest.raises(Broken):
         sample(scenario, range(1_000), lines=0.1)
 
 
+DOOR = {"do", "ask", "enter", "admit", "exclusively", "start", "withdraw"}
+"""What goes through the door of a scheduler."""
+
+WAYS = {"wait", "drained", "release", "try_acquire", "leave_block", "lease", "lease_async"} | {
+    "_configure",
+    "_lease",
+    "_lease_async",
+}
+"""What goes there on behalf of others."""
+
+PURE = {
+    "__call__": "makes a lease, or decorates",
+    "__repr__": "looks, and changes not even what is due",
+    "guarantee": "parameters, which a change replaces at once",
+    "name": "never changes",
+    "algorithm": "never changes",
+    "max_waiting": "never changes",
+    "adapt": "never changes",
+    "capacity": "one parameter",
+    "period": "one parameter",
+    "burst": "one parameter",
+    "concurrency": "one parameter",
+}
+"""Members that need no door, and why. (Setters need it.)"""
+
+
+def members(path: Any) -> Iterator[tuple[str, ast.AST]]:
+    """The public members of the throttles in a module, and `with`."""
+    for node in ast.walk(ast.parse(inspect.getsource(path))):
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Throttle"):
+            for member in node.body:
+                if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef):
+                    setter = any(isinstance(d, ast.Attribute) for d in member.decorator_list)
+                    if not member.name.startswith("_") or member.name.startswith("__"):
+                        yield member.name + " =" * setter, member
+
+
+def test_every_member_goes_through_the_door_or_reads_what_never_changes() -> None:
+    beside = {
+        name
+        for module in (_base, threads)
+        for name, member in members(module)
+        if not any(
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute | ast.Name)
+            and (node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id)
+            in DOOR | WAYS
+            for node in ast.walk(member)
+        )
+    }
+    assert beside - {"__init__"} == PURE.keys()
+
+
+@staged
+def test_a_slot_is_given_back_inside_the_door_also_where_others_wait_for_time(stage: Stage) -> None:
+    """Outside, another thread could come to wait for it meanwhile, and would not be woken."""
+    throttle = stage.throttle(1, 3, burst=2)
+    throttle.acquire(2)
+    stage.thread("A", stage.visit, throttle)
+    stage.sleep(0.5)
+    assert throttle.waiting == 1
+    plot = len(stage.plot)
+    throttle.release()
+    assert any(what.startswith("wants lock") for _, _, what, _ in stage.plot[plot:])
+
+
 def test_a_schedule_that_was_told_can_be_played_again() -> None:
-    with mock.patch.object(ThreadDesk, "quit", nobody_takes_over):
+    with mock.patch.object(ThreadScheduler, "arm", nobody_takes_over):
         with pytest.raises(Broken) as found:
             explore(SCENES["tokens"].scenario)
         schedule = [int(choice) for choice in found.value.schedule.strip("[]").split(",")]
@@ -645,14 +718,14 @@ class Log:
 
 @contextmanager
 def order_of_grants() -> Iterator[None]:
-    """Check that within each line callers are granted in the order in which they came."""
+    """Check that within each lane callers are granted in the order in which they came."""
 
-    def noted(queue: Queue, now: int, *, final: bool = True) -> list[Waiter]:
-        changed = advance(queue, now, final=final)
-        for waiter in changed:
+    def noted(queue: Queue, now: int, *, final: bool = True) -> None:
+        decided = len(queue.decided)
+        advance(queue, now, final=final)
+        for waiter in list(queue.decided)[decided:]:
             if waiter.state is GRANTED:
-                grants[waiter.line].append(waiter.order)  # its queue is locked
-        return changed
+                grants[waiter.lane].append(waiter.order)  # its queue is locked
 
     grants: defaultdict[Any, list[int]] = defaultdict(list)
     advance = Queue.advance
@@ -795,10 +868,10 @@ def test_a_storm_of_threads_and_loops(seed: int) -> None:
     assert log.most[throttle] <= slots
     log.check_envelope(rate, burst)
     at_rest(throttle)
-    desk = throttle._at()
-    assert isinstance(desk, ThreadDesk)
-    assert not desk._threads
-    assert not desk.starting
+    scheduler = find(core_of(throttle))
+    assert isinstance(scheduler, ThreadScheduler)
+    assert not scheduler.sleepers
+    assert not scheduler.handed_over
 
 
 @pytest.mark.real_time
@@ -976,11 +1049,30 @@ def test_an_idle_throttle_is_freed_at_once() -> None:
         throttle = Throttle(5_000, 2, burst=10)
         in_threads(*[functools.partial(work, throttle)] * 2)
         asyncio.run(main(throttle))
-        remains = weakref.ref(throttle), weakref.ref(throttle._at())
+        remains = weakref.ref(throttle), weakref.ref(core_of(throttle).scheduler)
         del throttle
         assert [remain() for remain in remains] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("kind", [AsyncThrottle, Throttle])
+def test_a_throttle_that_is_at_work_is_not_taken_together_with_others(kind: Any) -> None:
+    """A clock, a finalizer or a signal handler tries to, in the middle of an event."""
+
+    def timer() -> float:
+        if asks:
+            asks.clear()
+            with pytest.raises(RuntimeError, match="at work"):
+                LimitSet(one, other)
+        return 0.0
+
+    asks: list[bool] = []
+    one, other = kind(1, timer=timer), kind(1, timer=timer)
+    asks.append(True)
+    assert one.level == 1
+    assert not asks
+    LimitSet(one, other)
 
 
 def test_throttles_for_threads_and_others_are_not_taken_together() -> None:

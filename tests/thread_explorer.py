@@ -34,7 +34,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, SimpleNamespace
-from typing import Any, Final, TypeVarTuple
+from typing import Any, Final, TypeVarTuple, cast
 from unittest import mock
 
 from explorer import DEEP, SECOND, Broken, SearchCut
@@ -50,6 +50,7 @@ from scenes import (
     Visit,
     Wait,
 )
+from support import check
 
 import async_throttle
 from async_throttle import (
@@ -63,16 +64,21 @@ from async_throttle import (
     Throttles,
     ThrottleTimeout,
     WeightTooLarge,
-    _desk,
     keyed,
     threads,
 )
-from async_throttle._queue import GRANTED, Queue, Waiter
+from async_throttle._base import core_of
+from async_throttle._engine.lane import GRANTED
+from async_throttle._engine.queue import Queue
+from async_throttle._shell import fast, scheduler, thread
+from async_throttle._shell.scheduler import find
+from async_throttle._shell.thread import ThreadScheduler
 from async_throttle._units import NEVER
 from async_throttle.testing import READ_THE_CLOCK
 
 LIBRARY: Final = str(Path(async_throttle.__file__).parent)
-"""In these files `sample` may switch at any line."""
+"""In these files `sample` may switch at any line; but for those of `fast`, where CPython with its
+global lock does not switch, and which others do not run."""
 
 MOST_TOLD: Final = 60
 """The last steps of a schedule that a failure tells."""
@@ -137,15 +143,19 @@ class Lock:
     def free(self) -> bool:
         return self._depth == 0
 
-    def acquire(self) -> bool:
+    def acquire(self, blocking: bool = True) -> bool:
         me = self._stage.running
-        if self.free or self._holder is not me:
+        if not self.free and self._holder is me:
+            pass
+        elif blocking:
             if not self.free or me is None or not me.awake:
                 self._stage.wait(self, NEVER)
             assert self.free or self._stage.broken
-            self._holder = me
             if me is not None:
                 me.awake = False
+        elif not self.free:  # whoever only tries is not stopped: others had their turn before
+            return False
+        self._holder = me
         self._depth += 1
         return True
 
@@ -271,7 +281,7 @@ class Stage:
     def throttle(self, *args: Any, **kwargs: Any) -> threads.Throttle:
         """A throttle that is watched."""
         throttle = threads.Throttle(*args, **kwargs)
-        self._throttles[throttle] = throttle._slots.limit
+        self._throttles[throttle] = core_of(throttle).slots.limit
         return throttle
 
     def thread(self, name: str, function: Callable[[*Ts], object], *args: *Ts) -> None:
@@ -316,7 +326,7 @@ class Stage:
         self._held.update(throttles)
         for throttle in throttles:
             # Who was granted before the last change may enter after it.
-            most = max(throttle._slots.limit, self._throttles.get(throttle, 0))
+            most = max(core_of(throttle).slots.limit, self._throttles.get(throttle, 0))
             assert self._held[throttle] <= most, f"more than {most} inside"
         try:
             yield
@@ -424,6 +434,7 @@ class Stage:
                 (a.until for a in self._actors if not a.over and a.until > self.now),
                 default=NEVER,
             )
+            self._check()
             if not ready:
                 if all(actor.over for actor in self._actors):
                     return None
@@ -453,9 +464,25 @@ class Stage:
         if any(actor.drives and actor.wants is None for actor in self._actors):
             return  # a loop is held up: it may be late for its own callers
         for throttle in self._throttles:
-            queue = throttle._at().queue
-            if throttle._at().timer is None and queue.waiting and queue.due_at < wakes:
+            queue = find(core_of(throttle)).queue
+            if (
+                find(core_of(throttle)).clock.timer is None
+                and queue.waiting
+                and queue.due_at < wakes
+            ):
                 self._break(f"due at {queue.due_at:,}, and nobody wakes before {wakes:,}")
+
+    def _check(self) -> None:
+        """Where nobody is inside the door, its scheduler is as it ought to be."""
+        at_lines, self._at_lines = self._at_lines, None  # nobody goes on meanwhile
+        for throttle in self._throttles:
+            scheduler = find(core_of(throttle))
+            if cast(Any, scheduler).lock.free:
+                try:
+                    check(throttle)
+                except AssertionError as error:
+                    self._break(error)
+        self._at_lines = at_lines
 
     def _break(self, problem: str | BaseException) -> None:
         if self.broken is None:
@@ -465,14 +492,14 @@ class Stage:
             self.broken = problem
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
-        if not frame.f_code.co_filename.startswith(LIBRARY):
+        name = frame.f_code.co_filename
+        if not name.startswith(LIBRARY) or name == fast.__file__:
             return None
         return self._trace_line
 
     def _trace_line(self, frame: FrameType, event: str, arg: object) -> Any:
-        assert self._at_lines is not None
-        me = self.running
-        if event == "line" and me is not None and self.broken is None and self._at_lines():
+        me, at_lines = self.running, self._at_lines
+        if event == "line" and me and self.broken is None and at_lines and at_lines():
             where = f"stops before {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
             self.plot.append((self.now, me.name, where, NEVER))
             me.until = self.now
@@ -542,12 +569,12 @@ class Stage:
 
         advance = Queue.advance
 
-        def noted(queue: Queue, now: int, *, final: bool = True) -> list[Waiter]:
-            changed = advance(queue, now, final=final)
-            for waiter in changed:
+        def noted(queue: Queue, now: int, *, final: bool = True) -> None:
+            decided = len(queue.decided)
+            advance(queue, now, final=final)
+            for waiter in list(queue.decided)[decided:]:
                 if waiter.state is GRANTED:
-                    self._granted[waiter.line].append(waiter.order)
-            return changed
+                    self._granted[waiter.lane].append(waiter.order)
 
         locks = SimpleNamespace(
             Lock=lambda: Bell(self),
@@ -558,9 +585,9 @@ class Stage:
         with ExitStack() as stack:
             for module in READ_THE_CLOCK:
                 stack.enter_context(mock.patch.object(module, "monotonic_ns", clock))
-            for module in (threads, keyed):
+            for module in (thread, scheduler, keyed):
                 stack.enter_context(mock.patch.object(module, "threading", locks))
-            stack.enter_context(mock.patch.object(_desk, "_joining", Lock(self, "_joining")))
+            stack.enter_context(mock.patch.object(scheduler, "_merging", Lock(self, "_merging")))
             stack.enter_context(mock.patch.object(Queue, "advance", noted))
             yield
 
@@ -593,15 +620,15 @@ def _one_core() -> Iterator[None]:
 
 def _check_rest(throttle: threads.Throttle) -> None:
     """Nobody holds or waits, and nothing is left of those who did."""
-    desk = throttle._at()
-    assert isinstance(desk, threads.ThreadDesk)
+    scheduler = find(core_of(throttle))
+    assert isinstance(scheduler, ThreadScheduler)
     assert (throttle.active, throttle.waiting) == (0, 0)
-    assert not desk.queue.waiting
-    assert not desk.starting
-    assert not desk.drainers
-    assert not desk._threads
-    assert not desk._hands
-    assert desk._keeper is None
+    assert not scheduler.queue.waiting
+    assert not scheduler.handed_over
+    assert not scheduler.drainers
+    assert not scheduler.sleepers
+    assert not scheduler.loops
+    assert scheduler.leader is None
 
 
 # ----------------------------------------------------------------------------------- searching
@@ -1245,11 +1272,6 @@ def a_loop_that_is_closed_as_its_caller_is_granted(stage: Stage) -> Any:
 # --- several throttles
 
 
-def in_order(throttles: Iterable[threads.Throttle]) -> list[threads.Throttle]:
-    """As the library sorts them, so that it does the same in each play."""
-    return sorted(throttles, key=id)
-
-
 @scene(switches=1)
 def two_taken_together(stage: Stage) -> Any:
     def visit() -> None:
@@ -1274,7 +1296,7 @@ def throttles_brought_together_while_others_wait(stage: Stage) -> Any:
         with LimitSet(one, other)():
             stage.began.append((stage.now / SECOND, ""))
 
-    one, other, third = in_order(stage.throttle(1, burst=1, initial=0) for _ in range(3))
+    one, other, third = (stage.throttle(1, burst=1, initial=0) for _ in range(3))
     stage.thread("A", stage.visit, one)
     stage.thread("B", stage.visit, other)
     stage.thread("C", visit, one, other)
@@ -1293,7 +1315,7 @@ def sets_made_in_opposite_orders(stage: Stage) -> Any:
         with LimitSet(one, other)(), stage.inside(one, other):
             pass
 
-    one, other, third = in_order(stage.throttle(math.inf, 1) for _ in range(3))
+    one, other, third = (stage.throttle(math.inf, 1) for _ in range(3))
     stage.thread("A", visit, one, other)
     stage.thread("B", visit, other, third)
     stage.thread("C", visit, third, one)
@@ -1307,7 +1329,7 @@ def a_loop_and_throttles_brought_together(stage: Stage) -> Any:
             with stage.inside(one, other):
                 await asyncio.sleep(1)
 
-    one, other = in_order(stage.throttle(math.inf, 1) for _ in range(2))
+    one, other = (stage.throttle(math.inf, 1) for _ in range(2))
     stage.thread("A", stage.visit, one, 1, 1)
     stage.thread("B", stage.visit, other, 1, 1)
     stage.loop("L", stop_by)
@@ -1324,7 +1346,7 @@ def loops_with_callers_at_throttles_brought_together(stage: Stage) -> Any:
     async def stop_by() -> None:
         await asyncio.gather(stage.stop_by(one, 1, 7), stage.stop_by(other, 1, 7))
 
-    one, other = in_order(stage.throttle(1, burst=1, initial=0) for _ in range(2))
+    one, other = (stage.throttle(1, burst=1, initial=0) for _ in range(2))
     stage.loop("L", stop_by)
     stage.loop("M", stage.stop_by, other, 1, 7)
     stage.later(0.5, LimitSet, one, other)

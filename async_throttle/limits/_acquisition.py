@@ -2,53 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Hashable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+import asyncio
+from collections.abc import Callable, Coroutine, Generator, Hashable, Mapping, Sequence
+from types import CoroutineType, TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
-from async_throttle import threads
-from async_throttle._base import Measure
 from async_throttle._decorator import within_either
-from async_throttle._desk import Party, checked_priority
-from async_throttle._queue import Receipt
-from async_throttle._units import SECOND
+from async_throttle._engine.lane import Receipt
+from async_throttle._shell import fast
+from async_throttle._shell.core import checked_priority
+from async_throttle._shell.fast import NOTHING
+from async_throttle._shell.following import Measure
+from async_throttle._shell.lease import BaseLease, settle
+from async_throttle._shell.scheduler import find
+from async_throttle._shell.states import (
+    EARLY,
+    FRESH,
+    HELD,
+    LEASED,
+    REFUSED,
+    RELEASED,
+    SHARED,
+    LeaseState,
+)
+from async_throttle._shell.waiting import Attempt, Option, possible
+from async_throttle._units import TOKEN, seconds, tokens
 from async_throttle.adaptive import Outcome
+from async_throttle.limits._core import CALLS, SLOTS, SetCore, Source
+from async_throttle.rules import Rule
+from async_throttle.rules.slots import Slots
 
 if TYPE_CHECKING:
     from async_throttle.limits._set import LimitSet
 
-__all__ = ["LimitSetAcquisition", "Source"]
+__all__ = ["Delay", "LimitSetAcquisition", "begin", "soonest", "tried"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Option = tuple["LimitSet", Any, tuple[int, ...]]
+
+class Delay(float):
+    """Seconds to wait, and which limit it is that is to be waited for.
+
+    Attributes:
+        limit: its key; None if there is nothing to wait for.
+    """
+
+    limit: Hashable
+
+    def __new__(cls, seconds: float, limit: Hashable = None) -> Delay:
+        delay = super().__new__(cls, seconds)
+        delay.limit = limit
+        return delay
 
 
-class Source(Protocol):
-    """Where acquisitions come from: a set, or a pool of them."""
-
-    def _weigh(self, amounts: Mapping[Any, float]) -> tuple[Any, ...]:
-        """What *amounts* are in the units of the rules."""
-        ...
-
-    def _options(self, weights: tuple[Any, ...], priority: int) -> tuple[Option, ...]:
-        """Where to ask for *weights*."""
-        ...
-
-    def _asked(self) -> Party:
-        """At whose desk."""
-        ...
-
-    def _at_once(self, acquisition: LimitSetAcquisition) -> bool:
-        """Grant *acquisition* if nobody waits, without the frames of those who do."""
-        ...
-
-    def _granted(self, limit_set: LimitSet) -> None:
-        """What was asked for is held of *limit_set*."""
-
-
-class LimitSetAcquisition:
+class LimitSetAcquisition(BaseLease):
     """What a granted call holds, to be settled and released; a lease on several limits at once.
 
     Made by ``limit_set(tokens=900)``, for ``async with`` (and ``with``, where the limits are for
@@ -60,57 +68,60 @@ class LimitSetAcquisition:
         waited: seconds from the arrival to the grant.
     """
 
-    # _source    the set or the pool that was asked
+    # _face      the set or the pool that was asked
+    # _source    its core
+    # _core      that of the set whose limits are held; unset before the grant
     # _amounts   what was asked for, by key
-    # _weights   the same, for each rule of the set's line; for a pool, of each of its sets,
+    # _weights   the same, for each rule of the set's lane; for a pool, of each of its sets,
     #            until one of them has granted it
-    # _receipts  the same, of its rates, to give back
+    # _receipts  what was taken: of the slots, which come first, what is still held
     # _settled   by key: nanotokens now, and debts, of what was settled; unset without
     # _measures  what adaptive limits are to learn from the call; unset without, and once told
-    # _held_up   what held up the head of the line, and how long; unset without a wait
+    # _spans     for how long each rule was the bottleneck; unset without a wait
     __slots__ = (
-        "__weakref__",
         "_amounts",
-        "_held_up",
+        "_core",
+        "_face",
         "_measures",
         "_priority",
         "_receipts",
         "_settled",
         "_source",
-        "_state",
-        "_timeout",
+        "_spans",
         "_weights",
         "limit_set",
-        "waited",
     )
 
-    _held_up: list[int]
+    _core: SetCore
     _measures: dict[Hashable, Measure]
     _receipts: list[Receipt]
     _settled: dict[Hashable, tuple[int, list[tuple[Any, int]]]]
+    _spans: list[int] | None
     _weights: tuple[Any, ...]
     limit_set: LimitSet | None
-    waited: float
 
     def __init__(
         self,
+        face: Any,
         source: Source,
         amounts: Mapping[Any, float],
         timeout: float | None,
         priority: int,
     ) -> None:
+        self._face = face
         self._source = source
         self._amounts = amounts
         self._timeout = timeout
         self._priority = checked_priority(priority)
-        self._weights = source._weigh(amounts)
+        self._weights = source.weigh(amounts)
+        self._epoch = fast.EPOCH
         self._state = FRESH
         self.limit_set = None
 
     @property
     def successful(self) -> bool:
         """Whether it was granted."""
-        return self._state in (GRANTED, RELEASED)
+        return self._state in (LEASED, HELD, SHARED, EARLY, RELEASED) and self.limit_set is not None
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -120,51 +131,69 @@ class LimitSetAcquisition:
     @property
     def weights(self) -> dict[Hashable, float]:
         """What was taken at the grant, by key."""
-        return {} if self.limit_set is None else self.limit_set._told(self._weights)
+        return {} if self.limit_set is None else self._core.weights_told(self._weights)
 
     @property
     def waited_for(self) -> dict[Hashable, float]:
-        """Seconds for which each limit held up the head of the line meanwhile.
+        """Seconds for which each limit held up the head of the lane meanwhile.
 
         They add up to `waited`. If the set itself was paused, that is told under None.
         """
         if self.limit_set is None:
             return {}
-        return self.limit_set._blamed(getattr(self, "_held_up", None))
+        return self._core.waits_told(getattr(self, "_spans", None))
 
     # -- entering and leaving -----------------------------------------------------------
 
-    async def __aenter__(self) -> LimitSetAcquisition:
-        if self._begin() and (self._priority or not self._source._at_once(self)):
-            try:
-                source = self._source
-                options = source._options(self._weights, self._priority)
-                await threads.wait_in_loop(source._asked(), options, self._timeout, self)
-            except BaseException:
-                self._state = FRESH
-                raise
-        return self
+    def _grab(self, state: LeaseState) -> bool:
+        """Take at once what a set has, if nobody waits for any of its limits."""
+        source = self._source
+        if self._priority or not isinstance(source, SetCore) or not self._claim():
+            return False
+        try:
+            scheduler = source.scheduler
+            if scheduler.into is not None:
+                scheduler = find(source)
+            receipts = scheduler.grab(source.lane, self._weights)
+        except BaseException:
+            self._unclaim()
+            raise
+        if receipts is None:
+            self._unclaim()
+            return False
+        self._core = source
+        self._receipts = receipts
+        self.limit_set = self._face
+        self.waited = 0.0
+        self._state = state
+        return True
 
-    async def __aexit__(
+    async def __aenter__(self) -> Self:
+        if self._grab(HELD):
+            return self
+        return await self._enter_async()
+
+    def __aexit__(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
-        self._quit(exc)
+    ) -> CoroutineType[Any, Any, None]:
+        left: list[Any] = []
+        try:
+            if not fast.leave_set(self):
+                self._exit_slowly(exc, left)
+        except BaseException as late:
+            self._exit_again(late, exc, left)
+        return NOTHING
 
-    def __enter__(self) -> LimitSetAcquisition:
-        if self._state == GRANTED:
+    def __enter__(self) -> Self:
+        if self._state is LEASED:
+            self._state = HELD
             return self
-        if self._begin() and (self._priority or not self._source._at_once(self)):
-            try:
-                source = self._source
-                options = source._options(self._weights, self._priority)
-                threads.wait_in_thread(source._asked(), options, self._timeout, self)
-            except BaseException:
-                self._state = FRESH
-                raise
-        return self
+        if self._grab(HELD):
+            return self
+        return self._enter()
 
     def __exit__(
         self,
@@ -172,38 +201,25 @@ class LimitSetAcquisition:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._quit(exc)
-
-    def __await__(self) -> Generator[Any, Any, LimitSetAcquisition]:
-        return self.__aenter__().__await__()
-
-    def _begin(self) -> bool:
-        """Whether it is still to be waited for."""
-        if self._state == FRESH:
-            self._state = ENTERING
-            return True
-        if self._state in (ENTERING, RELEASED):
-            raise RuntimeError(f"{self!r} can be entered once: call the set again for another")
-        return False
+        left: list[Any] = []
+        try:
+            if not fast.leave_set(self):
+                self._exit_slowly(exc, left)
+        except BaseException as late:
+            self._exit_again(late, exc, left)
 
     def release(self) -> None:
-        """Give the slots back; a second time does nothing."""
-        if self._state == GRANTED:
-            assert self.limit_set is not None, "whoever holds, holds of a set"
-            self.limit_set._release(self)
+        """Give the slots back; a second time, or where nothing was granted, does nothing."""
+        if self.limit_set is not None:
+            super().release()
 
-    def _quit(self, error: BaseException | None) -> None:
-        """The block that held this ends, with *error*."""
-        limit_set = self.limit_set
-        if limit_set is not None:
-            try:
-                if limit_set._measured:
-                    measures = getattr(self, "_measures", {})
-                    judged = {key: measure.judge(error) for key, measure in measures.items()}
-                    limit_set._learn(self, judged)
-            finally:
-                if self._state == GRANTED:
-                    limit_set._release(self)
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Self:
+        if self._state is FRESH:
+            await self._lease_async()
+        return self
 
     def ok(self) -> None:
         """The call went well: for those limits that adapt. See `Lease.ok`."""
@@ -220,7 +236,22 @@ class LimitSetAcquisition:
     def _tell(self, outcome: Outcome) -> None:
         if self.limit_set is None:
             raise RuntimeError(f"nothing was granted to {self!r}")
-        self.limit_set._learn(self, dict.fromkeys(getattr(self, "_measures", ()), outcome))
+        self._learn(dict.fromkeys(getattr(self, "_measures", ()), outcome))
+
+    def _judge(self, error: BaseException | None) -> None:
+        measures = getattr(self, "_measures", None)
+        if measures:
+            self._learn({key: measure.judge(error) for key, measure in measures.items()})
+
+    def _learn(self, outcomes: Mapping[Hashable, Outcome]) -> None:
+        """Tell the limits that follow how the call went, and what it took, unless they know."""
+        settled = getattr(self, "_settled", {})
+        taken = self._core.weights_told(self._weights)
+        for key, outcome in outcomes.items():
+            measure = self._measures.pop(key, None)
+            if measure is not None:
+                weight = settled[key][0] / TOKEN if key in settled else taken[key]
+                measure.end(outcome, weight)
 
     def settle(self, **actual: float) -> None:
         """Say what the call really took, by limit, also after the block.
@@ -241,7 +272,88 @@ class LimitSetAcquisition:
         """`settle` in other words: ``update(usage={"tokens": 80})``."""
         if self.limit_set is None:
             raise RuntimeError(f"nothing was granted to {self!r}")
-        self.limit_set._settle(self, usage)
+        amounts = self._changed(usage)
+        if amounts:
+
+            def change(now: int) -> None:
+                if len(amounts) == 1:
+                    self._settle_one(now, *amounts[0])
+                else:
+                    self._settle(now, amounts)
+
+            scheduler = find(self._core)
+            if not scheduler.quietly(change):
+                scheduler.do(change)
+
+    def _changed(self, usage: Mapping[Any, float]) -> list[tuple[Hashable, int, int]]:
+        """Of *usage*, what is not as asked for: key, place of the rate, and nanotokens."""
+        core, taken = self._core, self._weights
+        fresh = not hasattr(self, "_settled")
+        amounts = []
+        for key, actual in usage.items():
+            try:
+                place, kind = core.places[key]
+            except KeyError:
+                raise ValueError(core.unknown(key)) from None
+            if type(actual) is int and fresh and actual * TOKEN == taken[place + 1]:
+                continue  # as asked for; of calls nobody may ask for another number than one
+            amount = tokens(str(key), actual)
+            if kind == CALLS:
+                core.limits[key].validate_usage(1, actual)
+            if kind != SLOTS:
+                amounts.append((key, place + 1, amount))
+        return amounts
+
+    def _settle(self, now: int, amounts: Sequence[tuple[Hashable, int, int]]) -> None:
+        if self._epoch != fast.EPOCH:
+            return
+        if not hasattr(self, "_settled"):
+            self._settled = {}
+        settled = self._settled
+        made: list[tuple[Rule, Any, list[tuple[Any, int]], int]] = []
+        past = dict(settled)
+        try:
+            for key, place, amount in amounts:
+                before, debts = settled.get(key) or (max(0, self._weights[place]), [])
+                rule = self._core.lane.rules[place]
+                receipt = next((issued for of, _, issued in self._receipts if of is rule), None)
+                if amount < before:
+                    settled[key] = (
+                        amount,
+                        debts,
+                    )  # before: what is interrupted gives back too little
+                settle(rule, now, receipt, debts, amount - before)
+                settled[key] = amount, debts
+                made.append((rule, receipt, debts, amount - before))
+        except Exception:
+            for rule, receipt, debts, more in reversed(made):
+                settle(rule, now, receipt, debts, -more)
+            self._settled = past
+            raise
+        self._core.tell("settle", amounts)
+
+    def _settle_one(self, now: int, key: Hashable, place: int, amount: int) -> None:
+        """Settle one limit: there is nothing else to undo if its rule raises."""
+        if self._epoch != fast.EPOCH:
+            return
+        if not hasattr(self, "_settled"):
+            self._settled = {}
+        settled = self._settled
+        before, debts = settled.get(key) or (max(0, self._weights[place]), [])
+        rule = self._core.lane.rules[place]
+        receipt = None
+        for of, _, issued in self._receipts:
+            if of is rule:
+                receipt = issued
+        try:
+            if amount < before:
+                settled[key] = amount, debts  # before: what is interrupted gives back too little
+            settle(rule, now, receipt, debts, amount - before)
+        except Exception:
+            settled[key] = before, debts
+            raise
+        settled[key] = amount, debts
+        self._core.tell("settle", ((key, place, amount),))
 
     @overload
     def __call__(
@@ -251,28 +363,119 @@ class LimitSetAcquisition:
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]: ...
     def __call__(self, func: Callable[P, Any]) -> Callable[P, Any]:
         """Decorate an ``async def``, or a ``def`` that runs in threads: each call takes this."""
-        return within_either(
-            "a set of limits",
-            func,
-            lambda: type(self)(self._source, self._amounts, self._timeout, self._priority),
-        )
-
-    def _hold(self, receipts: list[Receipt], waited: int, option: Any = None) -> None:
-        self.limit_set, _, self._weights = option
-        self._source._granted(option[0])
-        self._receipts = receipts
-        self.waited = waited / SECOND
-        self._state = GRANTED
-        if option[0]._measured:
-            self._measures = option[0]._measure(self._weights)
+        return within_either("a set of limits", func, self._twin)
 
     def __repr__(self) -> str:
         asked = ", ".join(f"{key}={amount:g}" for key, amount in self._amounts.items())
         return (
-            f"<async_throttle.LimitSetAcquisition({asked}) [{_STATES[self._state]}] "
-            f"of {self._source!r}>"
+            f"<async_throttle.LimitSetAcquisition({asked}) [{self._state.told}] of {self._face!r}>"
         )
 
+    # -- what is asked for, and held ----------------------------------------------------
 
-FRESH, ENTERING, GRANTED, RELEASED, REFUSED = range(5)
-_STATES = ("fresh", "waiting", "held", "released", "refused")
+    def _whom(self) -> SetCore:
+        return self._source.whom()
+
+    def _options(self) -> Sequence[Option]:
+        return self._source.options(self._weights, self._priority)
+
+    def _twin(self) -> Self:
+        return type(self)(self._face, self._source, self._amounts, self._timeout, self._priority)
+
+    def _hold(
+        self, receipts: list[Receipt], waited: int, option: Option, spans: list[int] | None
+    ) -> None:
+        core = self._core = cast(SetCore, option.asked)
+        self._weights = option.weights
+        self._receipts = receipts
+        self._spans = spans
+        self.limit_set = self._source.granted(self._face, core)
+        if core.measured:
+            self._measures = core.measure(self._weights)
+        super()._hold(receipts, waited, option, spans)
+
+    def _give_back(self, now: int) -> None:
+        receipts = self._receipts
+        while receipts and receipts[0][0].__class__ is Slots:
+            slots: Any = receipts[0][0]
+            slots.free += receipts[0][1]
+            del receipts[0]
+
+    def _released(self) -> None:
+        self._core.tell("release", self)
+        for rule, weight, receipt in self._receipts:
+            if rule.wants_ends:
+                rule.ended(find(self._core).queue.now, receipt, weight)
+
+    def _refused(self) -> None:
+        """It was to be had at once or not at all, and was not."""
+        self._state = REFUSED
+
+
+# -- what sets and pools have in common ---------------------------------------------------
+
+
+def tried(acquisition: LimitSetAcquisition) -> LimitSetAcquisition:
+    """Take what is asked for if that is possible now; raises if it never will be."""
+    if not acquisition._grab(LEASED) and not _attempt(acquisition):
+        acquisition._refused()
+    return acquisition
+
+
+def begin(acquisition: LimitSetAcquisition) -> LimitSetAcquisition:
+    """Wait with the thread; or, where an event loop runs, take what is there at once."""
+    if not acquisition._grab(LEASED):
+        if asyncio._get_running_loop() is None:
+            acquisition._lease()
+        else:
+            _attempt(acquisition)
+    return acquisition
+
+
+def _attempt(acquisition: LimitSetAcquisition) -> bool:
+    options = possible(acquisition._options())
+    attempt = Attempt(options, None, acquisition)
+    core = acquisition._whom()
+
+    def grant(now: int) -> bool:
+        scheduler = find(core)
+        return not scheduler.behind() and scheduler.try_admit(attempt)
+
+    try:
+        return find(core).try_now(grant)
+    except BaseException:
+        find(core).withdraw(attempt)
+        raise
+
+
+def soonest(options: Sequence[Option]) -> Delay:
+    """How long a caller who asks for any of *options* waits, and for what."""
+    core = cast(SetCore, options[0].asked)
+    options = possible(options)
+
+    def question(now: int) -> Delay:
+        scheduler = find(core)
+        delays = []
+        refusals = []
+        for asked, lane, weights in options:
+            at, place = scheduler.quote(lane, weights)
+            free = scheduler.queue.can_take(lane, weights)
+            full = None if free else asked.crowded(weights)
+            if full is None:
+                key = cast(SetCore, asked).key(place)
+                delays.append((at, at <= now and not free, key))
+            else:
+                refusals.append(asked.refusal_full(full, at - now))
+        try:
+            if not delays:
+                raise refusals[0]
+        finally:
+            refusals.clear()  # or they and their tracebacks would keep each other
+        at, _, key = min(delays, key=lambda delay: delay[:2])
+        return Delay(seconds(at - now), key)
+
+    def inside(now: int) -> Delay:
+        """Where somebody is at work: by what waits for the rates now."""
+        return Delay(seconds(min(o.lane.ready_at(now, o.weights) for o in options) - now))
+
+    return find(core).ask(question, inside)

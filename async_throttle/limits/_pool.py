@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from async_throttle._desk import Party, together
+from async_throttle._shell.scheduler import find, together
+from async_throttle._shell.single import Single
+from async_throttle._shell.waiting import Option
 from async_throttle._units import whole
-from async_throttle.limits._acquisition import REFUSED, LimitSetAcquisition, Option
-from async_throttle.limits._set import Delay, LimitSet, attempt, begin, soonest
+from async_throttle.limits._acquisition import Delay, LimitSetAcquisition, begin, soonest, tried
+from async_throttle.limits._core import SetCore
+from async_throttle.limits._set import LimitSet, core_of_set
 
 __all__ = ["LimitPool", "LoadBalancingAlgorithm"]
 
@@ -32,7 +35,7 @@ class LoadBalancingAlgorithm(Enum):
     """The first of them, in the order given: the others are there for what it cannot take."""
 
 
-class LimitPool:
+class LimitPool(Single):
     """Several sets of limits, for as many accounts or regions: a call takes one of them.
 
     ::
@@ -56,7 +59,7 @@ class LimitPool:
         TypeError: something that is no set; sets for threads and others.
     """
 
-    __slots__ = ("_dispatched", "_turn", "limit_sets", "load_balancing", "worker_index")
+    __slots__ = ("_core", "limit_sets", "load_balancing", "worker_index")
 
     def __init__(
         self,
@@ -72,20 +75,13 @@ class LimitPool:
                 raise TypeError(f"limit_sets must hold sets of limits, got {limit_set!r}")
         self.load_balancing = _balancing(load_balancing)
         self.worker_index = whole("worker_index", worker_index)
-        self._turn = self.worker_index  # whose turn is next, in a round
-        self._dispatched = dict.fromkeys(self.limit_sets, 0)
-        limited = [limit_set for limit_set in self.limit_sets if len(limit_set)]
-        for limit_set in limited[1:]:
-            together(limited[0]._at(), limit_set._at(), self)
-        for limit_set in self.limit_sets:
-            if not len(limit_set):  # it waits wherever the others do
-                limit_set._move((limited or self.limit_sets)[0]._at())
+        self._core = PoolCore(self.limit_sets, self.load_balancing, self.worker_index)
 
     def __call__(
         self, *, timeout: float | None = None, priority: int = 0, **weights: float
     ) -> LimitSetAcquisition:
         """A call: ``async with pool(tokens=900) as lease:``; see `LimitSet`."""
-        return LimitSetAcquisition(self, weights, timeout, priority)
+        return LimitSetAcquisition(self, self._core, weights, timeout, priority)
 
     def acquire(
         self,
@@ -100,22 +96,18 @@ class LimitPool:
             ResourceLimitError: no set grants it; says what the first of them says.
             ValueError: a name that is no limit of every set, or a weight that cannot be.
         """
-        acquisition = LimitSetAcquisition(self, requested or {}, timeout, priority)
-        begin(acquisition)
-        return acquisition
+        return begin(LimitSetAcquisition(self, self._core, requested or {}, timeout, priority))
 
     def try_acquire(
         self, requested: Mapping[Any, float] | None = None, *, priority: int = 0, **weights: float
     ) -> LimitSetAcquisition:
         """Take what is asked for of a set that can give it now; see `LimitSet.try_acquire`."""
-        acquisition = LimitSetAcquisition(self, {**(requested or {}), **weights}, None, priority)
-        if not attempt(acquisition):
-            acquisition._state = REFUSED
-        return acquisition
+        amounts = {**(requested or {}), **weights}
+        return tried(LimitSetAcquisition(self, self._core, amounts, None, priority))
 
     def delay(self, *, priority: int = 0, **weights: float) -> Delay:
         """Seconds until the first of the sets could grant a call; see `LimitSet.delay`."""
-        return soonest(self._options(self._weigh(weights), priority))
+        return soonest(self._core.options(self._core.weigh(weights), priority))
 
     def __getitem__(self, index: int) -> LimitSet:
         return self.limit_sets[index]
@@ -133,7 +125,7 @@ class LimitPool:
         ``algorithm``, ``total_dispatched``, and ``dispatched`` by place), and ``limit_sets``,
         the stats of each.
         """
-        dispatched = list(self._dispatched.values())
+        dispatched = list(self._core.dispatched)
         return {
             "num_limit_sets": len(self.limit_sets),
             "load_balancing": self.load_balancing.value,
@@ -149,34 +141,64 @@ class LimitPool:
     def __repr__(self) -> str:
         return f"<async_throttle.LimitPool of {len(self.limit_sets)} sets>"
 
-    # -- a source of acquisitions -------------------------------------------------------
 
-    def _asked(self) -> Party:
-        return self.limit_sets[0]
+class PoolCore:
+    """Several cores of sets, of which a call takes the one that admits it soonest.
 
-    def _weigh(self, amounts: Mapping[Any, float]) -> tuple[Any, ...]:
-        return tuple(limit_set._weigh(amounts) for limit_set in self.limit_sets)
+    Attributes:
+        sets: the cores.
+        dispatched: how many calls each of them has granted.
+        turn: whose turn is next, in a round.
+    """
 
-    def _options(self, weights: tuple[Any, ...], priority: int) -> tuple[Option, ...]:
-        sets = self.limit_sets
-        if self.load_balancing is LoadBalancingAlgorithm.RoundRobin:
-            first = self._turn % len(sets)
-        elif self.load_balancing is LoadBalancingAlgorithm.Random:
+    __slots__ = ("_balancing", "_first", "dispatched", "sets", "turn")
+
+    def __init__(
+        self, limit_sets: Sequence[LimitSet], balancing: LoadBalancingAlgorithm, first: int
+    ) -> None:
+        self.sets = [core_of_set(limit_set) for limit_set in limit_sets]
+        self._balancing = balancing
+        self._first = self.turn = first
+        self.dispatched = [0] * len(self.sets)
+        limited = [core for core in self.sets if core.members]
+        for core in limited[1:]:
+            together(find(limited[0]), find(core), self)
+        for core in self.sets:
+            if not core.members:  # it waits wherever the others do
+                core.move(find((limited or self.sets)[0]))
+
+    def weigh(self, amounts: Mapping[Any, float]) -> tuple[Any, ...]:
+        """What *amounts* are in the units of the rules of each set."""
+        return tuple(core.weigh(amounts) for core in self.sets)
+
+    def options(self, weights: tuple[Any, ...], priority: int) -> Sequence[Option]:
+        """To ask for *weights* of each set, the preferred one first."""
+        sets = self.sets
+        if self._balancing is LoadBalancingAlgorithm.RoundRobin:
+            first = self.turn % len(sets)
+        elif self._balancing is LoadBalancingAlgorithm.Random:
             first = random.randrange(len(sets))
         else:
-            first = self.worker_index % len(sets)
-        return tuple(
-            (sets[n], sets[n]._line_of(priority), weights[n])
+            first = self._first % len(sets)
+        return [
+            option
             for n in (*range(first, len(sets)), *range(first))
-        )
+            for option in sets[n].options(weights[n], priority)
+        ]
 
-    def _at_once(self, acquisition: LimitSetAcquisition) -> bool:
-        """Never: it is for the sets to say which of them it is."""
-        return False
+    def whom(self) -> SetCore:
+        """Whose scheduler to ask: they have one."""
+        return self.sets[0]
 
-    def _granted(self, limit_set: LimitSet) -> None:
-        self._dispatched[limit_set] += 1
-        self._turn = self.limit_sets.index(limit_set) + 1
+    def granted(self, face: LimitPool, core: SetCore) -> LimitSet:
+        """*core* has granted a call: count it; the set whose limits are held."""
+        n = self.sets.index(core)
+        self.dispatched[n] += 1
+        self.turn = n + 1
+        return face.limit_sets[n]
+
+    def __repr__(self) -> str:
+        return f"<async_throttle.LimitPool of {len(self.sets)} sets>"
 
 
 def _balancing(algorithm: Any) -> LoadBalancingAlgorithm:

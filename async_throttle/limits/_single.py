@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, Final
 
+from async_throttle._base import core_of
+from async_throttle._shell.single import Single
 from async_throttle._units import NEVER, nanoseconds, positive, tokens, whole
 from async_throttle.rules import Rule
 from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
@@ -27,7 +29,7 @@ RESERVED: Final = (
 """Names that no limit may have: they mean something where sets are made or called."""
 
 
-class Limit(ABC):
+class Limit(Single, ABC):
     """One limit, to be put into a `LimitSet`.
 
     Attributes:
@@ -126,7 +128,7 @@ class RateLimit(Limit):
 
     def can_acquire(self, requested: float) -> bool:
         """Whether *requested* could be had at once. Takes nothing."""
-        return self.throttle._could(tokens("requested", requested))
+        return core_of(self.throttle).could(tokens("requested", requested))
 
     def validate_usage(self, requested: float, used: float) -> None:
         """Raise ValueError if *used* exceeds *requested*.

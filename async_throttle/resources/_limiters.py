@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from async_throttle._decorator import within
+from async_throttle._shell.single import Single
 from async_throttle._units import positive, whole
 from async_throttle.resources._call import Call
 from async_throttle.throttle import Throttle
@@ -45,7 +46,7 @@ class _Acquire(Call[None], Generic[L]):
         self._limiter.release()
 
 
-class _Limiter:
+class _Limiter(Single):
     """What both have in common: the forms in which they are used."""
 
     __slots__ = ("_throttle",)

@@ -39,9 +39,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from async_throttle._units import NEVER
+from async_throttle._units import NEVER, UNKNOWN
 
-__all__ = ["Parameters", "Rule", "read", "written"]
+__all__ = ["NEVER", "UNKNOWN", "Parameters", "Rule", "read", "written"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class Slots(Rule):
     freed.
     """
 
-    __slots__ = ("burst", "free", "limit")
+    __slots__ = ("burst", "free", "inherited", "limit")
 
     capacity: float = math.inf  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     """Slots know no rate."""
@@ -33,8 +33,11 @@ class Slots(Rule):
     burst: int
     free: int
     limit: int
+    inherited: int
+    """Slots that were held when this process was forked off: so many releases come to nothing."""
 
     def __init__(self, limit: int) -> None:
+        self.inherited = 0
         self.limit = self.burst = self.free = limit
 
     def resize(self, limit: int, burst: int | None = None) -> None:
@@ -72,6 +75,7 @@ class Slots(Rule):
     def fork(self) -> Self:
         twin = object.__new__(type(self))
         twin.limit, twin.burst, twin.free = self.limit, self.burst, self.free
+        twin.inherited = self.inherited
         return twin
 
     def dump(self) -> bytes:
@@ -81,4 +85,5 @@ class Slots(Rule):
     def load(cls, data: bytes) -> Self:
         rule = object.__new__(cls)
         rule.limit, rule.burst, rule.free = read("number of slots", data)
+        rule.inherited = 0
         return rule

@@ -1,0 +1,227 @@
+"""Admission: callers that are granted at once, queued up, refused, started, or withdrawn."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Final
+
+from async_throttle._engine.forecast import quote
+from async_throttle._engine.lane import (
+    DROPPED,
+    EXPIRED,
+    FAILED,
+    GRANTED,
+    QUEUED,
+    UNFIT,
+    Lane,
+    Receipt,
+    give_back,
+)
+from async_throttle._shell import fast
+from async_throttle._shell.door import Door
+from async_throttle._shell.waiting import Asked, Attempt, Waiting, granted, possible
+from async_throttle._units import NEVER, SECOND, nanoseconds
+from async_throttle.exceptions import ResourceLimitError
+
+__all__ = ["Admission"]
+
+_LATE: Final = object()
+
+
+class Admission(Door):
+    """The part of a scheduler that lets callers in."""
+
+    __slots__ = ()
+
+    def admit(self, attempt: Attempt, *, blocking: bool) -> Waiting | None:
+        """Grant *attempt* at once, or queue it up, to wait with the thread or in an event loop.
+
+        Returns:
+            None if it was granted; else the first waiter of *attempt*, which is to be waited for.
+        """
+        if self.inside():
+            raise RuntimeError(
+                f"{attempt.options[0].asked!r} was at work when it was asked again, from a "
+                "signal handler, a finalizer, a rule or a clock that it called: it cannot wait "
+                "here; use try_acquire(), or let a task or another thread do it"
+            )
+        return self.enter(lambda now: self.here()._admit(now, attempt, blocking), asks=True)
+
+    @abstractmethod
+    def loop_waiter(self, asked: Asked) -> Waiting:
+        """A waiter of the running event loop; raises if that must not wait here."""
+
+    @abstractmethod
+    def thread_waiter(self, asked: Asked) -> Waiting:
+        """A waiter of the running thread; raises if that must not wait here."""
+
+    def try_admit(self, attempt: Attempt) -> bool:
+        """Grant *attempt* at once if that overtakes no waiter; whether it was granted."""
+        for option in possible(attempt.options):
+            receipts = self.queue.try_take(option.lane, option.weights)
+            if receipts is not None:
+                attempt.receipts = receipts
+                if self.listeners:
+                    self.happened("grant", option.asked, option.weights)
+                if attempt.taker is not None:
+                    attempt.taker._hold(receipts, 0, option, None)
+                return True
+        return False
+
+    def quietly(self, change: Callable[[int], object]) -> bool:
+        """Make a *change* of limits if the scheduler is calm, by a shortcut."""
+        return fast.quietly(self, change)
+
+    def grab(self, lane: Lane, weights: tuple[int, ...]) -> list[Receipt] | None:
+        """Grant *weights* if the scheduler is calm and they are there, by a shortcut."""
+        receipts = fast.grab(self, lane, weights)
+        if self.notes:
+            self.catch_up()
+        return receipts
+
+    def _admit(self, now: int, attempt: Attempt, blocking: bool) -> Waiting | None:
+        try:
+            if not self.behind() and self.try_admit(attempt):
+                if self.queue.waiting:
+                    self.decide()  # backfilling may let a waiter go now
+                return None
+            return self._queue_up(now, attempt, blocking)
+        except ResourceLimitError as error:
+            if self.listeners:
+                self.happened("refusal", attempt.options[0].asked, error)
+            raise
+
+    def _queue_up(self, now: int, attempt: Attempt, blocking: bool) -> Waiting:
+        """Queue *attempt* up, unless that is refused."""
+        attempt.options = options = possible(attempt.options)
+        deadline = self._deadline(attempt, now)
+        make = self.thread_waiter if blocking else self.loop_waiter
+        first = make(options[0].asked)
+        queue = self.queue
+        if queue.deadlines and queue.expires_at <= now:
+            queue.advance(now)  # waiters whose deadline has come are no obstacle
+        fulls = self._fulls(attempt, deadline, now)
+        waiters = [first, *(type(first)() for _ in options[1:])]
+        for waiter, option in zip(waiters, options, strict=True):
+            waiter.option = option
+            waiter.arrived = now
+            waiter.deadline = deadline
+            if len(options) > 1:
+                waiter.rival(waiters)
+        self.enlist(waiters)
+        attempt.waiters = self.newcomers = waiters
+        try:
+            self._join(waiters, fulls, deadline)
+            queue.advance(now)
+            self.decide()
+        finally:
+            self.newcomers = ()
+        return first
+
+    def _join(self, waiters: list[Waiting], fulls: list[object], deadline: int) -> None:
+        """Queue each of *waiters* up for its option, unless that is full."""
+        for waiter, full in zip(waiters, fulls, strict=True):
+            if full is None:
+                option = waiter.option
+                self.queue.join(waiter, option.lane, option.weights, deadline)
+
+    def _fulls(self, attempt: Attempt, deadline: int, now: int) -> list[object]:
+        """By option, why the caller may not queue there, or None; raises if it may nowhere.
+
+        A caller that is refused must not have stood in the queue, not even for that instant.
+        """
+        options = attempt.options
+        fulls: list[object] = [None] * len(options)
+        late = deadline <= now
+        if late or any(option.asked.max_waiting is not None for option in options):
+            for n, (asked, lane, weights) in enumerate(options):
+                if not self.queue.can_take(lane, weights):
+                    fulls[n] = _LATE if late else asked.crowded(weights)
+            if None not in fulls:
+                asked, lane, weights = options[0]
+                at, place = self.quote(lane, weights)
+                if late:
+                    timeout = 0.0 if attempt.timeout is None else min(attempt.timeout, 0.0)
+                    raise asked.refusal_timeout(timeout, at - now, place)
+                raise asked.refusal_full(fulls[0], at - now)
+        return fulls
+
+    def _deadline(self, attempt: Attempt, now: int) -> int:
+        """The instant at which the timeout is over; refuses a wait that is known to be longer."""
+        timeout = attempt.timeout
+        if timeout is None:
+            return NEVER
+        allowed = nanoseconds("timeout", timeout if not timeout < 0 else 0)
+        quotes = [self.quote(option.lane, option.weights) for option in attempt.options]
+        soonest = min(range(len(quotes)), key=quotes.__getitem__)
+        at, place = quotes[soonest]
+        if at - now > allowed:
+            raise attempt.options[soonest].asked.refusal_timeout(timeout, at - now, place)
+        return NEVER if allowed >= NEVER else now + allowed
+
+    def quote(self, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
+        """When a newcomer could go, and the place of the rule that it would wait for, or -1."""
+        at, place = quote(self.queue, lane, weights)
+        return at, self.queue.missing(lane, weights) if place < 0 else place
+
+    def start(self, attempt: Attempt) -> None:
+        """The caller runs again: it goes on, or the reason of its refusal is raised."""
+        self.enter(lambda now: self.here()._start(now, attempt), surely=True)
+
+    def _start(self, now: int, attempt: Attempt) -> None:
+        winner = granted(attempt.waiters[0])
+        if winner.state is not GRANTED:
+            if self.listeners:
+                self.happened("refusal", attempt.options[0].asked, winner.state)
+            refusal = self._refusal(now, attempt)
+            attempt.part()
+            try:
+                raise refusal
+            finally:
+                del refusal  # or it and its traceback would keep each other
+        self.handed_over.discard(winner)
+        if attempt.taker is not None:
+            spans = winner.spans if winner.lane.bottleneck is not None else None
+            waited = winner.granted_at - winner.arrived
+            attempt.taker._hold(winner.receipts, waited, winner.option, spans)
+        attempt.part()
+
+    def _refusal(self, now: int, attempt: Attempt) -> BaseException:
+        """Why the caller was taken out of the queue."""
+        waiters = attempt.waiters
+        for waiter in waiters:
+            if waiter.state is FAILED:
+                error = waiter.error
+                del waiter.error
+                return error
+        for waiter in waiters:
+            asked, lane, weights = waiter.option
+            if waiter.state is EXPIRED:
+                at, place = self.quote(lane, weights)
+                timeout = (waiter.deadline - waiter.arrived) / SECOND
+                return asked.refusal_timeout(timeout, at - now, place)
+        for waiter in waiters:
+            if waiter.state is UNFIT:
+                return waiter.option.asked.refusal_weight(waiter.option.weights)
+        for waiter in waiters:
+            if waiter.state is DROPPED:
+                return waiter.option.asked.refusal_closed(waiter.option.weights)
+        raise AssertionError("nobody else waits in vain")
+
+    def withdraw(self, attempt: Attempt) -> None:
+        """The caller goes before it has begun: as if it had never asked."""
+        if attempt.receipts or any(w.state in (QUEUED, GRANTED) for w in attempt.waiters):
+            try:
+                self.do(lambda now: self.here()._withdraw(now, attempt), surely=True)
+            except BaseException:
+                self.here().do(lambda now: self.here()._withdraw(now, attempt), surely=True)
+                raise
+
+    def _withdraw(self, now: int, attempt: Attempt) -> None:
+        for waiter in attempt.waiters:
+            self.handed_over.discard(waiter)
+            self.queue.leave(waiter)
+        if attempt.receipts:
+            give_back(now, attempt.receipts)
+        attempt.part()

@@ -1,0 +1,79 @@
+"""The reader of the clock. (The flattened entries of `fast` read it as well.)"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from time import monotonic_ns
+from types import BuiltinFunctionType
+
+from async_throttle._units import SECOND
+
+__all__ = ["Clock"]
+
+
+class Clock:
+    """Instants that never go back, in nanoseconds, made of the readings of a clock.
+
+    Attributes:
+        timer: the clock in seconds that the user gave; None is the monotonic clock.
+        shift: instants are readings plus this.
+        seen: the latest instant seen.
+        span: the longest period or time to fill of the limits that go by this clock. A step back
+            of more than that is not a clock that was set, but a different clock.
+    """
+
+    __slots__ = ("_function", "seen", "shift", "span", "timer")
+
+    def __init__(self, timer: Callable[[], float] | None) -> None:
+        self.timer = timer
+        self._function: object = timer or monotonic_ns  # that was read last
+        self.shift = 0
+        self.span = 0
+        self.seen = self.read()
+
+    def read(self) -> int:
+        """The reading of the clock."""
+        return monotonic_ns() if self.timer is None else round(self.timer() * SECOND)
+
+    def tick(self) -> int:
+        """The present instant, never before an instant already seen; it is the latest now.
+
+        Where the clock shows less than before, time stands still until the clock has caught up.
+        But a different clock, as when freezegun is entered or left, is believed from here on.
+        """
+        function = self.timer or monotonic_ns
+        now = (monotonic_ns() if self.timer is None else self.read()) + self.shift
+        if now < self.seen:
+            back = self.seen - now
+            if self._function is function and back <= self.span:
+                return self.seen
+            self.shift += back
+            now = self.seen
+        self._function = function
+        self.seen = now
+        return now
+
+    def present(self) -> int:
+        """The present instant, without letting time pass."""
+        return max(self.seen, self.read() + self.shift)
+
+    @property
+    def plain(self) -> bool:
+        """Whether its instants are the readings of the monotonic clock."""
+        return self.timer is None and not self.shift
+
+    @property
+    def local(self) -> bool:
+        """Whether threads are shown different clocks: in virtual time they are."""
+        return self.timer is None and not isinstance(monotonic_ns, BuiltinFunctionType)
+
+    @property
+    def watched(self) -> bool:
+        """Whether the clock may jump, or change its speed, while an event loop or a thread sleeps.
+
+        A loop sleeps by a clock of its own, which is trusted to go as the monotonic clock does. A
+        timer of the user's and a monotonic clock that was replaced are looked at every 0.1 s.
+        """
+        replaced = not isinstance(time.monotonic_ns, BuiltinFunctionType)
+        return self.timer is not None or replaced

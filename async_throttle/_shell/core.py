@@ -1,0 +1,413 @@
+"""The core of a throttle: its limits, its lanes, the changes, the questions and the refusals.
+
+A `Throttle` is a public face over a core. Sets, pools and leases deal with cores; no
+module but its own reaches for private names of a face.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import count
+from typing import TYPE_CHECKING, cast
+
+from async_throttle._engine.check import repair
+from async_throttle._engine.lane import DROPPED, GRANTED, Lane, Pause
+from async_throttle._engine.queue import wants
+from async_throttle._shell import fast
+from async_throttle._shell.fast import UNIT
+from async_throttle._shell.refusals import Refusals
+from async_throttle._shell.scheduler import Scheduler, find
+from async_throttle._shell.waiting import Attempt, Option, Waiting
+from async_throttle._units import NEVER, TOKEN, nanoseconds, positive, tokens, whole
+from async_throttle.rules import Rule
+from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
+from async_throttle.rules.slots import UNLIMITED, Slots
+
+if TYPE_CHECKING:
+    from async_throttle._shell.following import Following
+
+__all__ = ["UNIT", "Core", "burst_of", "checked_priority", "period_of", "slots_of"]
+
+_numbers = count(1)
+
+
+class Core(Refusals):
+    """A rate and a number of slots, behind a queue.
+
+    Attributes:
+        face: the name of the throttle's class, for errors and repr.
+        number: cores are numbered as they are made; sets are ordered by that.
+        name: the name of the throttle, for errors and repr.
+        scheduler: where callers wait; see `find`.
+        rule, slots: the limits.
+        bucket, state: the rule and its state, where the flattened entries may reach into them.
+        lane: for a slot and tokens.
+        pause: the pause that holds the lanes of this throttle.
+        pauses_of_sets: the pauses of sets to which this throttle belongs, by the numbers of the
+            sets' cores; pauses that have ended are swept out as new pauses come.
+        closed: newcomers are refused.
+        open: the flattened entry may be taken while the scheduler is calm: no pause, not closed,
+            and the rule is a plain bucket.
+        altered: a rested throttle differs from a new throttle: a setting was changed, or the
+            throttle was made less than full.
+        burst: as the user gave it; None follows the capacity.
+        following: the law that sets a limit by how calls end; None if the limits are fixed.
+        max_waiting: most callers that may queue; None is no bound.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_tokens_lane",
+        "altered",
+        "bucket",
+        "burst",
+        "closed",
+        "face",
+        "following",
+        "lane",
+        "max_waiting",
+        "name",
+        "number",
+        "open",
+        "pause",
+        "pauses_of_sets",
+        "plain",
+        "rule",
+        "scheduler",
+        "slots",
+        "state",
+    )
+
+    def __init__(
+        self,
+        face: str,
+        scheduler: Scheduler,
+        rule: type[Rule],
+        capacity: float,
+        concurrency: int,
+        period: float,
+        burst: float | None,
+        initial: float | None,
+        max_waiting: int | None,
+        name: str | None,
+    ) -> None:
+        self.face = face
+        self.number = next(_numbers)
+        self.name = name
+        self.scheduler = scheduler
+        self.max_waiting = None if max_waiting is None else whole("max_waiting", max_waiting)
+        self.burst = burst
+        now = scheduler.clock.seen
+        per_period = positive("capacity", capacity, infinite=True)
+        self.rule = rule(now, per_period, period_of(period), burst_of(burst, per_period))
+        if initial is not None:
+            self.rule.charge(now, _spent(initial, self.rule.burst))
+        scheduler.clock.span = self.span()
+        self.slots = Slots(slots_of(concurrency))
+        self.pause = Pause(self.rule)
+        self.pauses_of_sets: dict[tuple[int, ...], Lane] | None = None
+        self.lane = scheduler.queue.lane((self.slots, self.rule), (self.pause,))
+        self._tokens_lane: Lane | None = None
+        self.following: Following | None = None
+        self.closed = False
+        # The flattened entry reaches into a bucket, and only into ours: a subclass may differ.
+        self.plain = rule in (TokenBucket, GCRA, LeakyBucket)
+        self.bucket = cast(TokenBucket, self.rule)
+        self.state = self.bucket.state if self.plain else None
+        self.altered = self.rule.fresh_at(now) > now  # less than full: unlike later
+        if self.rule.wants_ends:
+            scheduler.measured = True  # each end is to be looked at
+            scheduler.recalm()
+        self.reopen()
+
+    # -- lanes and options --------------------------------------------------------------
+
+    def lane_of(self, priority: int) -> Lane:
+        """Where callers of *priority* wait for a slot and tokens."""
+        if priority == 0:
+            return self.lane
+        return self._lane((self.slots, self.rule), checked_priority(priority))
+
+    def tokens_lane_of(self, priority: int) -> Lane:
+        """Where callers of *priority* wait for tokens alone."""
+        if priority == 0 and self._tokens_lane is not None:
+            return self._tokens_lane
+        lane = self._lane((self.rule,), checked_priority(priority))
+        if priority == 0:
+            self._tokens_lane = lane
+        return lane
+
+    def _lane(self, rules: tuple[Rule, ...], priority: int) -> Lane:
+        scheduler = find(self)
+        return scheduler.exclusively(
+            lambda: scheduler.here().queue.lane(rules, (self.pause,), priority)
+        )
+
+    def option(self, weight: float, priority: int) -> Option:
+        """To ask for a slot and *weight* tokens."""
+        weights = UNIT if weight == 1 else (1, tokens("weight", weight))
+        return Option(self, self.lane_of(priority), weights)
+
+    def tokens_option(self, weight: float, priority: int) -> Option:
+        """To ask for *weight* tokens alone."""
+        return Option(self, self.tokens_lane_of(priority), (tokens("weight", weight),))
+
+    def reopen(self) -> None:
+        """See anew whether the flattened entry may be taken."""
+        self.open = (
+            self.plain
+            and not self.closed
+            and self.pause.until <= find(self).clock.seen
+            and self.rule.burst >= TOKEN
+        )
+
+    def start(self, waiter: Waiting) -> None:
+        """The caller of *waiter*, which waits for the unit, runs again."""
+        find(self).start(self._attempt(waiter))
+
+    def withdraw(self, waiter: Waiting) -> None:
+        """The caller of *waiter*, which waits for the unit, goes before it has begun."""
+        find(self).withdraw(self._attempt(waiter))
+
+    def _attempt(self, waiter: Waiting) -> Attempt:
+        waiter.option = Option(self, self.lane, UNIT)
+        waiter.arrived = find(self).queue.now
+        attempt = Attempt((waiter.option,), None, None)
+        attempt.waiters = (waiter,)
+        return attempt
+
+    # -- changes, made inside the door --------------------------------------------------
+
+    def release(self, done: list[bool]) -> None:
+        """Give a slot back, unless that is *done*; then it is.
+
+        Raises:
+            ValueError: no slot is held.
+        """
+
+        def give(now: int) -> None:
+            slots = self.slots
+            if done:
+                return
+            if slots.free >= slots.limit:
+                if not slots.inherited:
+                    raise ValueError(
+                        f"release() without acquire(): nobody holds a slot of {self!r}"
+                    )
+                slots.inherited -= 1
+                done.append(True)
+                return
+            slots.free += 1
+            done.append(True)
+            self.tell("release", 1)
+
+        if not fast.release_slot(self, done) and not fast.hand_over(self, done):
+            find(self).do(give, surely=True)
+
+    def release_again(self, done: list[bool], late: BaseException) -> None:
+        """`release` was cut short by *late*: finish it, if that was an interrupt."""
+        if not done and not isinstance(late, Exception):
+            self.release(done)
+
+    def try_acquire(self, attempt: Attempt) -> bool:
+        """Grant *attempt* at once if that overtakes no waiter."""
+
+        def grant(now: int) -> bool:
+            scheduler = find(self)
+            return not scheduler.behind() and scheduler.try_admit(attempt)
+
+        try:
+            return find(self).try_now(grant)
+        except BaseException:
+            find(self).withdraw(attempt)
+            raise
+
+    def charge(self, now: int, amount: int) -> None:
+        """Take *amount* for good."""
+        self.rule.charge(now, amount)
+        self.tell("change", amount)
+
+    def hold(self, now: int, span: int, empty: bool) -> None:
+        """Pause for *span* nanoseconds."""
+        until = NEVER if span >= NEVER else now + span
+        find(self).queue.pause(self.pause, until, empty)
+        self.reopen()
+        self.tell("pause", until)
+
+    def resume(self, now: int) -> None:
+        """End a pause now."""
+        find(self).queue.resume(self.pause)
+        self.reopen()
+        self.tell("resume")
+
+    def close(self, now: int, drop_waiting: bool) -> None:
+        """Refuse newcomers, and fail the waiters as well if *drop_waiting*."""
+        scheduler = find(self)
+        self.closed = scheduler.shut = True
+        self.open = False
+        if drop_waiting:
+            try:
+                self._drop_waiting()
+            except BaseException:  # interrupted: closed is closed
+                repair(scheduler.queue)
+                self._drop_waiting()
+                raise
+        self.tell("close")
+
+    def _drop_waiting(self) -> None:
+        find(self).queue.drop(DROPPED, lambda waiter: wants(waiter, self.rule))
+
+    def resize(self, limit: int, burst: int | None = None) -> None:
+        """Have *limit* slots, of which a single caller may have *burst*."""
+        self.slots.resize(limit, burst)
+        self.altered = True
+        find(self).queue.refit(self.slots)
+        self.tell("change", limit)
+
+    def configure(self, now: int, capacity: int | float, period: int, burst: float | None) -> None:
+        """Have a new rate from *now* on; the level stays, cut to the new burst."""
+        self.rule.configure(now, capacity, period, burst_of(burst, capacity))
+        self.burst = burst
+        self.altered = True
+        scheduler = find(self)
+        clock = scheduler.clock
+        clock.span = self.span() if scheduler.alone else max(clock.span, self.span())
+        self.reopen()
+        scheduler.queue.refit(self.rule)
+        self.tell("change", capacity)
+
+    def tell(self, what: str, detail: object = None) -> None:
+        """Tell the listeners of an event."""
+        scheduler = find(self)
+        if scheduler.listeners:
+            scheduler.happened(what, self, detail)
+
+    # -- questions ----------------------------------------------------------------------
+
+    def span(self) -> int:
+        """The period or the time to fill, whichever is longer, in nanoseconds."""
+        rule = self.rule
+        fill = rule.period * rule.burst / rule.capacity if rule.capacity < math.inf else 0
+        return max(rule.period, math.ceil(fill))
+
+    def waiting(self) -> int:
+        """Callers that are queued for the rate, with or without further limits."""
+        return find(self).queue.count(self.rule)
+
+    def occupied(self) -> bool:
+        """Whether a caller waits, is handed over, or holds a slot."""
+        return bool(
+            self.slots.used
+            or self.waiting()
+            or any(
+                waiter.state is GRANTED and wants(waiter, self.rule)
+                for waiter in find(self).handed_over
+            )
+        )
+
+    def idle(self, now: int) -> bool:
+        """Whether it is as good as new: callers could not tell it from a new throttle."""
+        return (
+            not self.closed
+            and not self.altered
+            and self.pause.until <= now
+            and not self.occupied()
+            and self.rule.fresh_at(now) <= now
+            and not self.paused_sets(now)
+        )
+
+    def paused_sets(self, now: int) -> dict[tuple[int, ...], Lane]:
+        """The paused sets to which this throttle belongs."""
+        kept = {
+            numbers: lane
+            for numbers, lane in (self.pauses_of_sets or {}).items()
+            if lane.pauses[0].until > now or lane.pauses[0].empties
+        }
+        self.pauses_of_sets = kept or None
+        return kept
+
+    def could(self, amount: int) -> bool:
+        """Whether *amount* of tokens could be had at once."""
+
+        def question(now: int) -> bool:
+            return find(self).queue.can_take(self.tokens_lane_of(0), (amount,))
+
+        return amount <= self.rule.burst and find(self).ask(question, lambda now: False)
+
+    def __repr__(self) -> str:
+        return self.told(id(self))
+
+    def told(self, address: int) -> str:
+        """The repr of the throttle at *address*. Time does not pass meanwhile: due waiters stay."""
+        scheduler = find(self)
+        now = scheduler.queue.now if scheduler.inside() else scheduler.clock.present()
+        waiting = scheduler.queue.count(self.rule)
+        slots = self.slots
+        if self.closed:
+            state = "closed"
+        elif self.pause.until > now:
+            state = "paused"
+        elif waiting or slots.free <= 0:
+            state = "locked"
+        else:
+            state = "unlocked"
+        name = "" if self.name is None else f" {self.name!r}"
+        free = "" if slots.limit == UNLIMITED else f", slots:{slots.free}"
+        return (
+            f"<async_throttle.{self.face}{name} object at {address:#x} [{state}, "
+            f"tokens:{self.rule.level(now):g}{free}, waiters:{waiting}]>"
+        )
+
+    # -- refusals -----------------------------------------------------------------------
+
+    def check(self, weights: tuple[int, ...]) -> None:
+        """Refuse *weights* that can never be granted."""
+        if weights[-1] > self.rule.burst:
+            raise self.refusal_weight(weights)
+        if self.closed:
+            raise self.refusal_closed(weights)
+        if self.plain and not self.open:  # a pause may have ended since the last caller
+            self.reopen()
+
+    def crowded(self, weights: tuple[int, ...]) -> Core | None:
+        """This throttle, if *max_waiting* callers wait."""
+        if self.max_waiting is None:
+            return None
+        if self.waiting() >= self.max_waiting:
+            find(self).queue.sweep_all_cancelled()
+        return self if self.waiting() >= self.max_waiting else None
+
+
+def checked_priority(priority: int) -> int:
+    """A whole number of either sign."""
+    if not isinstance(priority, int):
+        raise ValueError(f"priority must be a whole number, got {priority!r}")
+    return priority
+
+
+def period_of(value: float) -> int:
+    """A period in nanoseconds."""
+    span = nanoseconds("period", value)
+    if not 0 < span < NEVER:
+        raise ValueError(f"period must be positive and finite, got {value!r}")
+    return span
+
+
+def burst_of(value: float | None, capacity: int | float) -> int | float | None:
+    """A burst in nanotokens; None follows the capacity."""
+    return None if value is None else positive("burst", value, infinite=capacity == math.inf)
+
+
+def slots_of(value: int) -> int:
+    """A number of slots; 0 is no limit."""
+    return whole("concurrency", value) or UNLIMITED
+
+
+def _spent(initial: float, burst: int | float) -> int:
+    """The nanotokens that are gone already when a throttle starts with *initial* tokens."""
+    if initial == math.inf == burst:
+        return 0
+    rest = tokens("initial", initial)
+    if rest > burst:
+        raise ValueError(f"initial must be at most the burst, {burst / TOKEN:g}, got {initial!r}")
+    return 0 if burst == math.inf else int(burst - rest)

@@ -1,0 +1,389 @@
+"""The door: the only way to a queue and its clock.
+
+A call may come in while a call is at work here: from a finalizer (the garbage collector runs at
+every allocation), a signal handler, a rule or a clock of the user's. So every call comes through
+`Door.do` or `Door.ask`, and at most a single call is inside:
+
+- A change (`do`) that finds the door taken is noted, and made when the outer call is through. A
+  change that comes from a foreign thread while callers wait in an event loop is noted as well, and
+  made in the loop's thread.
+- A question (`ask`) that finds the door taken is answered from the last event.
+- A caller that would have to wait is refused: it would wait for the very call that it interrupted.
+
+CPython runs signal handlers, and so raises KeyboardInterrupt, when a Python function begins, when
+a loop goes back to its start, and after a call of a C function. Nowhere else. So a sequence of
+plain stores is never torn apart; the door is taken and left by such stores. An exception that comes
+in the middle of an event leaves a queue whose derived fields may be wrong: they are computed anew,
+and due waiters are decided, before the exception goes on.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+from async_throttle._engine.check import repair
+from async_throttle._engine.queue import Queue
+from async_throttle._shell import fast
+from async_throttle._shell.alarm import GRACE
+from async_throttle._shell.clock import Clock
+from async_throttle._shell.waiting import Waiting
+from async_throttle._units import NEVER
+from async_throttle.exceptions import ResourceLimitError
+
+if TYPE_CHECKING:
+    from async_throttle._shell.scheduler import Scheduler
+
+__all__ = ["Door", "Event", "unraisable"]
+
+R = TypeVar("R")
+
+
+class Event(NamedTuple):
+    """A grant, a refusal or a change, as listeners are told of it.
+
+    Attributes:
+        what: "grant", "refusal", "release", "settle", "pause", "resume", "change" or "close".
+        at: instant, in nanoseconds.
+        asked: the throttle or set.
+        detail: the weights, the error, the end of the pause.
+    """
+
+    what: str
+    at: int
+    asked: Any
+    detail: Any
+
+
+class Door(ABC):
+    """A queue, a clock, and the door to both.
+
+    Attributes:
+        clock, queue: the time, and which waiter goes next.
+        busy: a call is inside the door.
+        calm: no waiter is queued or handed over, the door is free, the clock is the usual clock,
+            and calls are neither measured nor listened to. The shortcuts may be taken.
+        notes: changes that found the door taken.
+        handed_over: waiters that were granted and do not run yet; until they run, newcomers queue.
+        drainers: callers of `drain`, and the questions whether their limiter is occupied.
+        measured: a limit here follows how calls end, so every call is to be looked at.
+        inherits: slots were held here when the process was forked off: their releases have no
+            effect, which the shortcuts do not know.
+        listeners: called with every `Event`.
+        shut: a throttle here was closed.
+        alone: no scheduler was absorbed here.
+        into: the scheduler that has absorbed this one.
+        locks: the door has a lock, so nothing may be changed beside it.
+    """
+
+    locks: ClassVar[bool] = False
+
+    __slots__ = (
+        "__weakref__",
+        "alone",
+        "busy",
+        "calm",
+        "clock",
+        "drainers",
+        "handed_over",
+        "inherits",
+        "into",
+        "listeners",
+        "measured",
+        "newcomers",
+        "notes",
+        "queue",
+        "shut",
+    )
+
+    def __init__(self, timer: Callable[[], float] | None) -> None:
+        self.clock = Clock(timer)
+        self.queue = Queue(self.clock.seen, GRACE)
+        self.busy = False
+        self.notes: deque[Callable[[int], object]] = deque()
+        self.handed_over: set[Waiting] = set()
+        self.newcomers: Sequence[Waiting] = ()
+        self.drainers: dict[Any, Callable[[], bool]] = {}
+        self.measured = False
+        self.inherits = False
+        self.shut = False
+        self.listeners: tuple[Callable[[Event], object], ...] = ()
+        self.alone = True
+        self.into: Scheduler | None = None
+        self.calm = timer is None and fast.ENABLED
+
+    # -- the door -----------------------------------------------------------------------
+
+    def do(self, change: Callable[[int], R], *, surely: bool = False) -> R | None:
+        """Let time pass, make *change* at the present instant, and decide which waiters go.
+
+        Args:
+            change: called with the instant, at once or, if the door is taken, later.
+            surely: the change is made even if the clock raises, at the instant seen last.
+
+        Returns:
+            The result of *change*; None if it was noted.
+        """
+        if self.inside() or self.is_elsewhere():
+            self.note(change)
+            return None
+        return self.enter(change, surely=surely)
+
+    def ask(self, question: Callable[[int], R], inside: Callable[[int], R] | None = None) -> R:
+        """Let time pass, and answer *question* about the present instant.
+
+        Args:
+            question: called with the instant; it makes no change.
+            inside: the question to be answered where the door is taken.
+        """
+        if self.inside() or self.is_elsewhere():
+            return (inside or question)(self.queue.now)
+        return self.enter(question, asks=True)
+
+    def try_now(self, grant: Callable[[int], bool]) -> bool:
+        """Let time pass and call *grant*, which tries to; False if the door is taken."""
+        if self.inside() or self.is_elsewhere():
+            return False
+
+        def change(now: int) -> bool:
+            granted = grant(now)
+            if granted:
+                self.here().decide()
+            return granted
+
+        return self.enter(change, asks=True)
+
+    def enter(self, change: Callable[[int], R], *, surely: bool = False, asks: bool = False) -> R:
+        """Go through the door, which is free."""
+        error: Exception | None = None
+        queue = self.queue
+        plan: tuple[int, int] | None = None
+        waiting = queue.waiting
+        self.busy = True
+        self.calm = False
+        try:
+            try:
+                now = self.elapse()
+            except Exception as raised:
+                if not surely:
+                    raise
+                repair(queue)  # a signal handler may have raised it in the middle of a grant
+                now, error = self.clock.seen, raised
+            plan = queue.due_at, queue.wake_at
+            waiting = queue.waiting
+            result = change(now)
+            if asks and queue.waiting == waiting:
+                self.calm_down()
+            else:
+                plan = None
+                self.decide()
+        except ResourceLimitError:  # a refusal makes no change
+            if queue.waiting == waiting:
+                self.calm_down()
+            else:  # but for cancelled waiters, which were found and taken out
+                self.decide()
+            raise
+        except BaseException as reason:
+            repair(queue)
+            if plan is None or not isinstance(reason, Exception):
+                self.decide()  # it was interrupted: waiters that are due must not be forgotten
+            else:
+                # A rule has failed for this caller. For waiters it is asked in an event of its own.
+                due = queue.now if queue.waiting or queue.emptying else NEVER
+                queue.due_at, queue.wake_at = plan if asks else (due, due)
+                self.calm_down()
+            raise
+        finally:
+            self.busy = False
+            if self.notes and not self.inside():  # noted after the event has looked for notes
+                self.catch_up()
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # or the error and its traceback would keep each other alive
+        return result
+
+    def exclusively(self, change: Callable[[], R]) -> R:
+        """Make *change*, for which the time does not matter, while no other thread is inside."""
+        return change()
+
+    def here(self) -> Scheduler:
+        """This scheduler, or the scheduler that has absorbed it meanwhile."""
+        scheduler: Any = self
+        while scheduler.into is not None:
+            scheduler = scheduler.into
+        here: Scheduler = scheduler
+        return here
+
+    def inside(self) -> bool:
+        """Whether a call is inside the door for which this call must not wait."""
+        return self.busy
+
+    def note(self, change: Callable[[int], object]) -> None:
+        """Have *change* made as soon as the call inside the door is through."""
+        self.notes.append(change)
+        if not self.inside():  # the outer call is through already
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Make the changes that were noted."""
+        self.do(_nothing)
+
+    def is_elsewhere(self) -> bool:
+        """Whether changes are to be made in a different thread than this."""
+        return False
+
+    def recover(self) -> None:
+        """An exception came in the middle of an event: repair the queue, and decide."""
+        repair(self.queue)
+        self.decide()
+
+    def elapse(self) -> int:
+        """Advance the queue to the present: due waiters go. Returns the instant."""
+        now = self.clock.tick()
+        queue = self.queue
+        if now >= queue.due_at:
+            queue.advance(now, final=False)
+            if queue.decided:
+                self.tell_decided()
+        else:
+            queue.now = now
+        return now
+
+    def decide(self) -> None:
+        """A change was made at the instant of the last event: decide which waiters go now."""
+        queue = self.queue
+        if queue.waiting or queue.emptying or queue.due_at < NEVER:
+            queue.advance(queue.now)
+        self.calm_down()
+
+    def calm_down(self) -> None:
+        """Before the door is left: wake decided waiters, and make the changes that were noted."""
+        queue = self.queue
+        if queue.decided:
+            self.tell_decided()
+        while self.notes:
+            self._make_notes()
+            queue.advance(queue.now)
+            self.tell_decided()
+        while queue.errors:
+            self.report(queue.errors.pop())
+        self.arm()
+        if self.drainers:
+            self._tell_drainers()
+        if queue.demand:
+            self._feed()
+        if queue.waiting:
+            self.calm = False
+        else:
+            self.recalm()
+
+    def tell_decided(self) -> None:
+        """Wake the waiters about which the queue has decided."""
+        decided = self.queue.decided
+        while decided:
+            self.tell(decided[0])
+            decided.popleft()
+
+    def recalm(self) -> None:
+        """See anew whether the shortcuts may be taken."""
+        queue = self.queue
+        self.calm = (
+            self.clock.plain  # the only call: nothing can come in after it
+            and fast.ENABLED
+            and not queue.waiting
+            and not self.handed_over
+            and not self.drainers
+            and not self.measured
+            and not self.inherits
+            and not self.listeners
+            and not queue.emptying
+        )
+
+    def _make_notes(self) -> None:
+        while self.notes:
+            try:
+                self.notes[0](self.queue.now)
+            except Exception as error:
+                repair(self.queue)
+                unraisable(error)
+            self.notes.popleft()
+
+    def _feed(self) -> None:
+        """Tell rules that get their permits from outside which weight is wanted."""
+        for rule, weight in list(self.queue.demand.items()):
+            rule.demand(weight, self.look_again)
+
+    def look_again(self) -> None:
+        """A rule has got news from outside: decide which waiters go now."""
+        self.do(_nothing)
+
+    def happened(self, what: str, asked: Any, detail: Any = None) -> None:
+        """Tell the listeners. Every event that takes no shortcut is told here."""
+        event = Event(what, self.queue.now, asked, detail)
+        for listener in self.listeners:
+            try:
+                listener(event)
+            except Exception as error:
+                unraisable(error)
+
+    def listen(self, listener: Callable[[Event], object]) -> None:
+        """Have *listener* called with every `Event`; the shortcuts are off from now on."""
+        self.listeners = (*self.listeners, listener)
+        self.recalm()
+
+    def report(self, error: Exception) -> None:
+        """A rule has raised *error* at the end of a pause, when no caller had asked it."""
+        unraisable(error)
+
+    # -- how callers are woken ----------------------------------------------------------
+
+    @abstractmethod
+    def tell(self, waiter: Any) -> None:
+        """Wake *waiter*, unless it is still queued; a second time does nothing."""
+
+    @abstractmethod
+    def arm(self) -> None:
+        """Be woken for the next grant, and for the next deadline."""
+
+    @abstractmethod
+    def wake(self, done: Any) -> None:
+        """Wake a drainer."""
+
+    def enlist(self, waiters: Sequence[Waiting]) -> None:  # noqa: B027
+        """*waiters* wait from now on."""
+
+    def is_here(self) -> bool:
+        """Whether this thread may go without a lock, by the clock that it reads itself."""
+        return False
+
+    def behind(self) -> bool:
+        """Whether waiters were granted here that are to start before a newcomer."""
+        return bool(self.handed_over)
+
+    def _tell_drainers(self) -> None:
+        for done, occupied in list(self.drainers.items()):
+            if not occupied():
+                self.wake(done)
+
+
+def _nothing(now: int) -> None:
+    """An empty change: only time passes."""
+
+
+def unraisable(error: BaseException) -> None:
+    """Report an exception that no caller is there to take, by `sys.unraisablehook`."""
+    _Unraisable(error)  # collected at once
+
+
+class _Unraisable:
+    """Raises while it is collected: Python reports such an exception as unraisable."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __del__(self) -> None:
+        raise self.error

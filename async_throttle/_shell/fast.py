@@ -1,0 +1,649 @@
+"""Every shortcut: the decisions of the long way, with fewer steps, for the usual case.
+
+================  =================================================  ============================
+shortcut          mirrors                                            held together by
+================  =================================================  ============================
+`FastThrottle`    `Core.lane` taken by `Scheduler.admit`: `Slots`    tests/test_fast_path.py
+                  and `TokenBucket.take` for one token; `Core.release`
+`FastLease`       `FastThrottle`, whole tokens; `TokenBucket.refund` tests/test_fast_path.py
+`enter_lease`     `FastLease`, for threads                           tests/test_fast_path.py
+`leave_lease`     `FastLease.__aexit__`, for threads                 tests/test_fast_path.py
+`take_one`        `FastThrottle`, for `acquire` and `try_acquire`    tests/test_fast_path.py
+`release_slot`    `Core.release` where waiters wait for time         tests/test_fast_path.py
+`hand_over`       `Core.release` where the head waits for that slot  tests/test_fast_path.py
+`leave_set`       `BaseLease._release` of a set that is calm         tests/test_fast_path.py
+`quietly`         `Scheduler.do` without waiters                     tests/test_fast_path.py
+`start`           `Scheduler.start` of a caller in a single lane     tests/test_fast_path.py
+`queue_behind`    `loop.wait` behind the head of a throttle's lane   tests/test_fast_path.py
+`start_unit`      `Scheduler.start` of a caller of `queue_behind`    tests/test_fast_path.py
+`join_behind`     `Scheduler.admit` behind the head of a lane        tests/test_fast_path.py
+`leave_behind`    `Scheduler.withdraw` from behind the head          tests/test_fast_path.py
+`grab`            `Scheduler.try_admit` of a set that is calm        tests/test_fast_path.py
+================  =================================================  ============================
+
+Shortcuts may be taken only while the scheduler is calm; shortcuts that serve waiters only while
+`ENABLED`. With `ENABLED` false no shortcut is taken. The state machines of the tests play every
+life with the shortcuts and without.
+
+Interruptions. CPython can be interrupted when a Python function begins, when a loop goes back, and
+after a call. A flattened entry reads the clock first; from there on it makes no call before its
+last store, so it changes the whole state or leaves it. Where the entry must call
+(`TokenBucket.note`) it marks the scheduler as busy and not calm, as the door does: a call that
+comes in meanwhile takes no shortcut.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Generator
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from async_throttle._engine.lane import GRANTED, QUEUED, SKIP, Lane, Receipt
+from async_throttle._shell.states import ENTERING, FRESH, HELD, RELEASED
+from async_throttle._units import NEVER, TOKEN
+from async_throttle.exceptions import ResourceLimitError
+from async_throttle.rules.slots import Slots
+
+if TYPE_CHECKING:
+    from async_throttle._shell.core import Core
+    from async_throttle._shell.door import Door
+    from async_throttle._shell.loop import LoopScheduler, LoopWaiter
+    from async_throttle._shell.scheduler import Scheduler
+    from async_throttle._shell.waiting import Attempt, Waiting
+
+__all__ = ["ENABLED", "EPOCH", "NOTHING", "FastLease", "FastThrottle"]
+
+GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether no thread can tear apart plain stores of another: schedulers for threads take shortcuts
+without their lock only then."""
+
+ENABLED = True
+"""Whether shortcuts are taken. Schedulers made while it is false take no shortcut."""
+
+UNIT: Final = (1, TOKEN)
+"""The weights of a slot and one token."""
+
+EPOCH = 0
+"""The number of forks between the first process and this: earlier grants count in the parent."""
+
+
+@types.coroutine
+def _nothing() -> Generator[None, None, None]:
+    return
+    yield
+
+
+NOTHING: Final = cast("types.CoroutineType[Any, Any, None]", _nothing())
+"""Awaiting this takes no time: an exhausted generator, which may be awaited again and again.
+
+Called a coroutine, so that type checkers see an async context manager in a class that returns it.
+"""
+assert not list(cast(Any, NOTHING)), "it yields nothing, and from here on it is exhausted"
+
+
+class FastThrottle:
+    """The uncontended entry and exit of a throttle for an event loop."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        _core: Core
+
+        def _enter_slowly(self) -> types.CoroutineType[Any, Any, None]: ...
+        def _exit_slowly(self, error: BaseException | None, left: list[Any]) -> None: ...
+        def _exit_again(
+            self, late: BaseException, error: BaseException | None, left: list[Any]
+        ) -> None: ...
+
+    def __aenter__(self) -> types.CoroutineType[Any, Any, None]:
+        # No coroutine function: awaiting NOTHING costs half as much as awaiting a coroutine.
+        now = monotonic_ns()
+        core = self._core
+        scheduler = core.scheduler
+        slots = core.slots
+        if scheduler.calm and core.open and slots.free > 0:
+            clock = scheduler.clock
+            bucket = core.bucket
+            ticks = bucket.ticks
+            state: Any = core.state
+            full = state.full_at
+            at = now
+            if now >= clock.seen:
+                if ticks.scale != 1:
+                    at *= ticks.scale
+                    if full <= at - ticks.scale:
+                        full = at
+                elif full <= at:  # full: the usual case
+                    if not state.floor:
+                        state.full_at = at + ticks.token
+                        clock.seen = now
+                        slots.free -= 1
+                        return NOTHING
+                    full = at
+                after = full + ticks.token
+                if after <= at + ticks.room:
+                    if state.floor and full - at < state.floor:
+                        scheduler.busy = True
+                        scheduler.calm = False
+                        try:
+                            bucket.note(full - at)
+                            state.full_at = after
+                            clock.seen = now
+                            slots.free -= 1
+                        finally:
+                            scheduler.calm = True
+                            scheduler.busy = False
+                        if scheduler.notes:
+                            scheduler.catch_up()
+                        return NOTHING
+                    state.full_at = after
+                    clock.seen = now
+                    slots.free -= 1
+                    return NOTHING
+        return self._enter_slowly()
+
+    def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> types.CoroutineType[Any, Any, None]:
+        core = self._core
+        slots = core.slots
+        if core.scheduler.calm and slots.free < slots.limit:
+            slots.free += 1
+        else:
+            left: list[Any] = []
+            try:
+                self._exit_slowly(exc, left)
+            except BaseException as late:
+                self._exit_again(late, exc, left)
+        return NOTHING
+
+
+class FastLease:
+    """The uncontended entry, exit and settlement of a lease for an event loop."""
+
+    __slots__ = ()
+
+    async def __aenter__(self: Any) -> Any:
+        now = monotonic_ns()
+        core = self._core
+        weight: Any = self.weight
+        scheduler = core.scheduler
+        slots = core.slots
+        if (
+            scheduler.calm
+            and core.open
+            and self._state is FRESH
+            and slots.free > 0
+            and weight.__class__ is int
+            and weight > 0
+        ):
+            clock = scheduler.clock
+            bucket = core.bucket
+            ticks = bucket.ticks
+            state: Any = core.state
+            at = now if ticks.scale == 1 else now * ticks.scale
+            full = state.full_at
+            if full <= at - ticks.scale:
+                full = at
+            after = full + weight * ticks.token
+            if after <= at + ticks.room and ticks.token and now >= clock.seen:
+                if full > at or state.lows:
+                    scheduler.busy = True
+                    scheduler.calm = False
+                    try:
+                        bucket.note(full - at)
+                        state.full_at = after
+                        state.issued = self._receipt = state.issued + 1
+                        state.floor = NEVER
+                        clock.seen = now
+                        slots.free -= 1
+                        self._settled = weight
+                        self.waited = 0.0
+                        self._state = HELD
+                    finally:
+                        scheduler.calm = True
+                        scheduler.busy = False
+                    if scheduler.notes:
+                        scheduler.catch_up()
+                    return self
+                state.dead = state.issued
+                state.full_at = after
+                state.issued = self._receipt = state.issued + 1
+                state.floor = NEVER
+                clock.seen = now
+                slots.free -= 1
+                self._settled = weight
+                self.waited = 0.0
+                self._state = HELD
+                return self
+        return await self._enter_async()
+
+    def __aexit__(
+        self: Any,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> types.CoroutineType[Any, Any, None]:
+        core = self._core
+        slots = core.slots
+        if core.scheduler.calm and self._state is HELD and slots.free < slots.limit:
+            slots.free += 1
+            self._state = RELEASED
+        else:
+            left: list[Any] = []
+            try:
+                self._exit_slowly(exc, left)
+            except BaseException as late:
+                self._exit_again(late, exc, left)
+        return NOTHING
+
+    def settle(self: Any, actual: float) -> None:
+        """Say what the call really took, also after the block; again settles the difference.
+
+        Less than taken is given back at once, which may wake a waiter. The bucket then holds
+        what it would have held with the true weight, never more: had less been taken, it might
+        have been full since, and a full bucket gains nothing. A window gives back only what is
+        still inside. More than taken is debt from now on, which later callers wait out.
+
+        A call that failed is not given back by itself: servers count failures.
+
+        Args:
+            actual: tokens.
+
+        Raises:
+            ValueError: *actual* is negative, infinite or not a number.
+            RuntimeError: nothing was granted yet.
+        """
+        core = self._core
+        if (
+            core.scheduler.calm
+            and core.open
+            and self._state is HELD
+            and actual.__class__ is int
+            and actual >= 0
+        ):
+            less: Any = self._settled - actual
+            state: Any = core.state
+            if (
+                less.__class__ is int
+                and less >= 0
+                and self._receipt == state.issued
+                and state.floor == NEVER  # nothing was taken since
+            ):
+                state.full_at -= less * core.bucket.ticks.token
+                self._settled = actual
+                return
+        self._settle_slowly(actual)
+
+
+def claim(lease: Any) -> bool:
+    """Whether this is the first entry of a call; it is from here on."""
+    if lease._state is FRESH:
+        lease._state = ENTERING
+        return True
+    return False
+
+
+def give_one(core: Core) -> bool:
+    """Give a slot back, if no waiter is queued."""
+    slots = core.slots
+    if core.scheduler.calm and slots.free < slots.limit:
+        slots.free += 1
+        return True
+    return False
+
+
+def take_one(core: Core) -> bool:
+    """Take a slot and a token, if the scheduler is calm and they are there."""
+    now = monotonic_ns()
+    scheduler = core.scheduler
+    slots = core.slots
+    if scheduler.calm and core.open and slots.free > 0 and now >= scheduler.clock.seen:
+        bucket = core.bucket
+        ticks = bucket.ticks
+        state: Any = core.state
+        at = now * ticks.scale
+        full = state.full_at
+        if full <= at - ticks.scale:
+            full = at
+        after = full + ticks.token
+        if after <= at + ticks.room and not (state.floor and full - at < state.floor):
+            state.full_at = after
+            scheduler.clock.seen = now
+            slots.free -= 1
+            return True
+    return False
+
+
+def enter_lease(lease: Any) -> bool:
+    """Take a slot and whole tokens for a lease that was not entered yet, if they are there."""
+    now = monotonic_ns()
+    core = lease._core
+    weight: Any = lease.weight
+    scheduler = core.scheduler
+    slots = core.slots
+    if (
+        scheduler.calm
+        and core.open
+        and lease._state is FRESH
+        and slots.free > 0
+        and weight.__class__ is int
+        and weight > 0
+    ):
+        clock = scheduler.clock
+        bucket = core.bucket
+        ticks = bucket.ticks
+        state: Any = core.state
+        at = now * ticks.scale
+        full = state.full_at
+        if full <= at - ticks.scale:
+            full = at
+        after = full + weight * ticks.token
+        if (
+            full <= at
+            and not state.lows
+            and after <= at + ticks.room
+            and ticks.token
+            and now >= clock.seen
+        ):
+            state.dead = state.issued
+            state.full_at = after
+            state.issued = lease._receipt = state.issued + 1
+            state.floor = NEVER
+            clock.seen = now
+            slots.free -= 1
+            lease._settled = weight
+            lease.waited = 0.0
+            lease._state = HELD
+            return True
+    return False
+
+
+def leave_lease(lease: Any) -> bool:
+    """Give the slot of a lease back, if no waiter is queued."""
+    core = lease._core
+    slots = core.slots
+    if core.scheduler.calm and lease._state is HELD and slots.free < slots.limit:
+        slots.free += 1
+        lease._state = RELEASED
+        return True
+    return False
+
+
+def release_slot(core: Core, done: list[bool]) -> bool:
+    """Give back a slot for which no waiter waits: the head of the only lane waits for time."""
+    scheduler = core.scheduler
+    slots = core.slots
+    if (
+        not ENABLED
+        or scheduler.locks
+        or scheduler.busy
+        or scheduler.inherits
+        or scheduler.listeners
+        or scheduler.into is not None
+    ):
+        return False
+    scheduler.busy = True
+    try:
+        busy = scheduler.queue.busy
+        if len(busy) == 1 and busy[0] is core.lane and 0 < slots.free < slots.limit:
+            slots.free += 1
+            done.append(True)
+    finally:
+        scheduler.busy = False
+    if scheduler.notes:
+        scheduler.catch_up()
+    return bool(done)
+
+
+def hand_over(core: Core, done: list[bool]) -> bool:
+    """Give a slot back where the head of the only lane waits for it: straight to that head."""
+    now = monotonic_ns()
+    scheduler = core.scheduler
+    queue = scheduler.queue
+    busy = queue.busy
+    slots = core.slots
+    lane = core.lane
+    if not ENABLED or not scheduler.is_here() or scheduler.busy:
+        return False
+    scheduler.busy = True
+    try:
+        if (
+            len(busy) != 1
+            or busy[0] is not lane
+            or slots.free != 0
+            or slots.limit <= 0
+            or queue.deadlines
+            or queue.emptying
+            or scheduler.notes
+            or scheduler.listeners
+            or scheduler.inherits
+            or scheduler.drainers
+            or scheduler.into is not None
+            or lane.opens_at > now
+            or now < scheduler.clock.seen
+        ):
+            return False
+        head = lane.waiters[0]
+        if head.cancelled() or (lane.rates and _waits(lane, head.weights, now)):
+            return False
+        scheduler.clock.seen = queue.now = now
+        slots.free += 1
+        done.append(True)
+        queue.grant(lane, now)
+        scheduler.tell_decided()
+    except BaseException:
+        scheduler.recover()
+        raise
+    finally:
+        scheduler.busy = False
+    if scheduler.notes:
+        scheduler.catch_up()
+    return True
+
+
+def _waits(lane: Lane, weights: tuple[int, ...], now: int) -> bool:
+    """Whether a rate of *lane* has not enough for *weights* yet."""
+    return any(rule.ready_at(now, weights[n]) > now for n, rule in lane.rates)
+
+
+def start(scheduler: Scheduler, attempt: Attempt) -> bool:
+    """Go on after a grant in a single lane: the start of a caller decides no waiter."""
+    waiter = attempt.waiters[0]
+    if (
+        not ENABLED
+        or scheduler.locks
+        or waiter.state is not GRANTED
+        or waiter.rivals
+        or scheduler.drainers
+        or waiter not in scheduler.handed_over
+    ):
+        return False
+    taker = attempt.taker
+    if taker is not None:
+        spans = waiter.spans if waiter.lane.bottleneck is not None else None
+        taker._hold(waiter.receipts, waiter.granted_at - waiter.arrived, waiter.option, spans)
+    scheduler.handed_over.discard(waiter)
+    if not scheduler.queue.waiting and not scheduler.busy:
+        scheduler.recalm()
+    return True
+
+
+def join_behind(scheduler: LoopScheduler, attempt: Attempt, waiter: Waiting) -> bool:
+    """Queue up behind the head of a lane, where no waiter is decided: the time does not matter."""
+    asked, lane, weights = attempt.options[0]
+    if (
+        not ENABLED
+        or not lane.waiters
+        or lane.bottleneck is not None
+        or attempt.timeout is not None
+        or attempt.taker is not None
+        or len(attempt.options) > 1
+        or asked.max_waiting is not None
+        or scheduler.queue.emptying
+    ):
+        return False
+    scheduler.busy = True
+    try:
+        asked.check(weights)
+        if not lane.waiters or scheduler.queue.emptying:
+            return False  # something came in meanwhile
+        waiter.option = attempt.options[0]
+        attempt.waiters = (waiter,)
+        scheduler.queue.join(waiter, lane, weights)
+    except ResourceLimitError:
+        raise
+    except BaseException:
+        scheduler.recover()
+        raise
+    finally:
+        scheduler.busy = False
+    if scheduler.notes:
+        scheduler.catch_up()
+    return True
+
+
+def queue_behind(core: Core) -> LoopWaiter | None:
+    """Queue up behind the head of a throttle's usual lane, for a slot and a token."""
+    scheduler: Any = core.scheduler
+    lane = core.lane
+    if not ENABLED or not lane.waiters or scheduler.busy:
+        return None
+    waiter: LoopWaiter | None = None
+    try:
+        scheduler.busy = True  # from here on what comes in is noted, and changes nothing below
+        try:
+            if (
+                lane.waiters
+                and core.max_waiting is None
+                and not core.closed
+                and not scheduler.queue.emptying
+                and core.rule.burst >= TOKEN
+                and scheduler.is_here()
+            ):
+                waiter = scheduler.loop_waiter(core)
+                scheduler.queue.join(waiter, lane, UNIT)
+        except BaseException:
+            scheduler.recover()
+            raise
+        finally:
+            scheduler.busy = False
+        if scheduler.notes:
+            scheduler.catch_up()
+    except BaseException:
+        if waiter is not None:
+            core.withdraw(waiter)
+        raise
+    return waiter
+
+
+def start_unit(core: Core, waiter: LoopWaiter) -> bool:
+    """Go on after a grant of a slot and a token."""
+    scheduler = core.scheduler
+    if waiter.state is not GRANTED or scheduler.drainers or waiter not in scheduler.handed_over:
+        return False
+    scheduler.handed_over.discard(waiter)
+    if not scheduler.queue.waiting and not scheduler.busy:
+        scheduler.recalm()
+    return True
+
+
+def leave_behind(scheduler: LoopScheduler, attempt: Attempt) -> bool:
+    """Leave from behind the head: the caller held up no waiter."""
+    if not ENABLED or scheduler.busy or scheduler.is_elsewhere() or len(attempt.waiters) != 1:
+        return False
+    waiter = attempt.waiters[0]
+    if (
+        waiter.state is not QUEUED
+        or waiter.deadline != NEVER
+        or waiter.lane.bottleneck is not None
+        or waiter.lane.waiters[0] is waiter
+    ):
+        return False
+    scheduler.busy = True
+    try:
+        scheduler.queue.leave(waiter)
+    except BaseException:
+        scheduler.recover()
+        raise
+    finally:
+        scheduler.busy = False
+    if scheduler.notes:
+        scheduler.catch_up()
+    return True
+
+
+def leave_set(lease: Any) -> bool:
+    """Give the slots of a set's *lease* back, if no waiter is queued."""
+    if lease._state is not HELD:
+        return False
+    scheduler: Scheduler = lease._core.scheduler
+    receipts = lease._receipts
+    while receipts and receipts[0][0].__class__ is Slots:
+        if not scheduler.calm:
+            return False
+        receipts[0][0].free += receipts[0][1]
+        del receipts[0]
+    if not scheduler.calm:
+        return False
+    lease._state = RELEASED
+    return True
+
+
+def quietly(scheduler: Door, change: Callable[[int], object]) -> bool:
+    """Make a *change* of limits at once if the scheduler is calm: no waiter is to be decided."""
+    now = monotonic_ns()
+    if not scheduler.calm or scheduler.busy or now < scheduler.clock.seen:
+        return False
+    scheduler.busy = True
+    scheduler.calm = False
+    try:
+        scheduler.clock.seen = scheduler.queue.now = now
+        change(now)
+    finally:
+        scheduler.calm = True
+        scheduler.busy = False
+    if scheduler.notes:
+        scheduler.catch_up()
+    return True
+
+
+def _is_there(lane: Lane, weights: tuple[int, ...], now: int) -> bool:
+    """Whether the rules of *lane* have *weights* now. No loop in the try of `grab`: see `Lane`."""
+    for n, slots in lane.slots:
+        if slots.free < weights[n] > 0:
+            return False
+    for n, rule in lane.rates:
+        weight = weights[n]
+        if weight != SKIP and (weight > rule.parameters.burst or rule.ready_at(now, weight) > now):
+            return False
+    return True
+
+
+def grab(scheduler: Door, lane: Lane, weights: tuple[int, ...]) -> list[Receipt] | None:
+    """Take *weights* for a set, if no waiter is queued and the weights are there."""
+    now = monotonic_ns()
+    if (
+        not scheduler.calm
+        or scheduler.shut
+        or now < scheduler.clock.seen
+        or lane.opens_at > now
+        or scheduler.busy
+    ):
+        return None
+    scheduler.busy = True
+    scheduler.calm = False
+    try:
+        if not _is_there(lane, weights, now):
+            return None
+        receipts = lane.take(now, weights)
+        scheduler.clock.seen = scheduler.queue.now = now
+        return receipts
+    finally:
+        scheduler.calm = True
+        scheduler.busy = False

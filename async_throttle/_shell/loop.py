@@ -1,0 +1,339 @@
+"""Waiting in an event loop: a future for every waiter, and two alarms for the whole loop.
+
+`wait` serves schedulers for a loop and schedulers for threads: callers in loops wait at both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, cast
+
+from async_throttle._engine.lane import GONE, GRANTED, QUEUED
+from async_throttle._shell import fast
+from async_throttle._shell.alarm import Alarm, surely
+from async_throttle._shell.scheduler import Scheduler, find
+from async_throttle._shell.waiting import Asked, Attempt, Option, Taker, Waiting, hopes
+from async_throttle._units import NEVER
+
+if TYPE_CHECKING:
+    from async_throttle._shell.core import Core
+
+__all__ = ["LoopScheduler", "LoopWaiter", "call_in", "drained", "resolve", "wait"]
+
+
+class LoopWaiter(Waiting):
+    """A caller that waits in an event loop.
+
+    Attributes:
+        future: the caller awaits it. (It is no subclass of Future: asyncio has a shortcut for
+            exactly that class.)
+    """
+
+    __slots__ = ("future",)
+
+    future: asyncio.Future[None]
+
+    def cancelled(self) -> bool:
+        """Whether the caller was cancelled, and has not left yet."""
+        return self.future.cancelled()
+
+    def rival(self, others: Sequence[Waiting]) -> None:
+        """Be the same caller as *others*, and share their future."""
+        super().rival(others)
+        self.future = cast(LoopWaiter, others[0]).future
+
+
+class LoopScheduler(Scheduler):
+    """A scheduler whose callers wait in one event loop at a time.
+
+    Attributes:
+        loop: the loop in which callers wait; without waiters a new loop may take its place.
+        thread: the thread in which *loop* was bound.
+    """
+
+    __slots__ = ("_grants", "_timeouts", "loop", "thread")
+
+    def __init__(self, timer: Callable[[], float] | None) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = asyncio._get_running_loop()
+        self.thread = get_ident()
+        self._grants = Alarm()
+        self._timeouts = Alarm()
+        super().__init__(timer)
+
+    # -- the door -----------------------------------------------------------------------
+
+    def is_elsewhere(self) -> bool:
+        """Whether callers wait in an event loop of a foreign thread, or by that loop's clock."""
+        return (
+            self.loop is not None
+            and self.thread != get_ident()
+            and self.loop.is_running()
+            and bool(self.queue.waiting or self.handed_over or self.drainers or self.clock.local)
+        )
+
+    def is_here(self) -> bool:
+        """Whether the loop of the callers runs in this thread, on the usual clock."""
+        clock = self.clock
+        running = asyncio._get_running_loop()
+        return running is self.loop is not None and clock.timer is None and not clock.shift
+
+    def quietly(self, change: Callable[[int], object]) -> bool:
+        """Make a *change* of limits if the scheduler is calm, by a shortcut."""
+        return not self.is_elsewhere() and super().quietly(change)
+
+    def note(self, change: Callable[[int], object]) -> None:
+        """Have *change* made in the loop's thread, as soon as the call inside is through."""
+        if self.loop is not None and self.thread != get_ident() and self.loop.is_running():
+            self.notes.append(change)
+            call_in(self.loop, self.catch_up)
+        else:
+            super().note(change)
+
+    def admit(self, attempt: Attempt, *, blocking: bool) -> Waiting | None:
+        """Grant *attempt* at once, or queue it up, to wait with the thread or in an event loop."""
+        if attempt.options[0].lane.waiters and not blocking and not self.busy:
+            loop = asyncio.get_running_loop()
+            if loop is self.loop:
+                waiter = LoopWaiter()
+                waiter.future = loop.create_future()
+                if fast.join_behind(self, attempt, waiter):
+                    return waiter
+        return super().admit(attempt, blocking=blocking)
+
+    def withdraw(self, attempt: Attempt) -> None:
+        """The caller goes before it has begun: as if it had never asked."""
+        if not fast.leave_behind(self, attempt):
+            super().withdraw(attempt)
+
+    def elapse(self) -> int:
+        """Advance the queue to the present: due waiters go. Returns the instant."""
+        if self.loop is not None and self.loop.is_closed():
+            self._bury(self.clock.tick())
+        return super().elapse()
+
+    # -- waking -------------------------------------------------------------------------
+
+    def loop_waiter(self, asked: Asked) -> LoopWaiter:
+        """A waiter of the running event loop, which this scheduler belongs to from here on."""
+        loop = asyncio.get_running_loop()
+        if loop is not self.loop:
+            self.bind(loop, asked)
+        waiter = LoopWaiter()
+        waiter.future = loop.create_future()
+        return waiter
+
+    def thread_waiter(self, asked: Asked) -> Waiting:
+        """Always raises: callers wait here in an event loop only."""
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                f"{asked!r} would have to be waited for, and would hold up the event loop that "
+                "runs in this thread: use async with"
+            )
+        raise RuntimeError(
+            f"{asked!r} would have to be waited for, and is not for threads: use async with, or "
+            "throttles of async_throttle.threads"
+        )
+
+    def tell(self, waiter: Any) -> None:
+        """Wake *waiter*, unless it is still queued; a second time does nothing."""
+        if waiter.state is GRANTED:
+            self.handed_over.add(waiter)
+        elif waiter.state is QUEUED or hopes(waiter):
+            return
+        if self.listeners and waiter.state is GRANTED:
+            self.happened("grant", waiter.option.asked, waiter.weights)
+        future = waiter.future
+        if self.thread != get_ident():
+            call_in(future.get_loop(), resolve, future)
+        elif self.newcomers and waiter in self.newcomers:
+            # Waiters that were granted before are to start first.
+            future.get_loop().call_soon(surely(resolve, future), None)
+        elif not future.done():
+            future.set_result(None)
+
+    def tell_decided(self) -> None:
+        """Wake the waiters about which the queue has decided."""
+        decided: Any = self.queue.decided
+        usual = self.thread == get_ident() and not self.newcomers and not self.listeners
+        while decided:
+            waiter = decided[0]
+            if usual and waiter.state is GRANTED:
+                self.handed_over.add(waiter)
+                if not waiter.future.done():
+                    waiter.future.set_result(None)
+            else:
+                self.tell(waiter)
+            decided.popleft()
+
+    def wake(self, done: Any) -> None:
+        """Wake a drainer."""
+        if done.get_loop() is asyncio._get_running_loop():
+            resolve(done)
+        else:
+            call_in(done.get_loop(), resolve, done)
+
+    def report(self, error: Exception) -> None:
+        """A rule has raised *error* at the end of a pause: tell the loop's exception handler."""
+        if self.loop is None:
+            super().report(error)
+        else:
+            context = {"message": f"a rule of {self!r} failed", "exception": error}
+            self.loop.call_exception_handler(context)
+
+    def arm(self) -> None:
+        """Be woken for the next grant, and for the next deadline."""
+        queue, loop = self.queue, self.loop
+        if loop is None:
+            return
+        grants, timeouts = self._grants, self._timeouts
+        if grants.armed != queue.wake_at:
+            grants.set(loop, queue.wake_at, queue.now, self._ring, watched=self.clock.watched)
+        if queue.deadlines or timeouts.armed != NEVER:
+            expires_at = queue.expires_at
+            if timeouts.armed != expires_at:
+                timeouts.set(loop, expires_at, queue.now, self._ring, watched=self.clock.watched)
+
+    def _ring(self) -> None:
+        """An alarm rang, perhaps too early."""
+        if self.into is not None or self.loop is None:
+            return
+        try:
+            self.catch_up()
+        except Exception as error:  # of a clock of the user's, which is asked again soon
+            context = {"message": f"the clock of {self!r} failed", "exception": error}
+            self.loop.call_exception_handler(context)
+            self._grants.retry(self.loop, self._ring)
+
+    # -- event loops --------------------------------------------------------------------
+
+    def bind(self, loop: asyncio.AbstractEventLoop, asked: object) -> None:
+        """Belong to *loop* from here on.
+
+        Raises:
+            RuntimeError: callers of a different open loop wait here.
+        """
+        if self.queue.waiting or self.handed_over:
+            raise RuntimeError(_two_loops(asked))
+        self._grants.cancel()
+        self._timeouts.cancel()
+        self.loop = loop
+        self.thread = get_ident()
+
+    def _bury(self, now: int) -> None:
+        """The loop was closed: drop its waiters, and undo grants that were handed over."""
+        self.loop = None
+        self._grants.cancel()
+        self._timeouts.cancel()
+        queue = self.queue
+        queue.now = now  # not as if it had been noticed before
+        queue.drop(GONE)
+        queue.decided.clear()
+        for waiter in self.handed_over:
+            queue.leave(waiter)
+        self.handed_over.clear()
+        queue.advance(now)
+
+    def check_loops(self, other: Scheduler, asked: object) -> None:
+        """Refuse to absorb *other* if callers of two loops would wait here."""
+        busy, busy_too = (bool(s.queue.waiting or s.handed_over) for s in (self, other))
+        if busy and busy_too and self.loop is not cast(LoopScheduler, other).loop:
+            raise RuntimeError(_two_loops(asked))
+
+    def adopt(self, other: Any) -> None:
+        """Take over the event loop of *other*, if callers wait in it, and silence its alarms."""
+        if (other.queue.waiting or other.handed_over) and self.loop is not other.loop:
+            self.bind(other.loop, self)
+            self.thread = other.thread
+        other.silence()
+
+    def silence(self) -> None:
+        """Ring no more."""
+        self._grants.cancel()
+        self._timeouts.cancel()
+
+    def forked(self) -> None:
+        """This is the child of a fork: the loop went on in the parent."""
+        self.loop = None
+        self._grants = Alarm()
+        self._timeouts = Alarm()
+        super().forked()
+
+
+async def wait(
+    asked: Asked,
+    options: Sequence[Option],
+    timeout: float | None = None,
+    taker: Taker | None = None,
+) -> None:
+    """Wait for the first of *options* without holding up the event loop; fill in *taker*."""
+    attempt = Attempt(options, timeout, taker)
+    try:
+        scheduler = asked.scheduler
+        if scheduler.into is not None:
+            scheduler = find(asked)
+        waiter = scheduler.admit(attempt, blocking=False)
+        if waiter is not None:
+            await waiter.future  # type: ignore[attr-defined]
+            scheduler = asked.scheduler
+            if scheduler.into is not None:
+                scheduler = find(asked)
+            if not fast.start(scheduler, attempt):
+                scheduler.start(attempt)
+    except BaseException as reason:
+        try:
+            find(asked).withdraw(attempt)
+        except Exception as late:  # a clock that has failed hides no cancellation
+            reason.add_note(f"and when the queue was left: {type(late).__name__}: {late}")
+        raise
+
+
+async def wait_for_unit(core: Core) -> None:
+    """Wait for a slot and one token of a throttle."""
+    waiter = fast.queue_behind(core)
+    if waiter is None:
+        await wait(core, (Option(core, core.lane, fast.UNIT),))
+        return
+    try:
+        await waiter.future
+        if not fast.start_unit(core, waiter):
+            core.start(waiter)
+    except BaseException:
+        core.withdraw(waiter)
+        raise
+
+
+async def drained(asked: Asked, occupied: Callable[[], bool]) -> None:
+    """Wait until *asked* is not *occupied*, without holding up the event loop."""
+    waits = True
+    while waits:
+        done = asyncio.get_running_loop().create_future()
+        try:
+            waits = find(asked).watch_out(done, occupied)
+            if waits:
+                await done
+        finally:
+            find(asked).look_away(done)
+
+
+def resolve(future: asyncio.Future[None]) -> None:
+    """Wake the caller that awaits *future*, unless it has gone."""
+    if not future.done():
+        future.set_result(None)
+
+
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
+    """Have *function* called in *loop*, unless *loop* was closed: then it has no callers."""
+    try:
+        loop.call_soon_threadsafe(surely(function, *args), None)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+
+
+def _two_loops(asked: object) -> str:
+    return (
+        f"{asked!r} has callers waiting in another running event loop; to share one throttle "
+        "between loops and threads use async_throttle.threads.Throttle"
+    )

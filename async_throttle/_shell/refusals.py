@@ -1,0 +1,55 @@
+"""How a throttle refuses: its errors, with what the caller can make of them."""
+
+from __future__ import annotations
+
+from async_throttle._shell.waiting import known, told
+from async_throttle._units import TOKEN
+from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge
+from async_throttle.rules import Rule
+
+__all__ = ["Refusals"]
+
+
+class Refusals:
+    """The part of a throttle's core that refuses."""
+
+    __slots__ = ()
+
+    name: str | None
+    max_waiting: int | None
+    rule: Rule
+
+    def refusal_weight(self, weights: tuple[int, ...]) -> WeightTooLarge:
+        """*weights* are more than there can be at once."""
+        largest = self.rule.burst / TOKEN
+        return WeightTooLarge(
+            f"weight {weights[-1] / TOKEN:g} exceeds the burst of {self._label()}: "
+            f"the largest that could ever be granted is {largest:g}",
+            largest=largest,
+            limit=self.name,
+        )
+
+    def refusal_timeout(self, timeout: float, wait: int, place: int) -> ThrottleTimeout:
+        """The call takes longer than *timeout*."""
+        return ThrottleTimeout(
+            f"{self._label()} does not grant it within a timeout of {timeout:g} s{told(wait)}",
+            limit=self.name,
+            retry_after=known(wait),
+        )
+
+    def refusal_full(self, full: object, wait: int) -> ThrottleFull:
+        """*max_waiting* callers wait already."""
+        most = self.max_waiting
+        message = (
+            f"max_waiting of {self._label()} is {most}, and {most} wait already"
+            if most
+            else f"{self._label()} would have to be waited for, and nobody may wait"
+        )
+        return ThrottleFull(message, limit=self.name, retry_after=known(wait))
+
+    def refusal_closed(self, weights: tuple[int, ...]) -> ThrottleClosed:
+        """The throttle was closed."""
+        return ThrottleClosed(f"{self._label()} is closed", limit=self.name)
+
+    def _label(self) -> str:
+        return "the throttle" if self.name is None else f"throttle {self.name!r}"

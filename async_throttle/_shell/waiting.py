@@ -1,0 +1,190 @@
+"""Callers that ask and callers that wait: what cores, leases and schedulers hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from async_throttle._engine.lane import GONE, GRANTED, QUEUED, Lane, Receipt, State
+from async_throttle._units import NEVER, SECOND
+from async_throttle.exceptions import ResourceLimitError
+
+if TYPE_CHECKING:
+    from async_throttle._shell.scheduler import Scheduler
+
+__all__ = [
+    "Asked",
+    "Attempt",
+    "Option",
+    "Taker",
+    "Waiting",
+    "granted",
+    "hopes",
+    "known",
+    "possible",
+    "told",
+]
+
+
+class Asked(Protocol):
+    """The core of a throttle or of a set, as the scheduler sees it."""
+
+    scheduler: Scheduler
+
+    @property
+    def max_waiting(self) -> int | None:
+        """Most callers that may queue; None is no bound."""
+        ...
+
+    def check(self, weights: tuple[int, ...]) -> None:
+        """Refuse *weights* that can never be granted."""
+        ...
+
+    def crowded(self, weights: tuple[int, ...]) -> object:
+        """The limit of *weights* at which `max_waiting` callers wait already; or None."""
+        ...
+
+    def refusal_weight(self, weights: tuple[int, ...]) -> Exception: ...
+    def refusal_timeout(self, timeout: float, wait: int, place: int) -> Exception: ...
+    def refusal_full(self, full: Any, wait: int) -> Exception: ...
+    def refusal_closed(self, weights: tuple[int, ...]) -> Exception: ...
+
+
+class Option(NamedTuple):
+    """A way to be granted: the core to ask, the lane to wait in, and the weights."""
+
+    asked: Asked
+    lane: Lane
+    weights: tuple[int, ...]
+
+
+class Taker(Protocol):
+    """A lease, which is filled in when the call is granted."""
+
+    def _hold(self, receipts: list[Receipt], waited: int, option: Option, spans: Any) -> None:
+        """*receipts* were taken, for *option*, after *waited* nanoseconds."""
+        ...
+
+
+class Waiting:
+    """A caller that waits: the queue's `Waiter`, to which subclasses add a wake-up.
+
+    Attributes:
+        option: the way in which the caller asked here.
+        arrived: instant of the arrival.
+    """
+
+    __slots__ = (
+        "arrived",
+        "deadline",
+        "error",
+        "granted_at",
+        "lane",
+        "option",
+        "order",
+        "receipts",
+        "rivals",
+        "spans",
+        "state",
+        "weights",
+    )
+
+    arrived: int
+    deadline: int
+    error: BaseException
+    granted_at: int
+    lane: Lane
+    option: Option
+    order: int
+    receipts: list[Receipt]
+    spans: list[int]
+    state: State
+    weights: tuple[int, ...]
+    rivals: Sequence[Waiting]
+    """The same caller in every lane where it waits; empty if it waits in a single lane."""
+
+    def __init__(self) -> None:
+        self.state = GONE
+        self.rivals = ()
+
+    def cancelled(self) -> bool:
+        """Whether the caller was cancelled, and has not left yet."""
+        return False
+
+    def rival(self, others: Sequence[Waiting]) -> None:
+        """Be the same caller as *others*."""
+        self.rivals = others
+
+
+class Attempt:
+    """A caller that asks for the first of *options* to be granted.
+
+    Attributes:
+        options: the ways in which the caller asks.
+        timeout: seconds to wait at most; None is no bound.
+        taker: the lease to fill in; None without a lease.
+        waiters: the caller in its lanes, if it has to wait.
+        receipts: of the grant, if the caller has not to wait.
+    """
+
+    __slots__ = ("options", "receipts", "taker", "timeout", "waiters")
+
+    def __init__(
+        self, options: Sequence[Option], timeout: float | None, taker: Taker | None
+    ) -> None:
+        self.options = options
+        self.timeout = timeout
+        self.taker = taker
+        self.waiters: Sequence[Waiting] = ()
+        self.receipts: list[Receipt] | None = None
+
+    def part(self) -> None:
+        """The waiters know each other no more: the wait is over, and they would be a cycle."""
+        for waiter in self.waiters:
+            waiter.rivals = ()
+
+
+def possible(options: Sequence[Option]) -> Sequence[Option]:
+    """The *options* that may ever be granted.
+
+    Raises:
+        ResourceLimitError: no option may; the error is that of the first.
+    """
+    if len(options) == 1:
+        options[0].asked.check(options[0].weights)
+        return options
+    found = []
+    refusals = []
+    for option in options:
+        try:
+            option.asked.check(option.weights)
+            found.append(option)
+        except ResourceLimitError as refusal:
+            refusals.append(refusal)
+    try:
+        if not found:
+            raise refusals[0]
+    finally:
+        refusals.clear()  # or they and their tracebacks would keep each other
+    return found
+
+
+def granted(waiter: Waiting) -> Waiting:
+    """The rival of *waiter* that was granted, or *waiter* itself."""
+    return next((rival for rival in waiter.rivals if rival.state is GRANTED), waiter)
+
+
+def hopes(waiter: Waiting) -> bool:
+    """Whether the caller of *waiter* is still queued in a lane."""
+    return waiter.state is QUEUED or any(rival.state is QUEUED for rival in waiter.rivals)
+
+
+def known(wait: int) -> float | None:
+    """Seconds that a caller has to wait, unless it is for a slot, or for ever: None."""
+    return wait / SECOND if 0 < wait < NEVER // 2 else None
+
+
+def told(wait: int) -> str:
+    """The known wait, at the end of a sentence; empty if the wait is not known."""
+    span = known(wait)
+    return "" if span is None else f": it takes {span:g} s or more"

@@ -1,0 +1,327 @@
+"""The core of a set: its members' rules in one lane, and what becomes of those who ask.
+
+A set is a lane over the rules of its members: their schedulers become one. What may go before whom
+is decided in the engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from async_throttle._base import BaseThrottle, core_of
+from async_throttle._engine.lane import SKIP, Lane, Pause
+from async_throttle._shell.core import Core, checked_priority
+from async_throttle._shell.following import Measure
+from async_throttle._shell.scheduler import Scheduler, find, together
+from async_throttle._shell.thread import ThreadScheduler
+from async_throttle._shell.waiting import Option, known, told
+from async_throttle._units import NEVER, SECOND, TOKEN, tokens, whole
+from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge
+from async_throttle.limits._single import CallLimit, Limit
+
+__all__ = ["CALLS", "RATE", "SLOTS", "SetCore", "Source", "throttle_of"]
+
+RATE, SLOTS, CALLS = range(3)
+"""What a call counts of a limit: its tokens; its slots, if it has nothing else; itself."""
+
+
+class Source(Protocol):
+    """Where acquisitions come from: the core of a set, or of a pool of sets."""
+
+    def weigh(self, amounts: Mapping[Any, float]) -> tuple[Any, ...]:
+        """What *amounts* are in the units of the rules."""
+        ...
+
+    def options(self, weights: tuple[Any, ...], priority: int) -> Sequence[Option]:
+        """Where to ask for *weights*."""
+        ...
+
+    def whom(self) -> SetCore:
+        """Whose scheduler to ask."""
+        ...
+
+    def granted(self, face: Any, core: SetCore) -> Any:
+        """*core* grants a call to *face*: the set whose limits are held."""
+        ...
+
+
+class Place(NamedTuple):
+    """Where a limit stands: the place of its slots in the lane, before its rate's; and its kind."""
+
+    at: int
+    kind: int
+
+
+class SetCore:
+    """Several throttles in one lane.
+
+    Attributes:
+        limits: by key, as the user gave them.
+        members: the cores of their throttles, in the order in which these were made.
+        scheduler: where callers wait; see `find`.
+        lane: over the rules of all members, slots and rate in turn.
+        places: by key, where each limit stands.
+        unit: the weights of a call that names nothing.
+        bounded: the members that let only so many wait.
+        measured: the keys of limits that follow how calls end.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "bounded",
+        "lane",
+        "limits",
+        "measured",
+        "members",
+        "places",
+        "scheduler",
+        "unit",
+    )
+
+    scheduler: Scheduler
+
+    def __init__(self, limits: Mapping[Hashable, Any]) -> None:
+        self.limits = limits
+        cores = {key: core_of(throttle_of(limit)) for key, limit in limits.items()}
+        # In an order that is the same in all sets over the same throttles: they share a lane.
+        ordered = sorted(cores, key=lambda key: cores[key].number)
+        self.members = [cores[key] for key in ordered]
+        self.places = {key: Place(2 * n, _kind(limits[key])) for n, key in enumerate(ordered)}
+        self.unit: tuple[int, ...] = (1, TOKEN) * len(ordered)
+        self.bounded = [core for core in self.members if core.max_waiting is not None]
+        self.measured = [key for key in ordered if cores[key].following is not None]
+        if self.members:
+            self.scheduler = find(self.members[0])
+            for member in self.members[1:]:
+                self.scheduler = together(self.scheduler, find(member), self)
+        else:
+            self.scheduler = ThreadScheduler(None)
+        self.lane = self._lane(Pause(*self._rates()), 0)
+
+    def _rates(self) -> list[Any]:
+        return [member.rule for member in self.members]
+
+    def _lane(self, own: Pause, priority: int) -> Lane:
+        rules = tuple(rule for member in self.members for rule in (member.slots, member.rule))
+        pauses = (own, *(member.pause for member in self.members))
+        places = tuple(range(0, len(rules), 2))
+        scheduler = find(self)
+        return scheduler.exclusively(
+            lambda: scheduler.here().queue.lane(rules, pauses, priority, places)
+        )
+
+    def move(self, scheduler: Scheduler) -> None:
+        """Wait at *scheduler*, which one can who has no limits."""
+        assert not self.members, "whoever has limits, waits where they are"
+        self.scheduler = scheduler
+        self.lane = self._lane(self.lane.pauses[0], 0)
+
+    # -- a source of acquisitions -------------------------------------------------------
+
+    def weigh(self, amounts: Mapping[Any, float]) -> tuple[int, ...]:
+        """What is to be taken of each of the lane's rules."""
+        if not amounts:
+            return self.unit
+        weights: list[int] = list(self.unit)
+        for key, amount in amounts.items():
+            try:
+                place, kind = self.places[key]
+            except KeyError:
+                raise ValueError(self.unknown(key)) from None
+            if type(amount) is int and amount > 0 and kind == RATE:
+                weights[place + 1] = amount * TOKEN
+                continue
+            weight = whole(key, amount) if kind == SLOTS else tokens(key, amount)
+            if kind == CALLS and weight not in (0, TOKEN):
+                raise ValueError(f"{key} must be 1, or 0 to do without it, got {amount!r}")
+            if kind == SLOTS:
+                weights[place] = weight
+            weights[place + 1] = weight
+            if weight == 0:
+                weights[place] = weights[place + 1] = SKIP
+        return tuple(weights)
+
+    def options(self, weights: tuple[int, ...], priority: int) -> Sequence[Option]:
+        """To ask for *weights*."""
+        lane = self.lane
+        if priority:
+            lane = self._lane(lane.pauses[0], checked_priority(priority))
+        return (Option(self, lane, weights),)
+
+    def whom(self) -> SetCore:
+        """Whose scheduler to ask."""
+        return self
+
+    def granted(self, face: Any, core: SetCore) -> Any:
+        """There is only one set that can grant."""
+        return face
+
+    # -- changes, made inside the door --------------------------------------------------
+
+    def hold(self, now: int, span: int, empty: bool) -> None:
+        """Grant nobody anything of this set for *span* nanoseconds.
+
+        A set is often made for one call. Its members keep the pause until it ends, so that the
+        next set over the same throttles finds it.
+        """
+        until = NEVER if span >= NEVER else now + span
+        find(self).queue.pause(self.lane.pauses[0], until, empty)
+        numbers = tuple(member.number for member in self.members)
+        for member in self.members:
+            member.pauses_of_sets = {**member.paused_sets(now), numbers: self.lane}
+        self.tell("pause", until)
+
+    def resume(self, now: int) -> None:
+        """End a pause of this set now."""
+        find(self).queue.resume(self.lane.pauses[0])
+        self.tell("resume")
+
+    def tell(self, what: str, detail: object = None) -> None:
+        """Tell the listeners what has happened."""
+        scheduler = find(self)
+        if scheduler.listeners:
+            scheduler.happened(what, self, detail)
+
+    # -- questions ----------------------------------------------------------------------
+
+    def waiting(self) -> int:
+        """Callers of this set that are queued."""
+        lanes = (lane for lane in find(self).queue.busy if lane.bottleneck is not None)
+        return sum(len(lane) for lane in lanes if lane.rules == self.lane.rules)
+
+    def occupied(self) -> bool:
+        """Whether anybody waits for one of the limits or holds one of their slots."""
+        return any(member.occupied() for member in self.members)
+
+    def key(self, place: int) -> Hashable:
+        """Which limit the rule at *place* of the lane belongs to; None is the set's own pause."""
+        if not 0 <= place < 2 * len(self.members):
+            return None
+        return next(key for key, (at, _) in self.places.items() if at == place // 2 * 2)
+
+    def weights_told(self, weights: tuple[int, ...]) -> dict[Hashable, float]:
+        """*weights* as the user says them."""
+        found = {}
+        for key in self.limits:
+            place, kind = self.places[key]
+            weight = weights[place] if kind == SLOTS else weights[place + 1] / TOKEN
+            found[key] = max(0, weight)
+        return found
+
+    def waits_told(self, spans: list[int] | None) -> dict[Hashable, float]:
+        """For how long each limit was the bottleneck, in seconds."""
+        found: dict[Hashable, float] = dict.fromkeys(self.limits, 0.0)
+        if spans is not None:
+            by_key = dict.fromkeys(self.limits, 0)
+            for place, span in enumerate(spans[:-1]):
+                by_key[self.key(place)] += span
+            found = {key: span / SECOND for key, span in by_key.items()}
+            if spans[-1]:
+                found[None] = spans[-1] / SECOND
+        return found
+
+    def measure(self, weights: tuple[int, ...]) -> dict[Hashable, Measure]:
+        """What limits that follow will learn from a call that was granted *weights* just now."""
+        return {
+            key: Measure(core_of(throttle_of(self.limits[key])))
+            for key in self.measured
+            if weights[self.places[key].at + 1] != SKIP
+        }
+
+    def unknown(self, key: Hashable) -> str:
+        """What is said of a name that is none."""
+        names = ", ".join(map(repr, self.limits))
+        there = f"there are {names}" if names else "there are none"
+        return f"no limit of the set is called {key!r}; {there}"
+
+    def __repr__(self) -> str:
+        return f"<async_throttle.LimitSet of {', '.join(map(str, self.limits)) or 'nothing'}>"
+
+    # -- refusals -----------------------------------------------------------------------
+
+    @property
+    def max_waiting(self) -> int | None:
+        """Most callers that may queue, by the strictest member; None is no bound."""
+        bounds = [member.max_waiting for member in self.bounded if member.max_waiting is not None]
+        return min(bounds, default=None)
+
+    def check(self, weights: tuple[int, ...]) -> None:
+        """Refuse what can never be granted."""
+        for weight, rule in zip(weights, self.lane.rules, strict=True):
+            if weight > rule.burst:
+                raise self.refusal_weight(weights)
+        for member, weight in zip(self.members, weights[::2], strict=True):
+            if member.closed and weight != SKIP:
+                raise self.refusal_closed(weights)
+
+    def crowded(self, weights: tuple[int, ...]) -> Core | None:
+        """The member for which as many wait as may, of those that *weights* ask for; or None."""
+        for member in self.bounded:
+            wanted = weights[self.lane.rules.index(member.rule)] != SKIP
+            if wanted and member.crowded(weights) is not None:
+                return member
+        return None
+
+    def refusal_weight(self, weights: tuple[int, ...]) -> WeightTooLarge:
+        """*weights* are more than there can be at once."""
+        # The one that is exceeded by most: it may have been raised again meanwhile.
+        asked = list(enumerate(zip(weights, self.lane.rules, strict=True)))
+        place, (_, rule) = max(asked, key=lambda ask: ask[1][0] / ask[1][1].burst)
+        key = self.key(place)
+        unit = TOKEN if place % 2 else 1
+        largest = rule.burst / unit
+        return WeightTooLarge(
+            f"{key} of {weights[place] / unit:g} is more than there can be at once: the largest "
+            f"that could ever be granted is {largest:g}",
+            largest=largest,
+            limit=_name(key),
+        )
+
+    def refusal_timeout(self, timeout: float, wait: int, place: int) -> ThrottleTimeout:
+        """The call takes longer than *timeout*, for the rule at *place*."""
+        key = self.key(place)
+        return ThrottleTimeout(
+            f"{'the set' if key is None else key} does not grant it within a timeout of "
+            f"{timeout:g} s{told(wait)}",
+            limit=_name(key),
+            retry_after=known(wait),
+        )
+
+    def refusal_full(self, full: Core, wait: int) -> ThrottleFull:
+        """As many wait for *full* as may."""
+        key = self.key(2 * self.members.index(full))
+        most = full.max_waiting
+        return ThrottleFull(
+            f"max_waiting of {key} is {most}, and {most} wait already",
+            limit=_name(key),
+            retry_after=known(wait),
+        )
+
+    def refusal_closed(self, weights: tuple[int, ...]) -> ThrottleClosed:
+        """A member was closed."""
+        key = next(
+            key
+            for key in self.limits
+            if self.members[self.places[key].at // 2].closed
+            and weights[self.places[key].at] != SKIP
+        )
+        return ThrottleClosed(f"{key} is closed", limit=_name(key))
+
+
+def throttle_of(limit: Any) -> BaseThrottle:
+    """The throttle that a `Limit` is made of, or the throttle itself."""
+    throttle: BaseThrottle = limit.throttle if isinstance(limit, Limit) else limit
+    return throttle
+
+
+def _kind(limit: Any) -> int:
+    if isinstance(limit, CallLimit):
+        return CALLS
+    throttle = throttle_of(limit)
+    return SLOTS if throttle.capacity == math.inf and throttle.concurrency else RATE
+
+
+def _name(key: Hashable) -> str | None:
+    return None if key is None else str(key)
