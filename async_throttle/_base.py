@@ -155,7 +155,9 @@ class BaseThrottle(Single):
         """Seconds until *weight* could be granted, counting everyone ahead; 0.0 is now.
 
         A lower bound where a slot is what is missing. Changes nothing. O(1) for buckets,
-        O(waiters) for windows, and where priorities or sets of limits are in play.
+        O(waiters) for windows, and where priorities or sets of limits are in play. Asked while
+        the throttle is at work, from a signal handler or a finalizer, it counts the callers of
+        this throttle alone, and not those of sets.
 
         Raises:
             WeightTooLarge: as `acquire` would; ThrottleFull, ThrottleClosed and ValueError too.

@@ -684,6 +684,9 @@ ANSWERS: Final = [
     "delay",
     "repr",
 ]
+SHARED: Final = ("limit_set", "pool")
+"""Scenes in which sets wait as well, whose callers delay() does not count while all is at work."""
+
 NUMBERS: Final = ["locked", "level", "active", "waiting", "paused_for", "delay"]
 TAKEN: Final = {"settle below": -2, "settle above": 4, "charge": 3, "try_acquire": 1}
 """Tokens that it takes in the end."""
@@ -1258,7 +1261,8 @@ def judge(
     wrong = list(life.wrong)
     if not wrong and scene.exact and not _explained(scene, what, way, reached, life):
         wrong.append("differs from before and after")
-    if not wrong and what in NUMBERS and scene.exact and not _between(scene, what, reached, life):
+    numeric = what in NUMBERS and scene.exact and not (what == "delay" and scene.name in SHARED)
+    if not wrong and numeric and not _between(scene, what, reached, life):
         wrong.append("answers something else than before or after")
     return Verdict(reached, tuple(wrong), life.answer)
 
