@@ -99,9 +99,13 @@ class Throttle(FastThrottle, BaseThrottle):
     # -- entering and leaving -----------------------------------------------------------
 
     def _enter_slowly(self) -> types.CoroutineType[Any, Any, None]:
-        core = self._core
-        entry = wait_for_unit(core) if self._blocks is None else self._enter_measured(self._blocks)
-        return cast("types.CoroutineType[Any, Any, None]", entry)
+        entry: Any
+        if self._blocks is None:
+            entry = wait_for_unit(self._core)
+        else:
+            entry = self._enter_measured(self._blocks)
+        coroutine: types.CoroutineType[Any, Any, None] = entry
+        return coroutine
 
     async def _enter_measured(self, blocks: Blocks) -> None:
         """Enter a plain block whose call is measured: it needs a lease that knows when it began."""
@@ -198,8 +202,10 @@ class Throttle(FastThrottle, BaseThrottle):
             RuntimeError: callers of another running event loop wait already.
         """
         core = self._core
-        if weight != 1 or priority or not fast.take_one(core):
+        if weight != 1 or priority:
             await wait(core, (core.option(weight, priority),), timeout)
+        elif not fast.take_one(core):
+            await wait_for_unit(core, timeout)
         return True
 
     async def lease(

@@ -180,7 +180,7 @@ async def live(parameters: dict[str, Any], steps: list[Step]) -> list[Any]:
                 log.append((throttle.level, throttle.waiting, throttle.locked()))
         await others_run()
         # Slots and the state of the bucket, without telling the throttle what time it is.
-        log.append((step, Fraction(state.full_at, bucket.ticks.scale), throttle._core.slots.free))
+        log.append((step, Fraction(state.full_at, state.ticks.scale), throttle._core.slots.free))
     for task in tasks:
         task.cancel()
     for result in await asyncio.gather(*tasks, return_exceptions=True):
@@ -188,7 +188,7 @@ async def live(parameters: dict[str, Any], steps: list[Step]) -> list[Any]:
     log.append((throttle.level, throttle.active, throttle.waiting, loop.time()))
     for lease in leases:
         lease.settle(0)
-        log.append((throttle.level, Fraction(state.full_at, bucket.ticks.scale)))
+        log.append((throttle.level, Fraction(state.full_at, state.ticks.scale)))
     return log
 
 
@@ -328,7 +328,7 @@ def test_both_ways_lead_to_the_same_state_where_sets_are_taken(
 
 SHORTCUTS = [
     *["take_one", "release_slot", "hand_over", "start", "join_behind", "leave_behind"],
-    *["grab", "quietly", "leave_set"],
+    *["queue_behind", "start_unit", "grab", "quietly", "leave_set"],
 ]
 
 
@@ -336,7 +336,7 @@ async def some_of_each() -> list[Any]:
     """A life in which each shortcut is taken at least once."""
     throttle = Throttle(10, 3, burst=10)
     log: list[Any] = [throttle.try_acquire(), await throttle.acquire()]
-    waiters = [asyncio.create_task(throttle.acquire()) for _ in range(4)]
+    waiters = [asyncio.create_task(throttle.acquire(weight)) for weight in (1, 1, 2, 1)]
     await others_run()
     await throttle.consume(8)
     waiters.append(asyncio.create_task(throttle.acquire()))
@@ -348,6 +348,9 @@ async def some_of_each() -> list[Any]:
     log += [throttle.waiting, throttle.active]
     throttle.release()
     log += [throttle.waiting, throttle.active]
+    for waiter in waiters[1:-1]:
+        log.append(await waiter)
+        throttle.release()
     single = Throttle(100, 1)
     await single.acquire()
     waiter = asyncio.create_task(single.acquire())
@@ -473,7 +476,7 @@ def test_what_a_flattened_entry_reads_is_no_property(name: str) -> None:
     throttle = Throttle(10, 2)
     bucket: Any = throttle._core.rule
     owners = [Throttle, Lease, Core, LoopScheduler, Clock, Slots, TokenBucket]
-    for owner in [*owners, type(bucket.state), type(bucket.ticks)]:
+    for owner in [*owners, type(bucket.state), type(bucket.state.ticks)]:
         for attribute in read:
             found = inspect.getattr_static(owner, attribute, None)
             assert not isinstance(found, property), f"{owner.__name__}.{attribute}"

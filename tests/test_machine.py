@@ -1689,6 +1689,7 @@ def test_a_bucket_alone_says_what_the_oracle_s_says(
                 real.empty(now)
                 naive.empty(now)
         missing = Fraction(
-            max(0, real.state.full_at - now * real.ticks.scale) * TOKEN, real.ticks.token
+            max(0, real.state.full_at - now * real.state.ticks.scale) * TOKEN,
+            real.state.ticks.token,
         )
         assert burst - missing == naive.level(now)

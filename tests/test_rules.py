@@ -104,7 +104,7 @@ def share(part: Fraction, whole: float | Fraction) -> int:
 
 def exact_level(rule: TokenBucket, now: int) -> Fraction:
     """The level in nanotokens without the rounding of a float."""
-    ticks = rule.ticks
+    ticks = rule.state.ticks
     missing = max(0, rule.state.full_at - now * ticks.scale)
     return Fraction(ticks.room - missing, ticks.token) * TOKEN
 

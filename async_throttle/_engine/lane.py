@@ -247,13 +247,13 @@ class Lane:
         """Take *weights* from the rules; if a rule raises, nothing is taken."""
         receipts: list[Receipt] = []
         try:
-            self._take(now, weights, receipts)
+            self.take_into(receipts, now, weights)
         except BaseException:
             give_back(now, receipts)
             raise
         return receipts
 
-    def _take(self, now: int, weights: tuple[int, ...], receipts: list[Receipt]) -> None:
+    def take_into(self, receipts: list[Receipt], now: int, weights: tuple[int, ...]) -> None:
         """Take *weights* one after the other; *receipts* has what was taken, at any moment.
 
         The loops have a function of their own: from CPython 3.12 on, an interrupt that comes as a

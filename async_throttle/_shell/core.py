@@ -40,14 +40,13 @@ class Core(Refusals):
         name: the name of the throttle, for errors and repr.
         scheduler: where callers wait; see `find`.
         rule, slots: the limits.
-        bucket, state: the rule and its state, where the flattened entries may reach into them.
+        state: of the rule, where a flattened entry may reach into it while the scheduler is calm;
+            None while the throttle is paused or closed, and where the rule is no plain bucket.
         lane: for a slot and tokens.
         pause: the pause that holds the lanes of this throttle.
         pauses_of_sets: the pauses of sets to which this throttle belongs, by the numbers of the
             sets' cores; pauses that have ended are swept out as new pauses come.
         closed: newcomers are refused.
-        open: the flattened entry may be taken while the scheduler is calm: no pause, not closed,
-            and the rule is a plain bucket.
         altered: a rested throttle differs from a new throttle: a setting was changed, or the
             throttle was made less than full.
         burst: as the user gave it; None follows the capacity.
@@ -59,7 +58,6 @@ class Core(Refusals):
         "__weakref__",
         "_tokens_lane",
         "altered",
-        "bucket",
         "burst",
         "closed",
         "face",
@@ -68,7 +66,6 @@ class Core(Refusals):
         "max_waiting",
         "name",
         "number",
-        "open",
         "pause",
         "pauses_of_sets",
         "plain",
@@ -112,8 +109,6 @@ class Core(Refusals):
         self.closed = False
         # The flattened entry reaches into a bucket, and only into ours: a subclass may differ.
         self.plain = rule in (TokenBucket, GCRA, LeakyBucket)
-        self.bucket = cast(TokenBucket, self.rule)
-        self.state = self.bucket.state if self.plain else None
         self.altered = self.rule.fresh_at(now) > now  # less than full: unlike later
         if self.rule.wants_ends:
             scheduler.measured = True  # each end is to be looked at
@@ -154,12 +149,13 @@ class Core(Refusals):
 
     def reopen(self) -> None:
         """See anew whether the flattened entry may be taken."""
-        self.open = (
+        may = (
             self.plain
             and not self.closed
             and self.pause.until <= find(self).clock.seen
             and self.rule.burst >= TOKEN
         )
+        self.state = cast(TokenBucket, self.rule).state if may else None
 
     def start(self, waiter: Waiting) -> None:
         """The caller of *waiter*, which waits for the unit, runs again."""
@@ -244,7 +240,7 @@ class Core(Refusals):
         """Refuse newcomers, and fail the waiters as well if *drop_waiting*."""
         scheduler = find(self)
         self.closed = scheduler.shut = True
-        self.open = False
+        self.state = None
         if drop_waiting:
             try:
                 self._drop_waiting()
@@ -366,7 +362,7 @@ class Core(Refusals):
             raise self.refusal_weight(weights)
         if self.closed:
             raise self.refusal_closed(weights)
-        if self.plain and not self.open:  # a pause may have ended since the last caller
+        if self.plain and self.state is None:  # a pause may have ended since the last caller
             self.reopen()
 
     def crowded(self, weights: tuple[int, ...]) -> Core | None:

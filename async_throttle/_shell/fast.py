@@ -40,7 +40,7 @@ from collections.abc import Callable, Generator
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from async_throttle._engine.lane import GRANTED, QUEUED, SKIP, Lane, Receipt
+from async_throttle._engine.lane import GRANTED, QUEUED, SKIP, Lane, Receipt, give_back
 from async_throttle._shell.states import ENTERING, FRESH, HELD, RELEASED
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.exceptions import ResourceLimitError
@@ -103,31 +103,32 @@ class FastThrottle:
         core = self._core
         scheduler = core.scheduler
         slots = core.slots
-        if scheduler.calm and core.open and slots.free > 0:
+        state = core.state
+        if scheduler.calm and state is not None and slots.free > 0:
             clock = scheduler.clock
-            bucket = core.bucket
-            ticks = bucket.ticks
-            state: Any = core.state
-            full = state.full_at
-            at = now
             if now >= clock.seen:
+                ticks = state.ticks
+                full = state.full_at
                 if ticks.scale != 1:
-                    at *= ticks.scale
+                    at = now * ticks.scale
                     if full <= at - ticks.scale:
                         full = at
-                elif full <= at:  # full: the usual case
-                    if not state.floor:
-                        state.full_at = at + ticks.token
-                        clock.seen = now
-                        slots.free -= 1
-                        return NOTHING
-                    full = at
+                elif full > now:
+                    at = now
+                elif state.floor:
+                    at = full = now
+                else:  # full, and nothing to be noted: the usual case
+                    state.full_at = now + ticks.token
+                    clock.seen = now
+                    slots.free -= 1
+                    return NOTHING
                 after = full + ticks.token
                 if after <= at + ticks.room:
                     if state.floor and full - at < state.floor:
                         scheduler.busy = True
                         scheduler.calm = False
                         try:
+                            bucket: Any = core.rule
                             bucket.note(full - at)
                             state.full_at = after
                             clock.seen = now
@@ -174,18 +175,17 @@ class FastLease:
         weight: Any = self.weight
         scheduler = core.scheduler
         slots = core.slots
+        state: Any = core.state
         if (
             scheduler.calm
-            and core.open
+            and state is not None
             and self._state is FRESH
             and slots.free > 0
             and weight.__class__ is int
             and weight > 0
         ):
             clock = scheduler.clock
-            bucket = core.bucket
-            ticks = bucket.ticks
-            state: Any = core.state
+            ticks = state.ticks
             at = now if ticks.scale == 1 else now * ticks.scale
             full = state.full_at
             if full <= at - ticks.scale:
@@ -196,7 +196,7 @@ class FastLease:
                     scheduler.busy = True
                     scheduler.calm = False
                     try:
-                        bucket.note(full - at)
+                        core.rule.note(full - at)
                         state.full_at = after
                         state.issued = self._receipt = state.issued + 1
                         state.floor = NEVER
@@ -260,22 +260,22 @@ class FastLease:
             RuntimeError: nothing was granted yet.
         """
         core = self._core
+        state: Any = core.state
         if (
             core.scheduler.calm
-            and core.open
+            and state is not None
             and self._state is HELD
             and actual.__class__ is int
             and actual >= 0
         ):
             less: Any = self._settled - actual
-            state: Any = core.state
             if (
                 less.__class__ is int
                 and less >= 0
                 and self._receipt == state.issued
                 and state.floor == NEVER  # nothing was taken since
             ):
-                state.full_at -= less * core.bucket.ticks.token
+                state.full_at -= less * state.ticks.token
                 self._settled = actual
                 return
         self._settle_slowly(actual)
@@ -303,10 +303,9 @@ def take_one(core: Core) -> bool:
     now = monotonic_ns()
     scheduler = core.scheduler
     slots = core.slots
-    if scheduler.calm and core.open and slots.free > 0 and now >= scheduler.clock.seen:
-        bucket = core.bucket
-        ticks = bucket.ticks
-        state: Any = core.state
+    state = core.state
+    if scheduler.calm and state is not None and slots.free > 0 and now >= scheduler.clock.seen:
+        ticks = state.ticks
         at = now * ticks.scale
         full = state.full_at
         if full <= at - ticks.scale:
@@ -327,18 +326,17 @@ def enter_lease(lease: Any) -> bool:
     weight: Any = lease.weight
     scheduler = core.scheduler
     slots = core.slots
+    state: Any = core.state
     if (
         scheduler.calm
-        and core.open
+        and state is not None
         and lease._state is FRESH
         and slots.free > 0
         and weight.__class__ is int
         and weight > 0
     ):
         clock = scheduler.clock
-        bucket = core.bucket
-        ticks = bucket.ticks
-        state: Any = core.state
+        ticks = state.ticks
         at = now * ticks.scale
         full = state.full_at
         if full <= at - ticks.scale:
@@ -523,7 +521,7 @@ def queue_behind(core: Core) -> LoopWaiter | None:
                 and core.max_waiting is None
                 and not core.closed
                 and not scheduler.queue.emptying
-                and core.rule.burst >= TOKEN
+                and core.rule.parameters.burst >= TOKEN
                 and scheduler.is_here()
             ):
                 waiter = scheduler.loop_waiter(core)
@@ -636,14 +634,18 @@ def grab(scheduler: Door, lane: Lane, weights: tuple[int, ...]) -> list[Receipt]
         or scheduler.busy
     ):
         return None
+    receipts: list[Receipt] = []
     scheduler.busy = True
     scheduler.calm = False
     try:
         if not _is_there(lane, weights, now):
             return None
-        receipts = lane.take(now, weights)
+        lane.take_into(receipts, now, weights)
         scheduler.clock.seen = scheduler.queue.now = now
         return receipts
+    except BaseException:
+        give_back(now, receipts)
+        raise
     finally:
         scheduler.calm = True
         scheduler.busy = False

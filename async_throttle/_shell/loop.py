@@ -289,11 +289,11 @@ async def wait(
         raise
 
 
-async def wait_for_unit(core: Core) -> None:
+async def wait_for_unit(core: Core, timeout: float | None = None) -> None:
     """Wait for a slot and one token of a throttle."""
-    waiter = fast.queue_behind(core)
+    waiter = fast.queue_behind(core) if timeout is None else None
     if waiter is None:
-        await wait(core, (Option(core, core.lane, fast.UNIT),))
+        await wait(core, (Option(core, core.lane, fast.UNIT),), timeout)
         return
     try:
         await waiter.future

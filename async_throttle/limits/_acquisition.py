@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Hashable, Mapping, Sequence
+from functools import partial
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
@@ -17,6 +18,7 @@ from async_throttle._shell.lease import BaseLease, settle
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.states import (
     EARLY,
+    ENTERING,
     FRESH,
     HELD,
     LEASED,
@@ -75,7 +77,7 @@ class LimitSetAcquisition(BaseLease):
     # _weights   the same, for each rule of the set's lane; for a pool, of each of its sets,
     #            until one of them has granted it
     # _receipts  what was taken: of the slots, which come first, what is still held
-    # _settled   by key: nanotokens now, and debts, of what was settled; unset without
+    # _settled   by key: nanotokens now, and debts, of what was settled; None without
     # _measures  what adaptive limits are to learn from the call; unset without, and once told
     # _spans     for how long each rule was the bottleneck; unset without a wait
     __slots__ = (
@@ -95,7 +97,7 @@ class LimitSetAcquisition(BaseLease):
     _core: SetCore
     _measures: dict[Hashable, Measure]
     _receipts: list[Receipt]
-    _settled: dict[Hashable, tuple[int, list[tuple[Any, int]]]]
+    _settled: dict[Hashable, tuple[int, list[tuple[Any, int]]]] | None
     _spans: list[int] | None
     _weights: tuple[Any, ...]
     limit_set: LimitSet | None
@@ -112,8 +114,9 @@ class LimitSetAcquisition(BaseLease):
         self._source = source
         self._amounts = amounts
         self._timeout = timeout
-        self._priority = checked_priority(priority)
+        self._priority = priority if priority.__class__ is int else checked_priority(priority)
         self._weights = source.weigh(amounts)
+        self._settled = None
         self._epoch = fast.EPOCH
         self._state = FRESH
         self.limit_set = None
@@ -147,8 +150,12 @@ class LimitSetAcquisition(BaseLease):
 
     def _grab(self, state: LeaseState) -> bool:
         """Take at once what a set has, if nobody waits for any of its limits."""
-        source = self._source
-        if self._priority or not isinstance(source, SetCore) or not self._claim():
+        source: Any = self._source
+        if source.__class__ is not SetCore or self._priority or self._state is not FRESH:
+            return False
+        if fast.GIL:
+            self._state = ENTERING  # no call since it was FRESH: no thread is in between
+        elif not self._claim():
             return False
         try:
             scheduler = source.scheduler
@@ -245,7 +252,7 @@ class LimitSetAcquisition(BaseLease):
 
     def _learn(self, outcomes: Mapping[Hashable, Outcome]) -> None:
         """Tell the limits that follow how the call went, and what it took, unless they know."""
-        settled = getattr(self, "_settled", {})
+        settled = self._settled or {}
         taken = self._core.weights_told(self._weights)
         for key, outcome in outcomes.items():
             measure = self._measures.pop(key, None)
@@ -273,22 +280,22 @@ class LimitSetAcquisition(BaseLease):
         if self.limit_set is None:
             raise RuntimeError(f"nothing was granted to {self!r}")
         amounts = self._changed(usage)
-        if amounts:
-
-            def change(now: int) -> None:
-                if len(amounts) == 1:
-                    self._settle_one(now, *amounts[0])
-                else:
-                    self._settle(now, amounts)
-
+        if not amounts or self._epoch != fast.EPOCH:
+            return
+        if len(amounts) == 1:
+            change = partial(self._settle_one, *amounts[0])
+        else:
+            change = partial(self._settle, amounts)
+        scheduler = self._core.scheduler
+        if scheduler.into is not None:
             scheduler = find(self._core)
-            if not scheduler.quietly(change):
-                scheduler.do(change)
+        if not scheduler.quietly(change):  # it is calm: there is no listener
+            scheduler.do(partial(self._settle_and_tell, change, amounts))
 
     def _changed(self, usage: Mapping[Any, float]) -> list[tuple[Hashable, int, int]]:
         """Of *usage*, what is not as asked for: key, place of the rate, and nanotokens."""
         core, taken = self._core, self._weights
-        fresh = not hasattr(self, "_settled")
+        fresh = self._settled is None
         amounts = []
         for key, actual in usage.items():
             try:
@@ -304,10 +311,17 @@ class LimitSetAcquisition(BaseLease):
                 amounts.append((key, place + 1, amount))
         return amounts
 
-    def _settle(self, now: int, amounts: Sequence[tuple[Hashable, int, int]]) -> None:
-        if self._epoch != fast.EPOCH:
-            return
-        if not hasattr(self, "_settled"):
+    def _settle_and_tell(
+        self,
+        settle: Callable[[int], None],
+        amounts: Sequence[tuple[Hashable, int, int]],
+        now: int,
+    ) -> None:
+        settle(now)
+        self._core.tell("settle", amounts)
+
+    def _settle(self, amounts: Sequence[tuple[Hashable, int, int]], now: int) -> None:
+        if self._settled is None:
             self._settled = {}
         settled = self._settled
         made: list[tuple[Rule, Any, list[tuple[Any, int]], int]] = []
@@ -317,11 +331,8 @@ class LimitSetAcquisition(BaseLease):
                 before, debts = settled.get(key) or (max(0, self._weights[place]), [])
                 rule = self._core.lane.rules[place]
                 receipt = next((issued for of, _, issued in self._receipts if of is rule), None)
-                if amount < before:
-                    settled[key] = (
-                        amount,
-                        debts,
-                    )  # before: what is interrupted gives back too little
+                if amount < before:  # first: what is interrupted gives back too little
+                    settled[key] = amount, debts
                 settle(rule, now, receipt, debts, amount - before)
                 settled[key] = amount, debts
                 made.append((rule, receipt, debts, amount - before))
@@ -330,13 +341,10 @@ class LimitSetAcquisition(BaseLease):
                 settle(rule, now, receipt, debts, -more)
             self._settled = past
             raise
-        self._core.tell("settle", amounts)
 
-    def _settle_one(self, now: int, key: Hashable, place: int, amount: int) -> None:
+    def _settle_one(self, key: Hashable, place: int, amount: int, now: int) -> None:
         """Settle one limit: there is nothing else to undo if its rule raises."""
-        if self._epoch != fast.EPOCH:
-            return
-        if not hasattr(self, "_settled"):
+        if self._settled is None:
             self._settled = {}
         settled = self._settled
         before, debts = settled.get(key) or (max(0, self._weights[place]), [])
@@ -346,14 +354,13 @@ class LimitSetAcquisition(BaseLease):
             if of is rule:
                 receipt = issued
         try:
-            if amount < before:
-                settled[key] = amount, debts  # before: what is interrupted gives back too little
+            if amount < before:  # first: what is interrupted gives back too little
+                settled[key] = amount, debts
             settle(rule, now, receipt, debts, amount - before)
         except Exception:
             settled[key] = before, debts
             raise
         settled[key] = amount, debts
-        self._core.tell("settle", ((key, place, amount),))
 
     @overload
     def __call__(

@@ -103,6 +103,7 @@ class BucketState:
     """What changes in a bucket.
 
     Attributes:
+        ticks: the unit of the instants below: the coarse or the fine ticks of the parameters.
         full_at: tick at which the bucket is full again.
         issued: receipts given out so far; a receipt is its number.
         dead: receipts up to this one are worth nothing any more: the bucket ran full since.
@@ -112,6 +113,7 @@ class BucketState:
             can have back at most this many ticks; above the last one, everything.
     """
 
+    ticks: Ticks = UNLIMITED
     full_at: int = 0
     issued: int = 0
     dead: int = 0
@@ -128,15 +130,13 @@ class TokenBucket(Rule):
     a budget of their own, which is most of them.
     """
 
-    # ticks     the unit of the state: the coarse or the fine ones of the parameters
-    __slots__ = ("ticks",)
+    __slots__ = ()
 
     backdates = True
     divisible = True
 
     parameters: BucketParameters
     state: BucketState
-    ticks: Ticks
 
     def __init__(
         self,
@@ -145,7 +145,6 @@ class TokenBucket(Rule):
         period: int,
         burst: int | float | None = None,
     ) -> None:
-        self.ticks = UNLIMITED
         self.state = BucketState()
         super().__init__(now, capacity, period, burst)
 
@@ -160,7 +159,8 @@ class TokenBucket(Rule):
         if burst is None:
             burst = self.usual_burst(capacity)
         parameters = BucketParameters.of(capacity, period, burst)
-        old, state = self.ticks, self.state
+        state = self.state
+        old = state.ticks
         missing = max(0, state.full_at - now * old.scale)
         self.note(missing)
         ticks = parameters.coarse
@@ -182,7 +182,7 @@ class TokenBucket(Rule):
             missing = 0
         full_at = now * ticks.scale + missing
         self.parameters = parameters  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.ticks = ticks
+        state.ticks = ticks
         state.full_at = full_at
         state.lows = lows
         if lows:
@@ -193,8 +193,9 @@ class TokenBucket(Rule):
             state.floor = 0
 
     def ready_at(self, now: int, weight: int) -> int:
-        ticks = self.ticks
-        full = self.state.full_at
+        state = self.state
+        ticks = state.ticks
+        full = state.full_at
         if ticks.grain:
             cost = weight * ticks.grain
         elif weight % TOKEN:
@@ -211,7 +212,8 @@ class TokenBucket(Rule):
         return now if excess <= at else -(-excess // scale)
 
     def take(self, now: int, weight: int) -> int | None:
-        ticks = self.ticks
+        state = self.state
+        ticks = state.ticks
         if ticks.grain:
             cost = weight * ticks.grain
         elif not ticks.token:
@@ -221,7 +223,6 @@ class TokenBucket(Rule):
             cost = weight * ticks.grain
         else:
             cost = weight // TOKEN * ticks.token
-        state = self.state
         at = now * ticks.scale
         full = state.full_at
         if full <= at:
@@ -250,10 +251,10 @@ class TokenBucket(Rule):
         state = self.state
         if receipt is None or receipt <= state.dead:
             return
-        ticks = self.ticks
+        ticks = state.ticks
         if weight % TOKEN and not ticks.grain:
             ticks = self._refine()
-        worth = ticks.cost(weight)
+        worth = weight * ticks.grain if ticks.grain else weight // TOKEN * ticks.token
         if receipt == state.issued and state.floor == NEVER:  # nothing was taken since
             state.full_at -= worth
             return
@@ -271,13 +272,15 @@ class TokenBucket(Rule):
         state.floor = rest[-1] if state.issued == upto[-1] else NEVER
 
     def level(self, now: int) -> float:
-        ticks = self.ticks
+        state = self.state
+        ticks = state.ticks
         if not ticks.token:
             return math.inf
-        return (ticks.room - max(0, self.state.full_at - now * ticks.scale)) / ticks.token
+        return (ticks.room - max(0, state.full_at - now * ticks.scale)) / ticks.token
 
     def empty(self, now: int) -> None:
-        ticks, state = self.ticks, self.state
+        state = self.state
+        ticks = state.ticks
         if not ticks.token:
             return
         empty_at = now * ticks.scale + ticks.room
@@ -292,17 +295,18 @@ class TokenBucket(Rule):
         return parameters.burst + parameters.capacity * window // parameters.period
 
     def fresh_at(self, now: int) -> int:
-        full, rest = divmod(self.state.full_at, self.ticks.scale)
+        full, rest = divmod(self.state.full_at, self.state.ticks.scale)
         # Full within a nanosecond, it has the rest of that to its credit until the next one.
         return max(now, full + 2 if rest else full)
 
     def shift(self, by: int) -> None:
-        self.state.full_at += by * self.ticks.scale
+        self.state.full_at += by * self.state.ticks.scale
 
     def fork(self) -> Self:
         twin, state = object.__new__(type(self)), self.state
-        twin.parameters, twin.ticks = self.parameters, self.ticks
+        twin.parameters = self.parameters
         twin.state = BucketState(
+            state.ticks,
             state.full_at,
             state.issued,
             state.dead,
@@ -313,14 +317,19 @@ class TokenBucket(Rule):
         return twin
 
     def dump(self) -> bytes:
-        parameters = self.parameters
+        parameters, state = self.parameters, self.state
         return written(
             "bucket",
             parameters.capacity,
             parameters.period,
             parameters.burst,
-            int(self.ticks is parameters.fine),
-            *(getattr(self.state, name) for name in BucketState.__slots__),
+            int(state.ticks is parameters.fine),
+            state.full_at,
+            state.issued,
+            state.dead,
+            state.floor,
+            state.upto,
+            state.lows,
         )
 
     @classmethod
@@ -328,8 +337,7 @@ class TokenBucket(Rule):
         capacity, period, burst, fine, *state = read("bucket", data)
         rule = object.__new__(cls)
         parameters = rule.parameters = BucketParameters.of(capacity, period, burst)
-        rule.ticks = parameters.fine if fine else parameters.coarse
-        rule.state = BucketState(*state)
+        rule.state = BucketState(parameters.fine if fine else parameters.coarse, *state)
         return rule
 
     def note(self, missing: int) -> None:
@@ -362,9 +370,9 @@ class TokenBucket(Rule):
     def _refine(self) -> Ticks:
         """Make ticks fine enough for nanotokens, for good: instants stay where they are."""
         state, fine = self.state, self.parameters.fine
-        factor = fine.scale // self.ticks.scale
+        factor = fine.scale // state.ticks.scale
         lows = [low * factor for low in state.lows]
-        self.ticks = fine
+        state.ticks = fine
         state.full_at *= factor
         state.lows = lows
         if state.floor != NEVER:
