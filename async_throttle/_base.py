@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from async_throttle._engine.forecast import quote
+from async_throttle._shell import fast
 from async_throttle._shell.core import UNIT, Core, burst_of, period_of, slots_of
 from async_throttle._shell.fast import NOTHING
 from async_throttle._shell.following import Following
@@ -74,11 +75,13 @@ class BaseThrottle(Single):
         Raises:
             ValueError: nobody holds one.
         """
+        core = self._core
         done: list[bool] = []
         try:
-            self._core.release(done)
+            if not fast.give_one(core):
+                core.release(done)
         except BaseException as late:
-            self._core.release_again(done, late)
+            core.release_again(done, late)
             raise
 
     def try_acquire(self, weight: float = 1.0, *, priority: int = 0) -> bool:
@@ -90,7 +93,7 @@ class BaseThrottle(Single):
         core = self._core
         option = core.option(weight, priority)
         core.check(option.weights)
-        return core.try_acquire(Attempt((option,), None, None))
+        return find(core).seize(Attempt((option,), None, None))
 
     def charge(self, weight: float) -> None:
         """Take *weight* tokens now, unasked and into debt if need be.

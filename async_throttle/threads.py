@@ -24,9 +24,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from async_throttle._base import BaseThrottle
 from async_throttle._decorator import within_either
 from async_throttle._shell import fast, loop, thread
-from async_throttle._shell.core import checked_priority
 from async_throttle._shell.fast import NOTHING, UNIT
-from async_throttle._shell.states import FRESH
 from async_throttle._shell.thread import ThreadScheduler
 from async_throttle._shell.waiting import Option
 from async_throttle.throttle import Lease as AsyncLease
@@ -129,16 +127,7 @@ class Throttle(BaseThrottle):
         Args:
             weight, timeout, priority: see `acquire`.
         """
-        lease = Lease.__new__(Lease)
-        lease._throttle = self
-        lease._core = self._core
-        lease._timeout = timeout
-        lease._state = FRESH
-        lease._epoch = fast.EPOCH
-        lease.weight = weight
-        if priority:
-            lease._priority = checked_priority(priority)
-        return lease
+        return Lease._of(self, weight, timeout, priority)
 
     def acquire(
         self, weight: float = 1.0, *, timeout: float | None = None, priority: int = 0

@@ -10,18 +10,18 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
-from async_throttle._base import BaseThrottle
+from async_throttle._base import BaseThrottle, core_of
 from async_throttle._decorator import within
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
 from async_throttle._shell.core import Core, checked_priority
-from async_throttle._shell.fast import FastLease, FastThrottle
+from async_throttle._shell.fast import NOTHING, UNIT, FastLease, FastThrottle
 from async_throttle._shell.following import Measure
 from async_throttle._shell.lease import BaseLease, Blocks, settle
 from async_throttle._shell.loop import LoopScheduler, drained, wait, wait_for_unit
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.states import FRESH
-from async_throttle._shell.waiting import Option
+from async_throttle._shell.waiting import Option, note
 from async_throttle._units import tokens
 from async_throttle.adaptive import Outcome
 
@@ -100,10 +100,16 @@ class Throttle(FastThrottle, BaseThrottle):
 
     def _enter_slowly(self) -> types.CoroutineType[Any, Any, None]:
         entry: Any
-        if self._blocks is None:
-            entry = wait_for_unit(self._core)
-        else:
+        if self._blocks is not None:
             entry = self._enter_measured(self._blocks)
+        else:
+            core = self._core
+            scheduler = core.scheduler
+            if core.state is None:
+                core.reopen()
+            if scheduler.calm and scheduler.grab(core.lane, UNIT) is not None:
+                return NOTHING
+            entry = wait_for_unit(core)
         coroutine: types.CoroutineType[Any, Any, None] = entry
         return coroutine
 
@@ -150,21 +156,6 @@ class Throttle(FastThrottle, BaseThrottle):
         if priority:
             lease._priority = checked_priority(priority)
         return lease
-
-    def release(self) -> None:
-        """Give one slot back.
-
-        Raises:
-            ValueError: nobody holds one.
-        """
-        core = self._core
-        done: list[bool] = []
-        try:
-            if not fast.give_one(core):
-                core.release(done)
-        except BaseException as late:
-            core.release_again(done, late)
-            raise
 
     def try_acquire(self, weight: float = 1.0, *, priority: int = 0) -> bool:
         """Take *weight* tokens and a slot if that is possible now and overtakes nobody.
@@ -260,7 +251,7 @@ def leave_block_again(
     try:
         if error is None or not isinstance(late, Exception):
             raise late
-        error.add_note(f"and when the block was left: {type(late).__name__}: {late}")
+        note(error, "the block", late)
     finally:
         del late, error  # or they and their tracebacks would keep each other
 
@@ -302,6 +293,22 @@ class Lease(FastLease, BaseLease):
     _measure: Measure
     _priority: int
     weight: float
+
+    @classmethod
+    def _of(
+        cls, throttle: BaseThrottle, weight: float, timeout: float | None, priority: int
+    ) -> Self:
+        """A call of *throttle* that has not begun."""
+        lease = object.__new__(cls)
+        lease._throttle = throttle
+        lease._core = core_of(throttle)
+        lease._timeout = timeout
+        lease._state = FRESH
+        lease._epoch = fast.EPOCH
+        lease.weight = weight
+        if priority:
+            lease._priority = checked_priority(priority)
+        return lease
 
     def ok(self) -> None:
         """The call went well, and is over as far as the server is concerned.
@@ -386,16 +393,8 @@ class Lease(FastLease, BaseLease):
         return (self._core.option(self.weight, getattr(self, "_priority", 0)),)
 
     def _twin(self) -> Self:
-        twin = object.__new__(type(self))
-        twin._throttle = self._throttle
-        twin._core = self._core
-        twin._timeout = self._timeout
-        twin._state = FRESH
-        twin._epoch = fast.EPOCH
-        twin.weight = self.weight
-        if hasattr(self, "_priority"):
-            twin._priority = self._priority
-        return twin
+        priority = getattr(self, "_priority", 0)
+        return self._of(self._throttle, self.weight, self._timeout, priority)
 
     def _hold(
         self, receipts: list[Receipt], waited: int, option: Option, spans: list[int] | None

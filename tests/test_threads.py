@@ -322,10 +322,10 @@ def test_a_door_without_a_lock_is_found_at_some_line() -> None:
         sample(scenario, range(1_000), lines=0.1)
 
 
-DOOR = {"do", "ask", "enter", "admit", "exclusively", "start", "withdraw"}
+DOOR = {"do", "ask", "enter", "admit", "seize", "exclusively", "start", "withdraw"}
 """What goes through the door of a scheduler."""
 
-WAYS = {"wait", "drained", "release", "try_acquire", "leave_block", "lease", "lease_async"} | {
+WAYS = {"wait", "drained", "release", "leave_block", "lease", "lease_async"} | {
     "_configure",
     "_lease",
     "_lease_async",

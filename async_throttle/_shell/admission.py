@@ -20,7 +20,7 @@ from async_throttle._engine.lane import (
 )
 from async_throttle._shell import fast
 from async_throttle._shell.door import Door
-from async_throttle._shell.waiting import Asked, Attempt, Waiting, granted, possible
+from async_throttle._shell.waiting import Asked, Attempt, Waiting, granted, note, possible
 from async_throttle._units import NEVER, SECOND, nanoseconds
 from async_throttle.exceptions import ResourceLimitError
 
@@ -46,7 +46,34 @@ class Admission(Door):
                 "signal handler, a finalizer, a rule or a clock that it called: it cannot wait "
                 "here; use try_acquire(), or let a task or another thread do it"
             )
+        if self.calm and len(attempt.options) == 1:
+            option = attempt.options[0]
+            option.asked.check(option.weights)
+            receipts = self.grab(option.lane, option.weights)
+            if receipts is not None:
+                attempt.receipts = receipts
+                if attempt.taker is not None:
+                    attempt.taker._hold(receipts, 0, option, None)
+                return None
         return self.enter(lambda now: self.here()._admit(now, attempt, blocking), asks=True)
+
+    def seize(self, attempt: Attempt) -> bool:
+        """Grant *attempt* at once if that overtakes no waiter; False too if the door is taken."""
+        if self.inside() or self.is_elsewhere():
+            return False
+
+        def grant(now: int) -> bool:
+            here = self.here()
+            seized = not here.behind() and here.try_admit(attempt)
+            if seized:
+                here.decide()  # backfilling may let a waiter go now
+            return seized
+
+        try:
+            return self.enter(grant, asks=True)
+        except BaseException:
+            self.here().withdraw(attempt)
+            raise
 
     @abstractmethod
     def loop_waiter(self, asked: Asked) -> Waiting:
@@ -77,7 +104,11 @@ class Admission(Door):
         """Grant *weights* if the scheduler is calm and they are there, by a shortcut."""
         receipts = fast.grab(self, lane, weights)
         if self.notes:
-            self.catch_up()
+            try:
+                self.catch_up()
+            except BaseException:
+                give_back(self.queue.now, receipts or [])
+                raise
         return receipts
 
     def _admit(self, now: int, attempt: Attempt, blocking: bool) -> Waiting | None:
@@ -208,6 +239,13 @@ class Admission(Door):
             if waiter.state is DROPPED:
                 return waiter.option.asked.refusal_closed(waiter.option.weights)
         raise AssertionError("nobody else waits in vain")
+
+    def give_up(self, attempt: Attempt, reason: BaseException) -> None:
+        """The wait was cut short by *reason*, which a clock that fails now does not hide."""
+        try:
+            self.withdraw(attempt)
+        except Exception as late:
+            note(reason, "the queue", late)
 
     def withdraw(self, attempt: Attempt) -> None:
         """The caller goes before it has begun: as if it had never asked."""

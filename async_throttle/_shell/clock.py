@@ -59,11 +59,6 @@ class Clock:
         return max(self.seen, self.read() + self.shift)
 
     @property
-    def plain(self) -> bool:
-        """Whether its instants are the readings of the monotonic clock."""
-        return self.timer is None and not self.shift
-
-    @property
     def local(self) -> bool:
         """Whether threads are shown different clocks: in virtual time they are."""
         return self.timer is None and not isinstance(monotonic_ns, BuiltinFunctionType)

@@ -148,12 +148,14 @@ class Core(Refusals):
         return Option(self, self.tokens_lane_of(priority), (tokens("weight", weight),))
 
     def reopen(self) -> None:
-        """See anew whether the flattened entry may be taken."""
+        """See anew whether the flattened entry may be taken: a pause may have ended."""
+        clock = find(self).clock
         may = (
             self.plain
             and not self.closed
-            and self.pause.until <= find(self).clock.seen
             and self.rule.burst >= TOKEN
+            and clock.timer is None
+            and (self.pause.until == -NEVER or self.pause.until <= clock.present())
         )
         self.state = cast(TokenBucket, self.rule).state if may else None
 
@@ -204,19 +206,6 @@ class Core(Refusals):
         """`release` was cut short by *late*: finish it, if that was an interrupt."""
         if not done and not isinstance(late, Exception):
             self.release(done)
-
-    def try_acquire(self, attempt: Attempt) -> bool:
-        """Grant *attempt* at once if that overtakes no waiter."""
-
-        def grant(now: int) -> bool:
-            scheduler = find(self)
-            return not scheduler.behind() and scheduler.try_admit(attempt)
-
-        try:
-            return find(self).try_now(grant)
-        except BaseException:
-            find(self).withdraw(attempt)
-            raise
 
     def charge(self, now: int, amount: int) -> None:
         """Take *amount* for good."""
@@ -312,6 +301,14 @@ class Core(Refusals):
             and not self.paused_sets(now)
         )
 
+    def note_pause(self, now: int, numbers: tuple[int, ...], lane: Lane) -> None:
+        """A set to which this throttle belongs was paused."""
+        pauses = self.pauses_of_sets
+        if pauses is None or len(pauses) & (len(pauses) - 1) == 0:  # as often as is cheap
+            pauses = self.paused_sets(now)
+        pauses[numbers] = lane
+        self.pauses_of_sets = pauses
+
     def paused_sets(self, now: int) -> dict[tuple[int, ...], Lane]:
         """The paused sets to which this throttle belongs."""
         kept = {
@@ -362,7 +359,7 @@ class Core(Refusals):
             raise self.refusal_weight(weights)
         if self.closed:
             raise self.refusal_closed(weights)
-        if self.plain and self.state is None:  # a pause may have ended since the last caller
+        if self.state is None:
             self.reopen()
 
     def crowded(self, weights: tuple[int, ...]) -> Core | None:

@@ -142,19 +142,6 @@ class Door(ABC):
             return (inside or question)(self.queue.now)
         return self.enter(question, asks=True)
 
-    def try_now(self, grant: Callable[[int], bool]) -> bool:
-        """Let time pass and call *grant*, which tries to; False if the door is taken."""
-        if self.inside() or self.is_elsewhere():
-            return False
-
-        def change(now: int) -> bool:
-            granted = grant(now)
-            if granted:
-                self.here().decide()
-            return granted
-
-        return self.enter(change, asks=True)
-
     def enter(self, change: Callable[[int], R], *, surely: bool = False, asks: bool = False) -> R:
         """Go through the door, which is free."""
         error: Exception | None = None
@@ -292,7 +279,8 @@ class Door(ABC):
         """See anew whether the shortcuts may be taken."""
         queue = self.queue
         self.calm = (
-            self.clock.plain  # the only call: nothing can come in after it
+            self.clock.timer is None
+            and not self.clock.shift
             and fast.ENABLED
             and not queue.waiting
             and not self.handed_over

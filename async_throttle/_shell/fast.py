@@ -18,7 +18,7 @@ shortcut          mirrors                                            held togeth
 `start_unit`      `Scheduler.start` of a caller of `queue_behind`    tests/test_fast_path.py
 `join_behind`     `Scheduler.admit` behind the head of a lane        tests/test_fast_path.py
 `leave_behind`    `Scheduler.withdraw` from behind the head          tests/test_fast_path.py
-`grab`            `Scheduler.try_admit` of a set that is calm        tests/test_fast_path.py
+`grab`            `Scheduler.try_admit` in a single lane             tests/test_fast_path.py
 ================  =================================================  ============================
 
 Shortcuts may be taken only while the scheduler is calm; shortcuts that serve waiters only while
@@ -624,7 +624,7 @@ def _is_there(lane: Lane, weights: tuple[int, ...], now: int) -> bool:
 
 
 def grab(scheduler: Door, lane: Lane, weights: tuple[int, ...]) -> list[Receipt] | None:
-    """Take *weights* for a set, if no waiter is queued and the weights are there."""
+    """Take *weights* of the rules of *lane*, if no waiter is queued and the weights are there."""
     now = monotonic_ns()
     if (
         not scheduler.calm

@@ -26,7 +26,7 @@ from async_throttle._shell.states import (
     SHARED,
     LeaseState,
 )
-from async_throttle._shell.waiting import Asked, Option
+from async_throttle._shell.waiting import Asked, Option, note
 from async_throttle._units import SECOND
 from async_throttle.rules import Rule
 
@@ -260,7 +260,7 @@ class BaseLease(Single, ABC):
         try:
             if error is None or not isinstance(late, Exception):
                 raise late
-            error.add_note(f"and when the block was left: {type(late).__name__}: {late}")
+            note(error, "the block", late)
         finally:
             del late, error  # or they and their tracebacks would keep each other
 

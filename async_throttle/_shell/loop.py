@@ -109,7 +109,8 @@ class LoopScheduler(Scheduler):
 
     def elapse(self) -> int:
         """Advance the queue to the present: due waiters go. Returns the instant."""
-        if self.loop is not None and self.loop.is_closed():
+        waits = self.queue.waiting or self.handed_over
+        if waits and self.loop is not None and self.loop.is_closed():
             self._bury(self.clock.tick())
         return super().elapse()
 
@@ -282,10 +283,7 @@ async def wait(
             if not fast.start(scheduler, attempt):
                 scheduler.start(attempt)
     except BaseException as reason:
-        try:
-            find(asked).withdraw(attempt)
-        except Exception as late:  # a clock that has failed hides no cancellation
-            reason.add_note(f"and when the queue was left: {type(late).__name__}: {late}")
+        find(asked).give_up(attempt, reason)
         raise
 
 

@@ -102,28 +102,20 @@ class ThreadScheduler(Scheduler):
 
     def enter(self, change: Callable[[int], R], *, surely: bool = False, asks: bool = False) -> R:
         """Go through the door, when no thread is inside."""
-        me = get_ident()
-        try:
-            with self.lock:
-                if self.into is None:
-                    outer = me in at_work
-                    at_work[me] = True
-                    self.owner = me
-                    try:
-                        return super().enter(change, surely=surely, asks=asks)
-                    finally:
-                        self.owner = 0
-                        if not outer:
-                            del at_work[me]
-        finally:
-            if self.notes and not self.owner:
-                self.catch_up()
-        return self.into.enter(change, surely=surely, asks=asks)
+        go = super().enter
+        return self._alone(
+            lambda: go(change, surely=surely, asks=asks),
+            lambda into: into.enter(change, surely=surely, asks=asks),
+        )
 
     def exclusively(self, change: Callable[[], R]) -> R:
         """Make *change*, for which the time does not matter, while no other thread is inside."""
         if self.inside():
             return change()
+        return self._alone(change, lambda into: into.exclusively(change))
+
+    def _alone(self, call: Callable[[], R], moved: Callable[[Scheduler], R]) -> R:
+        """Make *call* while no other thread is inside; *moved* if this was absorbed meanwhile."""
         me = get_ident()
         try:
             with self.lock:
@@ -132,7 +124,7 @@ class ThreadScheduler(Scheduler):
                     at_work[me] = True
                     self.owner = me
                     try:
-                        return change()
+                        return call()
                     finally:
                         self.owner = 0
                         if not outer:
@@ -140,7 +132,7 @@ class ThreadScheduler(Scheduler):
         finally:
             if self.notes and not self.owner:
                 self.catch_up()
-        return self.into.exclusively(change)
+        return moved(self.into)
 
     def quietly(self, change: Callable[[int], object]) -> bool:
         """Make a *change* of limits if the scheduler is calm, by a shortcut."""
@@ -477,10 +469,7 @@ def wait(
             _sleep(asked, cast(Sleeper, waiter))
             find(asked).start(attempt)
     except BaseException as reason:
-        try:
-            find(asked).withdraw(attempt)
-        except Exception as late:  # a clock that has failed hides no cancellation
-            reason.add_note(f"and when the queue was left: {type(late).__name__}: {late}")
+        find(asked).give_up(attempt, reason)
         raise
 
 

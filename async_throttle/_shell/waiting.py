@@ -21,6 +21,7 @@ __all__ = [
     "granted",
     "hopes",
     "known",
+    "note",
     "possible",
     "told",
 ]
@@ -177,6 +178,11 @@ def granted(waiter: Waiting) -> Waiting:
 def hopes(waiter: Waiting) -> bool:
     """Whether the caller of *waiter* is still queued in a lane."""
     return waiter.state is QUEUED or any(rival.state is QUEUED for rival in waiter.rivals)
+
+
+def note(error: BaseException, what: str, late: BaseException) -> None:
+    """*late* came as *error* made its caller leave *what*: say so with *error*, which goes on."""
+    error.add_note(f"and when {what} was left: {type(late).__name__}: {late}")
 
 
 def known(wait: int) -> float | None:

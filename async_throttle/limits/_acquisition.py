@@ -424,7 +424,7 @@ class LimitSetAcquisition(BaseLease):
 
 def tried(acquisition: LimitSetAcquisition) -> LimitSetAcquisition:
     """Take what is asked for if that is possible now; raises if it never will be."""
-    if not acquisition._grab(LEASED) and not _attempt(acquisition):
+    if not acquisition._grab(LEASED) and not _seize(acquisition):
         acquisition._refused()
     return acquisition
 
@@ -435,24 +435,13 @@ def begin(acquisition: LimitSetAcquisition) -> LimitSetAcquisition:
         if asyncio._get_running_loop() is None:
             acquisition._lease()
         else:
-            _attempt(acquisition)
+            _seize(acquisition)
     return acquisition
 
 
-def _attempt(acquisition: LimitSetAcquisition) -> bool:
+def _seize(acquisition: LimitSetAcquisition) -> bool:
     options = possible(acquisition._options())
-    attempt = Attempt(options, None, acquisition)
-    core = acquisition._whom()
-
-    def grant(now: int) -> bool:
-        scheduler = find(core)
-        return not scheduler.behind() and scheduler.try_admit(attempt)
-
-    try:
-        return find(core).try_now(grant)
-    except BaseException:
-        find(core).withdraw(attempt)
-        raise
+    return find(acquisition._whom()).seize(Attempt(options, None, acquisition))
 
 
 def soonest(options: Sequence[Option]) -> Delay:

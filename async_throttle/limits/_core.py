@@ -170,7 +170,7 @@ class SetCore:
         find(self).queue.pause(self.lane.pauses[0], until, empty)
         numbers = tuple(member.number for member in self.members)
         for member in self.members:
-            member.pauses_of_sets = {**member.paused_sets(now), numbers: self.lane}
+            member.note_pause(now, numbers, self.lane)
         self.tell("pause", until)
 
     def resume(self, now: int) -> None:
