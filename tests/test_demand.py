@@ -10,7 +10,7 @@ import pytest
 from test_queue import Story, bucket
 
 from async_throttle import Rule
-from async_throttle._engine.lane import EXPIRED, GRANTED
+from async_throttle._engine.lane import EXPIRED, FAILED, GRANTED
 from async_throttle._units import NEVER, TOKEN, UNKNOWN
 from async_throttle.rules.slots import Slots
 
@@ -160,3 +160,28 @@ def test_a_cancelled_head_takes_its_demand_along() -> None:
     story.join("b", 2, lane=1)
     story.leave("a")
     assert story.queue.demand == {rule: 2 * TOKEN}
+
+
+@pytest.mark.parametrize("fails_at", range(8))
+def test_a_rule_that_fails_while_its_demand_is_noted_fails_at_most_its_caller(
+    fails_at: int,
+) -> None:
+    class Failing(Outside):
+        __slots__ = ("asked",)
+        asked: int
+
+        def ready_at(self, now: int, weight: int) -> int:
+            self.asked += 1
+            if self.asked == fails_at + 1:
+                raise OSError
+            return super().ready_at(now, weight)
+
+    rule = Failing()
+    rule.asked = 0
+    story = Story([rule])
+    waiter = story.join("a", 1)
+    for _ in range(8):
+        story.decide()
+    arrive(story, rule, 1)
+    assert waiter.state in (FAILED, GRANTED)
+    assert story.queue.waiting == 0

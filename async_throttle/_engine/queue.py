@@ -416,7 +416,7 @@ class Queue:
         for lane in self.busy:
             for n, rule in lane.fed:
                 weight = lane.waiters[0].weights[n]
-                if weight != SKIP and rule.ready_at(self.now, weight) > NEVER:
+                if weight != SKIP and _lacks(rule, self.now, weight):
                     self.demand[rule] = self.demand.get(rule, 0) + lane.backlog[n]
 
     # -- callers ------------------------------------------------------------------------
@@ -651,6 +651,14 @@ def exceeds(waiter: Waiter) -> bool:
     """Whether *waiter* asks for more of a rule than its burst."""
     weights: Any = zip(waiter.weights, waiter.lane.rules, strict=True)
     return any(weight > rule.burst for weight, rule in weights)
+
+
+def _lacks(rule: Rule, now: int, weight: int) -> bool:
+    """Whether *rule* answers UNKNOWN; False if it raises, which fails a head at the next event."""
+    try:
+        return rule.ready_at(now, weight) > NEVER
+    except Exception:
+        return False
 
 
 def _rank(lane: Lane, turns: Sequence[Lane]) -> tuple[float, int]:
