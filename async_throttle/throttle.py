@@ -123,6 +123,7 @@ class Throttle(FastThrottle, BaseThrottle):
             raise
 
     def _exit_slowly(self, error: BaseException | None, left: list[Any]) -> None:
+        """A block that is measured ends."""
         leave_block(self._core, self._blocks, error, left)
 
     def _exit_again(

@@ -337,9 +337,13 @@ class Queue:
         waiter = lane.waiters[0]
         out_of_rank = self.ranked and self._is_out_of_rank(lane)
         self.decided.append(waiter)
+        receipts: list[Receipt] = []
         try:
-            receipts = lane.take(self.now, waiter.weights)
-        except Exception as error:
+            lane.take_into(receipts, self.now, waiter.weights)
+        except BaseException as error:
+            give_back(self.now, receipts)
+            if not isinstance(error, Exception):
+                raise
             self.decided.pop()
             self._fail(waiter, error)
             return

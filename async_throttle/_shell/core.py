@@ -199,7 +199,8 @@ class Core(Refusals):
             done.append(True)
             self.tell("release", 1)
 
-        if not fast.release_slot(self, done) and not fast.hand_over(self, done):
+        give_quickly = fast.release_slot if self.slots.free > 0 else fast.hand_over
+        if not give_quickly(self, done):
             find(self).do(give, surely=True)
 
     def release_again(self, done: list[bool], late: BaseException) -> None:

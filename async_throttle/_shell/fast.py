@@ -49,6 +49,7 @@ from async_throttle.rules.slots import Slots
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
     from async_throttle._shell.door import Door
+    from async_throttle._shell.lease import Blocks
     from async_throttle._shell.loop import LoopScheduler, LoopWaiter
     from async_throttle._shell.scheduler import Scheduler
     from async_throttle._shell.waiting import Attempt, Waiting
@@ -89,6 +90,7 @@ class FastThrottle:
     __slots__ = ()
 
     if TYPE_CHECKING:
+        _blocks: Blocks | None
         _core: Core
 
         def _enter_slowly(self) -> types.CoroutineType[Any, Any, None]: ...
@@ -158,7 +160,10 @@ class FastThrottle:
         else:
             left: list[Any] = []
             try:
-                self._exit_slowly(exc, left)
+                if self._blocks is None:
+                    core.release(left)
+                else:
+                    self._exit_slowly(exc, left)
             except BaseException as late:
                 self._exit_again(late, exc, left)
         return NOTHING
@@ -447,7 +452,10 @@ def hand_over(core: Core, done: list[bool]) -> bool:
 
 def _waits(lane: Lane, weights: tuple[int, ...], now: int) -> bool:
     """Whether a rate of *lane* has not enough for *weights* yet."""
-    return any(rule.ready_at(now, weights[n]) > now for n, rule in lane.rates)
+    for n, rule in lane.rates:  # noqa: SIM110  # a generator would be one more frame
+        if rule.ready_at(now, weights[n]) > now:
+            return True
+    return False
 
 
 def start(scheduler: Scheduler, attempt: Attempt) -> bool:
