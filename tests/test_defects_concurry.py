@@ -531,11 +531,14 @@ def steps_in(work: Callable[[], object]) -> int:
         return count
 
     before = sys.gettrace()
+    # CPython 3.12 tells of byte code only where a frame had asked for that before settrace().
+    sys._getframe().f_trace_opcodes = True
     sys.settrace(count)
     try:
         work()
     finally:
         sys.settrace(before)
+    assert steps > 0, "the interpreter does not tell its steps"
     return steps
 
 
