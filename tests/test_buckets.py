@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import MS, TOKEN, Alone, Option
-from support import now, others_run, queued
+from support import now, others_run, queued, scaled
 
 import async_throttle
 from async_throttle import Throttle, ThrottleClosed, WeightTooLarge, buckets, testing
@@ -349,7 +349,7 @@ async def test_the_factor_of_the_map_is_clamped() -> None:
 async def test_by_default_a_saturated_bucket_passes_95_percent_of_its_leak_and_never_more(
     capacity: float, share: float
 ) -> None:
-    leak, seconds, amount = 50, 100, max(1.0, capacity * share)
+    leak, seconds, amount = 50, scaled(100), max(1.0, capacity * share)
     bucket = LeakyBucket(capacity, leak)
     passed = 0.0
     await bucket.wait_for_tokens(capacity)
