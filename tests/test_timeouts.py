@@ -549,7 +549,8 @@ async def test_a_run_that_never_begins_closes_the_coroutine() -> None:
             tm.run(inner, timeout=bad)
         assert state(inner) == inspect.CORO_CLOSED
     inner = fetch()
-    tm.run(inner).close()
+    call = tm.run(inner)
+    call.close()
     assert state(inner) == inspect.CORO_CLOSED
     inner = fetch()
     task = asyncio.create_task(tm.run(inner))
