@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import logging
 import math
 import threading
@@ -96,16 +97,6 @@ async def plain_block(throttle: Throttle, body: Body) -> None:
         await body()
 
 
-async def block(throttle: Throttle, body: Body) -> None:
-    async with throttle(3):
-        await body()
-
-
-async def leased_block(throttle: Throttle, body: Body) -> None:
-    async with await throttle.lease():
-        await body()
-
-
 async def decorated(throttle: Throttle, body: Body) -> None:
     @throttle(2)
     async def call() -> None:
@@ -114,24 +105,28 @@ async def decorated(throttle: Throttle, body: Body) -> None:
     await call()
 
 
-async def set_block(throttle: Throttle, body: Body) -> None:
-    async with LimitSet(throttle, other=Throttle(100)):
-        await body()
+def within(make: Callable[[Throttle], Any]) -> Call:
+    """A call that is made within what is made of the throttle."""
+
+    async def call(throttle: Throttle, body: Body) -> None:
+        made = make(throttle)
+        async with await made if inspect.iscoroutine(made) else made:
+            await body()
+
+    return call
 
 
-async def set_call(throttle: Throttle, body: Body) -> None:
-    async with LimitSet(throttle, other=Throttle(100))(other=5):
-        await body()
-
-
-async def pool_call(throttle: Throttle, body: Body) -> None:
-    async with LimitPool([LimitSet(throttle)])():
-        await body()
-
-
-every_way = pytest.mark.parametrize(
-    "call", [plain_block, block, leased_block, decorated, set_block, set_call, pool_call]
-)
+block = within(lambda throttle: throttle(3))
+WAYS = {
+    "plain block": plain_block,
+    "block": block,
+    "leased block": within(lambda throttle: throttle.lease()),
+    "decorated": decorated,
+    "set": within(lambda throttle: LimitSet(throttle, other=Throttle(100))),
+    "call of a set": within(lambda throttle: LimitSet(throttle, other=Throttle(100))(other=5)),
+    "pool": within(lambda throttle: LimitPool([LimitSet(throttle)])()),
+}
+every_way = pytest.mark.parametrize("call", WAYS.values(), ids=WAYS)
 
 
 @every_way
@@ -201,7 +196,7 @@ async def test_acquire_and_release_are_not_measured() -> None:
     assert samples(throttle) == []
 
 
-async def test_tokens_are_told_as_they_were_settled_by_then() -> None:
+async def test_what_a_call_weighs_is_told_as_it_was_settled_by_then() -> None:
     throttle = Throttle(10, adapt=RateRecorder())
     async with throttle:
         pass
@@ -219,20 +214,12 @@ async def test_tokens_are_told_as_they_were_settled_by_then() -> None:
     assert [sample.weight for sample in samples(throttle)] == [1, 1, 2.5, 4, 6]
 
 
-async def test_of_what_counts_slots_a_set_tells_the_slots() -> None:
+async def test_of_what_counts_slots_a_set_tells_the_slots_that_were_taken() -> None:
     throttle = adapting(concurrency=5, minimum=3)
     api = LimitSet(calls=throttle, tokens=Throttle(100))
-    async with api(calls=3, tokens=9):
+    async with api(calls=3, tokens=9), api(calls=0):
         pass
     assert [(s.weight, s.in_flight) for s in samples(throttle)] == [(3, 3)]
-
-
-async def test_a_set_measures_only_what_a_call_takes() -> None:
-    throttle = adapting()
-    api = LimitSet(calls=throttle, tokens=Throttle(100))
-    async with api(calls=0):
-        pass
-    assert samples(throttle) == []
 
 
 async def test_each_limit_of_a_set_judges_for_itself() -> None:
@@ -281,16 +268,6 @@ async def test_many_enter_one_throttle_at_once_and_each_is_measured() -> None:
     await asyncio.gather(*(body(n) for n in (3, 1, 2)))
     await body(4)
     assert [sample.latency / 1e9 for sample in samples(throttle)] == [1, 2, 3, 4]
-
-
-async def test_nested_blocks_of_one_task_are_measured_each() -> None:
-    throttle = adapting()
-    async with throttle:
-        await asyncio.sleep(1)
-        async with throttle:
-            await asyncio.sleep(1)
-            assert throttle.active == 2
-    assert [sample.latency / 1e9 for sample in samples(throttle)] == [1, 2]
 
 
 async def test_a_plain_block_binds_nothing_as_ever() -> None:

@@ -10,7 +10,6 @@ import asyncio
 import gc
 import inspect
 import math
-import random
 import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from async_throttle import (
     LimitSet,
     LimitSetAcquisition,
     RateLimiter,
-    ResourceLimitError,
     Rule,
     SlidingWindow,
     Throttle,
@@ -37,7 +35,6 @@ from async_throttle import (
     ThrottleTimeout,
     TokenBucket,
     WeightTooLarge,
-    testing,
     threads,
 )
 from async_throttle._base import core_of
@@ -419,77 +416,8 @@ async def test_limits_that_are_called_by_place_are_asked_for_in_a_mapping() -> N
         api.acquire(requested={2: 1})
 
 
-# ------------------------------------------------------------------------------ all or nothing
-
-
 class Body(Exception):
     """Of the body."""
-
-
-async def fail() -> None:
-    raise Body
-
-
-@pytest.mark.parametrize("seed", range(30))
-@each_kind
-async def test_no_interleaving_leaves_one_limit_charged_and_another_not(
-    seed: int, kind: Any
-) -> None:
-    """Callers of every kind come, wait, give up, are cancelled, fail. In the end each limit is
-    charged with the weights of exactly those who were granted."""
-    rng = random.Random(seed)
-    capacity, period = 100_000, 1e6
-    window = kind(capacity, period=period, algorithm=SlidingWindow)
-    fixed = kind(capacity, period=period, algorithm=FixedWindow)
-    hurry = kind(20, burst=5)
-    api = LimitSet(window=window, fixed=fixed, hurry=hurry, concurrency=3)
-    other = LimitSet(window=window, hurry=hurry)
-    spent = {"window": 0.0, "fixed": 0.0}
-
-    async def one(n: int) -> None:
-        limits = rng.choice([api, api, other])
-        amounts = {"window": rng.randint(0, 9), "hurry": rng.choice([0, 1, 1, 2, 5])}
-        if limits is api:
-            amounts |= {"fixed": rng.randint(0, 9), "concurrency": rng.choice([0, 1, 1, 2])}
-        how: dict[str, Any] = {"priority": rng.choice([0, 0, 0, -1, 1])}
-        if rng.random() < 0.3:
-            how["timeout"] = rng.uniform(0, 2)
-        await asyncio.sleep(rng.uniform(0, 10))
-        form = rng.randrange(4)
-        if form == 0:
-            call = limits.try_acquire(amounts, priority=how["priority"])
-            if not call.successful:
-                return
-        elif form == 1:
-            call = limits.acquire(amounts, **how)
-        else:
-            call = limits(**amounts, **how)
-        async with call as lease:
-            for key in spent:
-                spent[key] += lease.weights.get(key, 0)
-            await asyncio.sleep(rng.choice([0, 0, 0.1, 0.5]))
-            if rng.random() < 0.2:
-                raise Body
-            if rng.random() < 0.3 and amounts["window"]:
-                actual = rng.randint(0, 12)
-                spent["window"] += actual - amounts["window"]
-                lease.settle(window=actual)
-
-    tasks = [asyncio.create_task(one(n)) for n in range(80)]
-    for task in rng.sample(tasks, 25):
-        asyncio.get_running_loop().call_at(rng.uniform(0, 12), task.cancel)
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    unexpected = [
-        result
-        for result in results
-        if not isinstance(result, Body | ThrottleTimeout | asyncio.CancelledError | None)
-    ]
-    assert unexpected == []
-    assert (window.level, fixed.level) == (capacity - spent["window"], capacity - spent["fixed"])
-    for throttle in throttles(api).values():
-        assert (throttle.active, throttle.waiting) == (0, 0)
-    await asyncio.sleep(5)
-    assert hurry.level == hurry.burst
 
 
 # -------------------------------------------------------------------------- the same in their words
@@ -619,21 +547,6 @@ async def test_a_failed_try_holds_nothing() -> None:
     with api.try_acquire() as granted:
         assert granted.successful
         assert api["connections"].active == 1
-
-
-@each_kind
-def test_outside_of_a_loop_what_is_there_is_taken(kind: Any) -> None:
-    api = LimitSet(tokens=kind(10, period=1e6), concurrency=1)
-    with api.acquire(requested={"tokens": 4}) as lease:
-        assert lease.successful
-        assert api["concurrency"].active == 1
-        assert not api.try_acquire().successful
-    with api, pytest.raises(ResourceLimitError):
-        api.acquire(requested={"tokens": 11})
-    with api(tokens=2) as lease:
-        lease.settle(tokens=1)
-    assert api["tokens"].level == pytest.approx(4)
-    assert api["concurrency"].active == 0
 
 
 async def test_release_may_be_called_early_and_again() -> None:
@@ -996,45 +909,6 @@ async def test_who_is_held_up_by_the_head_of_another_set_waits_for_the_limit_the
     assert went == [("heavy", 5.0), ("light", 7.0)]
 
 
-@pytest.mark.parametrize("seed", range(20))
-@each_kind
-async def test_what_a_call_has_waited_for_adds_up_to_its_wait(
-    kind: Any, seed: int, went: Went
-) -> None:
-    rng = random.Random(seed)
-    shared, slots = kind(4, burst=8), kind(math.inf, 3)
-    sets = [
-        LimitSet(common=shared, slots=slots, own=rate_of(algorithm, 8, 2, kind), concurrency=2)
-        for algorithm in (TokenBucket, SlidingWindow)
-    ]
-
-    async def one() -> LimitSetAcquisition:
-        await asyncio.sleep(rng.randrange(16) / 4)
-        weights = {
-            "common": rng.randint(0, 8),
-            "own": rng.randint(0, 8),
-            "slots": rng.randint(0, 3),
-        }
-
-        async def body() -> None:
-            await asyncio.sleep(rng.randrange(8) / 4)
-
-        return await went.call(
-            rng.choice(sets), body=body, priority=rng.choice([0, 0, 1]), **weights
-        )
-
-    for instant in range(1, 12):
-        at(instant, lambda: rng.choice(sets).pause(rng.randrange(4) / 4, empty=rng.random() < 0.3))
-        at(instant + 0.5, lambda: shared.pause(rng.randrange(4) / 4))
-    leases = await asyncio.gather(*(one() for _ in range(30)))
-    assert sum(lease.waited > 0 for lease in leases) > 10
-    for lease in leases:
-        waited_for = lease.waited_for
-        assert sum(waited_for.values()) == pytest.approx(lease.waited, abs=1e-12)
-        assert all(span >= 0 for span in waited_for.values())
-        assert set(waited_for) - {None} == {"common", "slots", "own", "concurrency"}
-
-
 # ------------------------------------------------------------------------------------ settlement
 
 
@@ -1190,20 +1064,6 @@ async def test_a_priority_is_a_whole_number(kind: Any, wrong: Any) -> None:
 
 
 # ------------------------------------------------------------------------ loops, clocks, memory
-
-
-def test_virtual_loops_one_after_the_other_each_begin_at_0() -> None:
-    api = LimitSet(tokens=Throttle(1, burst=5), requests=Throttle(10))
-
-    async def use() -> list[float]:
-        went = Went()
-        for _ in range(7):
-            await went.call(api)
-        return [when for _, when in went]
-
-    assert testing.run(use()) == [0.0] * 5 + [1.0, 2.0]
-    # It was left at 2.0, empty; what comes back from there on is counted by the new clock.
-    assert testing.run(use()) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
 
 
 class Clock:
