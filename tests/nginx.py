@@ -3,9 +3,7 @@
 A limiter that is checked by its own arithmetic alone can be wrong together with it. Here nginx does
 the counting. Each :class:`Case` is an agreement, kept by a throttle on the client's side and
 enforced by nginx on the other; :func:`measure` says how many requests were refused, and how much of
-the allowed throughput was used. The figures as a table::
-
-    python -m tests.nginx
+the allowed throughput was used.
 
 How nginx counts, since the limits written below rest on it:
 
@@ -515,22 +513,3 @@ def run(visits: Coroutine[Any, Any, T]) -> T:
     it.
     """
     return asyncio.run(visits, debug=False)
-
-
-def main() -> None:
-    """Print the figures of every case, with its throttle and without, as a Markdown table."""
-    with tempfile.TemporaryDirectory() as scratch, serve(find_nginx(), Path(scratch)) as server:
-        print("| limits | requests | ideal | real | share | refused | refused without |")
-        print("|---|---|---|---|---|---|---|")
-        for case in CASES:
-            with_it = run(visit(server, case, case.throttle()))
-            without = run(visit(server, case, None))
-            print(
-                f"| {case.name} | {with_it.requests} | {with_it.shortest:.3f} s "
-                f"| {with_it.seconds:.3f} s | {with_it.share:.1%} | {with_it.refused.total()} "
-                f"| {without.refused.total()} |"
-            )
-
-
-if __name__ == "__main__":
-    main()
