@@ -11,6 +11,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -27,12 +28,45 @@ from async_throttle import (
     TimeoutManager,
     WeightTooLarge,
     exceptions,
-    testing,
 )
 
 pytestmark = pytest.mark.virtual_time
 
 T = TypeVar("T")
+
+
+ELSEWHERE = {
+    "AT-2, cancelling a wait leaked the slot": "contract::a_cancelled_waiter_leaves_no_trace",
+    "AT-7, a notified waiter was cancelled, and another one slept for ever next to a token": (
+        "contract::cancelling_whoever_was_let_in_before_it_ran_wakes_the_next_one"
+    ),
+    "AT-9, ['newcomer', 'early waiter']": (
+        "contract::a_newcomer_does_not_overtake_whoever_was_let_in_and_has_not_run_yet"
+    ),
+    "AT-11, sem value 3 of 1": "throttle::one_release_too_many_is_a_value_error",
+    "AT-16, MX-2, AU-11, Condition ... is bound to a different event loop": (
+        "loops::a_module_level_instance_in_loop_after_loop_under_contention"
+    ),
+    "AT-17, refilled by a task; cancel all tasks, and nobody went ever again": (
+        "races::all_tasks_of_the_loop_are_cancelled_and_the_throttle_is_used_again"
+    ),
+    "AT-23, AU-8, [10, 5, 7, 9, 4, 3, 6, 11, 0, 8, 1, 2]": "contract::first_come_first_served",
+    "AX-3, a timeout returned False": (
+        "throttle::a_timeout_shorter_than_the_known_wait_is_refused_at_once"
+    ),
+    "AX-4, 50 concurrent entries took 0.00 s": "contract::nobody_goes_in_while_it_is_full",
+    "AX-6, only the first of the waiters was ever served": (
+        "limits::the_better_priority_goes_first_and_within_one_arrival_decides"
+    ),
+}
+"""What went wrong there, and the test that proves it of every limiter here."""
+
+
+@pytest.mark.parametrize("where", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_what_is_proved_elsewhere_is_proved_there(where: str) -> None:
+    file, _, name = where.partition("::")
+    tests = Path(__file__).with_name(f"test_{file}.py").read_text("utf-8")
+    assert f"def test_{name}(" in tests
 
 
 # --- async-throttle 1.0 ---
@@ -48,29 +82,6 @@ async def test_at_1_and_3_neither_an_exception_nor_too_large_a_weight_leaks_the_
     assert (throttle.active, throttle.level) == (0, 95)
     async with throttle(5):
         assert now() == 0.0
-
-
-@pytest.mark.parametrize("held_by", ["tokens", "a pause"])
-async def test_at_2_cancelling_a_wait_does_not_leak_the_slot(held_by: str) -> None:
-    """There the slot was taken first, and stayed taken; AT-2b: during a pause as well."""
-    throttle = Throttle(10, 1, initial=0)
-    if held_by == "a pause":
-        throttle.pause(1)
-    for form in (throttle, throttle(5)):
-
-        async def enter(form: Any = form) -> None:
-            async with form:
-                raise AssertionError("never reached")
-
-        task = await queued(enter())
-        task.cancel()
-        await others_run()
-        assert task.cancelled()
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(enter(), 0.01)
-    assert (throttle.active, throttle.waiting) == (0, 0)
-    async with throttle(10):
-        assert now() == 1.0
 
 
 async def test_at_4_there_is_no_second_burst_at_the_edge_of_a_period() -> None:
@@ -108,17 +119,6 @@ async def test_at_6_fractional_weights_do_not_hang() -> None:
         await asyncio.gather(*(throttle.acquire(weight) for _ in range(9)))
 
 
-async def test_at_7_no_wake_up_is_lost_when_a_notified_waiter_is_cancelled() -> None:
-    """There: A and B were notified, B was cancelled, and C slept for ever next to a token."""
-    throttle = Throttle(2, initial=0)
-    a, b, c = [await queued(throttle.acquire()) for _ in range(3)]
-    asyncio.get_running_loop().call_at(1.0, b.cancel)
-    await asyncio.gather(a, b, c, return_exceptions=True)
-    assert not a.cancelled()
-    assert not c.cancelled()
-    assert now() == (1.0 if b.cancelled() else 1.5)
-
-
 @pytest.mark.parametrize("competitors", [4, 9])
 async def test_at_8_a_heavy_weight_is_not_starved(competitors: int) -> None:
     """There a weight of the whole capacity never went while four or nine others came again and
@@ -141,23 +141,6 @@ async def test_at_8_a_heavy_weight_is_not_starved(competitors: int) -> None:
     await asyncio.gather(*lights)
 
 
-async def test_at_9_a_newcomer_does_not_overtake() -> None:
-    """There: ``['newcomer', 'early waiter']``."""
-    throttle = Throttle(1)
-    order = []
-
-    async def call(name: str) -> None:
-        async with throttle:
-            order.append(name)
-
-    await throttle.acquire()
-    early = await queued(call("early waiter"))
-    await asyncio.sleep(1.0)
-    await call("newcomer")
-    await early
-    assert order == ["early waiter", "newcomer"]
-
-
 async def test_at_10_a_pause_stops_those_already_queued_and_those_who_consume() -> None:
     """There: ``admitted 0.30 s ... (pause ends at 2.05)``, and consume() ignored a pause."""
     throttle = Throttle(10, initial=0)
@@ -176,18 +159,6 @@ async def test_at_10_a_pause_stops_those_already_queued_and_those_who_consume() 
     throttle.pause(2)
     await asyncio.gather(*tasks)
     assert came == [2.05, 2.05, 2.05]
-
-
-async def test_at_11_releasing_too_often_is_an_error() -> None:
-    """There: ``sem value 3 of 1``, and three ran at once from then on."""
-    throttle = Throttle(10, 1)
-    await throttle.acquire()
-    throttle.release()
-    for _ in range(2):
-        with pytest.raises(ValueError, match="release"):
-            throttle.release()
-    assert await throttle.acquire()
-    assert not throttle.try_acquire()
 
 
 @pytest.mark.parametrize(("weight", "waiters"), [(1, 100), (1, 1_000), (100, 100)])
@@ -214,36 +185,6 @@ async def test_at_15_a_wake_up_concerns_only_those_who_go(
     assert calls <= 5 * waiters
 
 
-def test_at_16_a_second_loop_after_contention_works() -> None:
-    """There: ``RuntimeError: ... Condition ... is bound to a different event loop``."""
-    throttle = Throttle(10, 1)
-
-    async def main() -> float:
-        async def job() -> None:
-            async with throttle(5):
-                await asyncio.sleep(0.1)
-
-        await asyncio.gather(*(job() for _ in range(4)))
-        return now()
-
-    # From the second on it starts with the one token that has come back in the last 0.1 s.
-    assert [testing.run(main()) for _ in range(3)] == [1.1, 2.0, 2.0]
-    assert (throttle.active, throttle.waiting) == (0, 0)
-
-
-async def test_at_17_cancelling_all_tasks_leaves_no_refill_to_be_missed() -> None:
-    """There the tokens were refilled by a task; cancel all tasks and nobody went ever again."""
-    throttle = Throttle(10, 1, initial=0)
-    waiter = await queued(throttle.acquire())
-    assert asyncio.all_tasks() == {asyncio.current_task(), waiter}
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:
-        task.cancel()
-    await others_run()
-    waiter = await queued(throttle.acquire(10))
-    await waiter
-    assert now() == 1.0
-
-
 async def test_at_19_after_an_emptying_pause_they_leave_one_by_one() -> None:
     """There all ten left in the same instant: ``0.501 .. 0.501 n = 10``. By default they still
     may, since the bucket fills during the pause; a gentle restart is to be had."""
@@ -260,20 +201,6 @@ async def test_at_19_after_an_emptying_pause_they_leave_one_by_one() -> None:
         tasks.append(await queued(job()))
     await asyncio.gather(*tasks)
     assert came == [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
-
-
-async def test_at_23_unit_weights_keep_their_order() -> None:
-    """There: ``[0, 1, 2, 3, 5, 6, 8, 9, 11, 4, 10, 7]``."""
-    throttle = Throttle(4, 3)
-    order = []
-
-    async def job(n: int) -> None:
-        async with throttle:
-            order.append(n)
-            await asyncio.sleep(0.01 * (n % 5))
-
-    await asyncio.gather(*(job(n) for n in range(40)))
-    assert order == list(range(40))
 
 
 # --- mtaio 0.1 ---
@@ -384,22 +311,6 @@ async def test_mt_23_the_first_second_is_what_guarantee_says() -> None:
             went.append(round(now() - began, 9))
         assert limiter.throttle.guarantee(1.0) == told
         assert sum(instant < 1.0 for instant in went) == told - 1  # the bound itself is at 1.0
-
-
-def test_mx_2_a_concurrency_limiter_works_in_a_second_loop_after_contention() -> None:
-    """There: ``RuntimeError: ... bound to a different event loop``."""
-    limiter = ConcurrencyLimiter(1)
-
-    async def main() -> float:
-        async def job() -> None:
-            async with limiter:
-                await asyncio.sleep(1)
-
-        await asyncio.gather(*(job() for _ in range(3)))
-        return now()
-
-    assert testing.run(main()) == 3.0
-    assert testing.run(main()) == 3.0
 
 
 async def test_mt_4_resources_can_be_grouped() -> None:
