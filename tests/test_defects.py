@@ -51,6 +51,30 @@ ELSEWHERE = {
         "races::all_tasks_of_the_loop_are_cancelled_and_the_throttle_is_used_again"
     ),
     "AT-23, AU-8, [10, 5, 7, 9, 4, 3, 6, 11, 0, 8, 1, 2]": "contract::first_come_first_served",
+    "AT-8, CC-8, a heavy weight never went while four light ones came again and again": (
+        "queue::a_heavy_caller_is_not_starved_by_light_ones_that_keep_coming"
+    ),
+    "CC-2, a body that was cancelled leaked a slot, and was not cancelled": (
+        "contract::room_is_given_back_when_the_body_is_cancelled"
+    ),
+    "CC-11, a negative amount minted tokens: available 80": (
+        "limits::a_weight_that_cannot_be_is_refused_before_anything_is_asked_for"
+    ),
+    "CC-12, a call that failed for one limit took of another: 30 lost": (
+        "limits::acquire_takes_nothing_that_would_have_to_be_waited_for"
+    ),
+    "CC-13, a call within another waited for what it could do without": (
+        "limits::who_skips_a_limit_is_not_held_up_by_it"
+    ),
+    "CP-5, AttributeError: ... no attribute '_warned_keys'": (
+        "limits::what_cannot_be_settled_is_refused_and_then_nothing_is"
+    ),
+    "CP-6, a worker that died took its slot with it": (
+        "threads::a_body_that_fails_gives_back_the_slot_and_keeps_the_token"
+    ),
+    "CP-8, CC-17, a call went through all records": (
+        "defects_concurry::cp_8_no_call_does_the_work_of_ten_thousand"
+    ),
     "AX-3, a timeout returned False": (
         "throttle::a_timeout_shorter_than_the_known_wait_is_refused_at_once"
     ),
@@ -117,28 +141,6 @@ async def test_at_6_fractional_weights_do_not_hang() -> None:
     assert now() == 1.0
     for weight in (0.1, 0.3, 1 / 3, 1e-9, 0.7):
         await asyncio.gather(*(throttle.acquire(weight) for _ in range(9)))
-
-
-@pytest.mark.parametrize("competitors", [4, 9])
-async def test_at_8_a_heavy_weight_is_not_starved(competitors: int) -> None:
-    """There a weight of the whole capacity never went while four or nine others came again and
-    again: ``[(4, None, 124), ... (9, None, 124)...]``, None being never."""
-    throttle = Throttle(10)
-    going = True
-
-    async def light() -> None:
-        while going:
-            async with throttle:
-                await asyncio.sleep(0)
-
-    lights = [await queued(light()) for _ in range(competitors)]
-    came = await queued(throttle.acquire(10))
-    ahead = throttle.waiting - 1
-    asked = now()
-    await came
-    assert now() - asked <= (ahead + 10) / 10
-    going = False
-    await asyncio.gather(*lights)
 
 
 async def test_at_10_a_pause_stops_those_already_queued_and_those_who_consume() -> None:

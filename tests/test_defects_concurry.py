@@ -20,11 +20,10 @@ from typing import Any
 
 import pytest
 from freezegun import freeze_time
-from support import now, others_run, queued
+from support import now, others_run
 
 from async_throttle import LimitSet, ResourceLimitError, Throttle, ThrottleTimeout
 from async_throttle.limits import (
-    CallLimit,
     LimitPool,
     LoadBalancingAlgorithm,
     RateLimit,
@@ -116,29 +115,6 @@ async def test_cc_1_and_2_nor_in_coroutines_in_its_words_and_in_ours() -> None:
     assert not api.locked()
 
 
-async def test_cc_2_a_cancelled_body_is_cancelled_and_leaks_nothing() -> None:
-    """There: ``task.cancelled(): False | slots leaked: 1``."""
-    limits = documented(tokens(), ResourceLimit(key="connections", capacity=1))
-    api = LimitSet(tokens=Throttle(100, period=1000), concurrency=1)
-    for enter in (lambda: limits.acquire(requested={"tokens": 1}), lambda: api(tokens=1)):
-
-        async def job(enter: Callable[[], Any] = enter) -> None:
-            async with enter():
-                await asyncio.sleep(math.inf)
-
-        task = await queued(job())
-        waiter = await queued(job())
-        task.cancel()
-        await others_run()
-        assert task.cancelled()
-        assert not waiter.done()  # it runs now
-        waiter.cancel()
-        await others_run()
-        assert waiter.cancelled()
-    assert used(limits) == 0
-    assert not api.locked()
-
-
 # --- what was never granted ---
 
 
@@ -170,52 +146,6 @@ async def test_cc_3c_a_refused_try_has_nothing_to_refund(algorithm: RateLimitAlg
         refused.update(usage={"tokens": 0})
     assert available(limits) == 0
     assert not limits.try_acquire(requested={"tokens": 1}).successful
-
-
-@pytest.mark.parametrize("algorithm", RateLimitAlgorithm)
-async def test_cc_11_negative_amounts_mint_nothing(algorithm: RateLimitAlgorithm) -> None:
-    """There: ``available 80``, and a usage of -1, then a RuntimeError from within."""
-    limits = documented(tokens(10, algorithm=algorithm), ResourceLimit("connections", 2))
-    api = LimitSet(tokens=Throttle(10, period=1000), concurrency=2)
-    for bad in (-1, -0.5, -math.inf, math.nan):
-        for key in ("tokens", "connections"):
-            for refusing in (limits.acquire, limits.try_acquire):
-                with pytest.raises(ValueError, match=key):
-                    refusing(requested={key: bad})
-        with limits.acquire(requested={"tokens": 0, "connections": 1}) as acq:
-            with pytest.raises(ValueError, match="tokens"):
-                acq.update(usage={"tokens": bad})
-            assert used(limits) == 1
-        for asked in ({"tokens": bad}, {"concurrency": bad}):
-            with pytest.raises(ValueError, match=next(iter(asked))):
-                async with api.acquire(requested=asked):
-                    raise AssertionError("never reached")
-    assert (available(limits), used(limits)) == (10, 0)
-    assert (api["tokens"].level, api["concurrency"].active) == (10, 0)
-
-
-async def test_cc_12_a_call_that_fails_for_one_limit_takes_nothing_of_another() -> None:
-    """There: ``'a' available 70 of 100 (30 lost)``."""
-    limits = documented(tokens(key="a"), tokens(10, key="b"), ResourceLimit("connections", 1))
-    for impossible in ({"b": 11}, {"b": -1}, {"b": math.nan}, {"connections": 2}, {"nobody": 1}):
-        for refusing in (limits.acquire, limits.try_acquire):
-            with pytest.raises(ValueError, match=next(iter(impossible))):
-                refusing(requested={"a": 30, **impossible})
-    assert limits.acquire(requested={"a": 0, "b": 10, "connections": 0}).successful
-    assert not limits.try_acquire(requested={"a": 30, "b": 1}).successful
-
-    async def wait(timeout: float | None = None) -> None:
-        async with limits.acquire(requested={"a": 30, "b": 1}, timeout=timeout):
-            raise AssertionError("never reached")
-
-    with pytest.raises(ThrottleTimeout) as refused:
-        await wait(timeout=1)
-    assert refused.value.limit == "b"
-    waiter = await queued(wait())
-    waiter.cancel()
-    await others_run()
-    assert waiter.cancelled()
-    assert (available(limits, "a"), used(limits)) == (100, 0)
 
 
 # --- how much may go ---
@@ -279,29 +209,6 @@ async def test_cc_7_the_most_that_goes_in_a_second_is_what_is_told(
         RateLimitAlgorithm.SlidingWindow: 100,
         RateLimitAlgorithm.FixedWindow: 200,
     }.get(algorithm, 199)
-
-
-async def test_cc_8_a_heavy_request_is_not_starved() -> None:
-    """There: ``TimeoutError ... within 5s; small served 678``."""
-    limits = documented(tokens(20, 0.1))
-    served = 0
-    over = False
-
-    async def light() -> None:
-        nonlocal served
-        while not over:
-            async with limits.acquire(requested={"tokens": 1}):
-                served += 1
-
-    limits.acquire(requested={"tokens": 20}).release()
-    lights = [await queued(light()) for _ in range(4)]
-    await asyncio.sleep(0.102)
-    before = served
-    async with limits.acquire(requested={"tokens": 20}):
-        assert served - before == 4  # those that were there already
-    assert now() == pytest.approx((20 + 4 + 20) / 200)
-    over = True
-    await asyncio.gather(*lights)
 
 
 async def test_cc_15l_an_infinite_capacity_is_no_limit() -> None:
@@ -481,43 +388,7 @@ def test_cc_17_the_cost_does_not_grow_with_the_weight() -> None:
     assert steps_in(lambda: work(200_000)) <= steps_in(lambda: work(1)) + 10
 
 
-def test_cc_17_nor_with_the_calls_in_the_window() -> None:
-    """There all records were gone through: 100,000 of them cost 2.34 ms a call."""
-    limits = documented(tokens(1_000_000, 1000, RateLimitAlgorithm.SlidingWindow))
-
-    def work() -> None:
-        with limits.acquire(requested={"tokens": 1}) as acq:
-            acq.update(usage={"tokens": 1})
-
-    with freeze_time("2026-01-01") as clock:
-        work()
-        few = steps_in(work)
-        for _ in range(5_000):
-            clock.tick(0.1)
-            work()
-        assert steps_in(work) <= few * 1.5
-    assert used(limits, "tokens") == 5_003
-
-
 # --- one call within another ---
-
-
-async def test_cc_13_a_call_within_another_does_not_take_what_it_skips() -> None:
-    """There the inner call, which only wants tokens, waited for the connection that the outer one
-    holds: TimeoutError. Here 0 leaves a limit out."""
-    limits = documented(tokens(), ResourceLimit("connections", 1), CallLimit(60, capacity=10))
-    async with limits.acquire(requested={"tokens": 10}):
-        for inner in (limits.acquire, limits.try_acquire):
-            acq = inner(requested={"tokens": 5, "connections": 0})
-            assert acq.successful
-            with acq:
-                assert used(limits) == 1
-    assert (used(limits), available(limits)) == (0, 80)
-
-    api = LimitSet(tokens=Throttle(100, period=1000), concurrency=1)
-    async with api(tokens=10), api(tokens=5, concurrency=0, timeout=0):
-        assert api["concurrency"].active == 1
-    assert api["tokens"].level == 85
 
 
 def test_cs_1_a_call_within_another_that_would_wait_for_it_is_told() -> None:
@@ -611,37 +482,6 @@ def test_cp_4_the_statistics_are_those_of_all_who_share_the_set() -> None:
             spent.result()
     assert (available(limits), used(limits, "tokens")) == (0, 100)
     assert limits.get_stats()["tokens"]["utilization"] == 1.0
-
-
-def test_cp_5_a_key_that_is_not_known_is_named() -> None:
-    """There, in a worker: ``AttributeError: ... no attribute '_warned_keys'``."""
-    limits = documented(tokens(), ResourceLimit("connections", 1))
-    for refusing in (limits.acquire, limits.try_acquire):
-        with pytest.raises(ValueError, match="letters"):
-            refusing(requested={"tokens": 1, "letters": 1})
-    with (
-        limits.acquire(requested={"tokens": 1}) as acq,
-        pytest.raises(ValueError, match="letters"),
-    ):
-        acq.update(usage={"letters": 1})
-    assert used(limits) == 0
-
-
-def test_cp_6_a_worker_that_dies_takes_no_slot_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There: ``try_acquire -> False``, for ever. Here workers are threads, and die of errors."""
-    limits = documented(ResourceLimit("connections", 1))
-    died_of = []
-    monkeypatch.setattr(threading, "excepthook", lambda died: died_of.append(died.exc_type))
-
-    def work() -> None:
-        with limits.acquire():
-            raise MemoryError
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join(timeout=60)
-    assert died_of == [MemoryError]
-    assert limits.try_acquire().successful
 
 
 async def test_cp_8_no_call_does_the_work_of_ten_thousand() -> None:
