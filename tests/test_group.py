@@ -21,7 +21,6 @@ from async_throttle import (
     ConcurrencyLimiter,
     RateLimiter,
     ResourceGroup,
-    ResourceLimitError,
     Throttle,
     TimeoutManager,
     exceptions,
@@ -528,16 +527,6 @@ async def test_a_timeout_while_a_group_is_entered_is_not_lost_if_somebody_suppre
     with pytest.raises(exceptions.TimeoutError, match="the block timed out after 1 s"):
         await holding(group, 1.0)
     assert log.events == ["+a", "-a "]
-
-
-async def test_a_refusal_by_a_limiter_in_the_group_is_raised_plain() -> None:
-    log = Log()
-    limiter = ConcurrencyLimiter(1, wait=False)
-    await limiter.acquire()
-    with pytest.raises(ResourceLimitError):
-        await holding(await grouped(log.async_manager("a"), limiter), 1.0)
-    assert len(log.events) == 2
-    assert limiter.throttle.active == 1
 
 
 # --- cancellation and what else is no Exception ---

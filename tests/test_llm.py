@@ -26,11 +26,7 @@ from llm import Client, Failed, Network, Prompt, Refused, Server, serving
 from support import at, now, queued, scaled
 
 from async_throttle import (
-    CallLimit,
     LimitSet,
-    RateLimit,
-    RateLimitAlgorithm,
-    ResourceLimit,
     Throttle,
 )
 
@@ -259,28 +255,6 @@ async def test_those_who_give_up_leave_nothing_behind() -> None:
     await asyncio.sleep(60 * 1.2)  # any debt is paid off by then, and the bursts are there again
     assert not api.locked()
     assert api.delay(requests=RPM, tokens=TPM) == 0.0
-
-
-async def test_the_words_of_concurry_say_the_same() -> None:
-    bucket = RateLimitAlgorithm.TokenBucket
-    api = LimitSet(
-        limits=[
-            CallLimit(window_seconds=60, algorithm=bucket, capacity=RPM),
-            RateLimit(key="tokens", window_seconds=60, algorithm=bucket, capacity=TPM),
-            ResourceLimit(key="connections", capacity=AT_ONCE),
-        ]
-    )
-    server = Server(RPM, TPM, AT_ONCE)
-
-    async def ask(prompt: Prompt) -> None:
-        async with api.acquire(requested={"tokens": prompt.tokens}) as acquisition:
-            reply = await server.chat(prompt)
-            acquisition.update(usage={"tokens": reply.usage.total_tokens})
-
-    shares = await some_minutes(server, ask, QUESTIONS)
-    assert not server.refused
-    assert min(share["tokens"] for share in shares) >= 0.95
-    assert server.peak == AT_ONCE
 
 
 async def test_the_example_of_the_readme_keeps_to_the_limits(

@@ -350,60 +350,27 @@ async def test_what_is_too_heavy_for_some_sets_goes_to_those_that_it_fits(
     assert went == [(None, 8.0, "large")]
 
 
-async def test_what_is_too_heavy_for_all_is_refused_at_once(
+async def test_what_is_too_heavy_for_all_or_closed_everywhere_is_refused_at_once(
     kind: Any, algorithm: Algorithm
 ) -> None:
     pool = LimitPool([region(name, tokens=kind(1, burst=4)) for name in ("us", "eu")], algorithm)
-    with pytest.raises(WeightTooLarge) as refused:
+    with pytest.raises(WeightTooLarge):
         await pool(tokens=5)
-    assert (refused.value.limit, refused.value.largest) == ("tokens", 4)
-    for call in (
-        lambda: pool.acquire({"tokens": 5}),
-        lambda: pool.try_acquire(tokens=5),
-        lambda: pool.delay(tokens=5),
-    ):
+    calls: list[Callable[[int], object]] = [
+        lambda tokens: pool.acquire({"tokens": tokens}),
+        lambda tokens: pool.try_acquire(tokens=tokens),
+        lambda tokens: pool.delay(tokens=tokens),
+    ]
+    for call in calls:
         with pytest.raises(WeightTooLarge) as refused:
-            call()
+            call(5)
         assert (refused.value.limit, refused.value.largest) == ("tokens", 4)
     assert state(*pool) == [(4, 0, 0), (4, 0, 0)]
-
-
-async def test_who_fits_no_more_into_one_set_goes_on_waiting_for_the_others(
-    kind: Any, went: Went
-) -> None:
-    us = region("us", tokens=kind(2, burst=9, initial=0))
-    eu = region("eu", tokens=kind(1, burst=9, initial=0))
-    pool = LimitPool([us, eu])
-    task = await waits(pool, went, "goes on", tokens=8)
-    heavy = await waits(pool, went, "too heavy", tokens=9)
-    us["tokens"].burst = 5
-    assert (us.waiting, eu.waiting) == (0, 2)
-    eu["tokens"].burst = 8
-    with pytest.raises(WeightTooLarge) as refused:
-        await heavy
-    assert refused.value.limit == "tokens"
-    await task
-    assert went == [("goes on", 8.0, "eu")]
-
-
-async def test_who_waits_in_a_set_that_is_closed_goes_on_waiting_for_the_others(
-    kind: Any, went: Went
-) -> None:
-    us = region("us", tokens=kind(2, initial=0))
-    eu = region("eu", tokens=kind(1, initial=0))
-    pool = LimitPool([us, eu])
-    first, second = await waits(pool, went, 1), await waits(pool, went, 2)
-    us["tokens"].close()
-    assert (us.waiting, eu.waiting) == (0, 2)
-    await first
-    assert went == [(1, 1.0, "eu")]
-    eu["tokens"].close()
-    with pytest.raises(ThrottleClosed) as refused:
-        await second
-    assert refused.value.limit == "tokens"
-    for call in (pool.try_acquire, pool.acquire, pool.delay):
+    for limits in pool:
+        limits["tokens"].close()
+    for call in calls:
         with pytest.raises(ThrottleClosed, match="tokens is closed"):
-            call()
+            call(1)
 
 
 async def test_a_timeout_is_refused_at_once_if_no_set_can_keep_it(
