@@ -19,8 +19,11 @@ from async_throttle.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
 SECOND = 10**9
 OK, IGNORED, DROPPED = Outcome
 
-CONCURRENCY: list[type[AIMD] | type[Gradient]] = [AIMD, Gradient]
-RULES: list[type[AIMD] | type[Gradient] | type[BackOff]] = [AIMD, Gradient, BackOff]
+SlotRule = type[AIMD] | type[Gradient]
+AnyRule = SlotRule | type[BackOff]
+
+CONCURRENCY: list[SlotRule] = [AIMD, Gradient]
+RULES: list[AnyRule] = [AIMD, Gradient, BackOff]
 
 
 # ------------------------------------------------------------------- how the end of a call counts
@@ -90,9 +93,7 @@ class Renamed(ConnectTimeout):
     ids=repr,
 )
 @pytest.mark.parametrize("rule", RULES)
-def test_a_server_that_has_too_much_drops_a_call(
-    rule: type[AIMD] | type[Gradient] | type[BackOff], dropped: BaseException
-) -> None:
+def test_a_server_that_has_too_much_drops_a_call(rule: AnyRule, dropped: BaseException) -> None:
     assert rule().judge(dropped) is DROPPED
 
 
@@ -135,9 +136,7 @@ def test_no_error_is_well_and_nobody_is_asked() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_judge_of_ones_own_goes_first_and_leaves_the_rest_to_the_usual_one(
-    rule: type[AIMD] | type[Gradient] | type[BackOff],
-) -> None:
+def test_a_judge_of_ones_own_goes_first_and_leaves_the_rest_to_the_usual_one(rule: AnyRule) -> None:
     verdicts: dict[type[BaseException], Outcome] = {
         KeyError: OK,
         TimeoutError: IGNORED,
@@ -184,7 +183,7 @@ def test_a_rate_that_is_not_limited_cannot_be_backed_off_from() -> None:
 
 
 @pytest.mark.parametrize("rule", CONCURRENCY)
-def test_a_limit_begins_within_its_bounds(rule: type[AIMD] | type[Gradient]) -> None:
+def test_a_limit_begins_within_its_bounds(rule: SlotRule) -> None:
     bounded = rule(minimum=5, maximum=20)
     bounded.begin(3, 0)
     assert bounded.limit == 5
@@ -210,7 +209,7 @@ def test_a_rate_has_bounds_of_its_own_that_follow_where_it_began() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_copy_goes_its_own_way(rule: type[AIMD] | type[Gradient] | type[BackOff]) -> None:
+def test_a_copy_goes_its_own_way(rule: AnyRule) -> None:
     given = rule()
     mine, yours = copy.copy(given), copy.copy(given)
     mine.begin(100, 0)
@@ -244,7 +243,7 @@ def test_what_a_rule_says_of_itself() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_what_is_ignored_changes_nothing(rule: type[AIMD] | type[Gradient] | type[BackOff]) -> None:
+def test_what_is_ignored_changes_nothing(rule: AnyRule) -> None:
     ignoring, untouched = rule(), rule()
     for one in (ignoring, untouched):
         one.begin(50, 0)
@@ -255,9 +254,7 @@ def test_what_is_ignored_changes_nothing(rule: type[AIMD] | type[Gradient] | typ
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_hundred_refusals_at_once_are_one_event(
-    rule: type[AIMD] | type[Gradient] | type[BackOff],
-) -> None:
+def test_a_hundred_refusals_at_once_are_one_event(rule: AnyRule) -> None:
     once, often = rule(), rule()
     for one in (once, often):
         one.begin(100, 0)
@@ -347,7 +344,7 @@ def test_aimd_counts_a_slow_call_as_dropped_however_it_ended() -> None:
 
 
 @pytest.mark.parametrize("rule", CONCURRENCY)
-def test_a_limit_does_not_grow_while_it_is_not_used(rule: type[AIMD] | type[Gradient]) -> None:
+def test_a_limit_does_not_grow_while_it_is_not_used(rule: SlotRule) -> None:
     unused = rule()
     unused.begin(50, 0)
     assert max(rounds(unused, 1000, most=3)) == 50
@@ -435,9 +432,7 @@ def test_one_stuck_call_does_not_take_the_queue_for_it_from_all_others() -> None
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("back", [1, SECOND, 10**15])
-def test_another_clock_does_not_stop_it(
-    rule: type[AIMD] | type[Gradient] | type[BackOff], back: int
-) -> None:
+def test_another_clock_does_not_stop_it(rule: AnyRule, back: int) -> None:
     one = rule() if rule is not BackOff else BackOff(recovery=1.0)
     one.begin(100, 10**16)
     for n in range(10):
@@ -478,7 +473,7 @@ steady = st.lists(
 @given(samples=samples, limit=st.floats(1e-3, 1e6))
 @pytest.mark.parametrize("rule", RULES)
 def test_no_sequence_of_samples_leads_it_out_of_its_bounds(
-    rule: type[AIMD] | type[Gradient] | type[BackOff], samples: list[Any], limit: float
+    rule: AnyRule, samples: list[Any], limit: float
 ) -> None:
     one = rule(minimum=2, maximum=300)
     one.begin(limit, 0)
@@ -492,9 +487,7 @@ def test_no_sequence_of_samples_leads_it_out_of_its_bounds(
 
 @given(steps=steady)
 @pytest.mark.parametrize("rule", RULES)
-def test_nor_does_any_sequence_in_which_time_goes_on(
-    rule: type[AIMD] | type[Gradient] | type[BackOff], steps: list[Any]
-) -> None:
+def test_nor_does_any_sequence_in_which_time_goes_on(rule: AnyRule, steps: list[Any]) -> None:
     one = rule(minimum=1, maximum=64)
     one.begin(8, 0)
     now = 0

@@ -46,7 +46,9 @@ def some(*cases: T) -> Sequence[T]:
     return cases[::3] if QUICK else cases
 
 
-CONCURRENCY: list[type[AIMD] | type[Gradient]] = [AIMD, Gradient]
+SlotRule = type[AIMD] | type[Gradient]
+
+CONCURRENCY: list[SlotRule] = [AIMD, Gradient]
 
 each_service = pytest.mark.parametrize("service", some(exponential, constant))
 
@@ -249,7 +251,7 @@ ALL = [(Gradient, setting) for setting in QUEUES + REFUSING] + [(AIMD, one) for 
     ("rule", "setting"), some(*ALL), ids=lambda value: getattr(value, "__name__", str(value))
 )
 def test_it_carries_nine_tenths_of_what_the_best_fixed_limit_does(
-    rule: type[AIMD] | type[Gradient], setting: Setting
+    rule: SlotRule, setting: Setting
 ) -> None:
     settled = setting.seconds / 4
     client = setting.play(rule(), rule.start)
@@ -265,9 +267,7 @@ def within(client: Caller, rate: float, *, since: float, until: float, stretch: 
 
 @pytest.mark.parametrize("workers", [10, 100, 500])
 @pytest.mark.parametrize("rule", CONCURRENCY)
-def test_it_has_settled_after_thirty_round_trips(
-    rule: type[AIMD] | type[Gradient], workers: int
-) -> None:
+def test_it_has_settled_after_thirty_round_trips(rule: SlotRule, workers: int) -> None:
     """From its small start, at a tenth of a second for each."""
     room = workers // 5 if rule is AIMD else None
     setting = Setting(workers, uniform, room=room, delay=0.001, seconds=6)
@@ -423,7 +423,7 @@ def test_what_takes_a_long_average_for_its_baseline_creeps() -> None:
 
 
 @pytest.mark.parametrize("rule", CONCURRENCY)
-def test_a_small_demand_leaves_the_limit_where_it_is(rule: type[AIMD] | type[Gradient]) -> None:
+def test_a_small_demand_leaves_the_limit_where_it_is(rule: SlotRule) -> None:
     server = Server(World(), 100, exponential(0.1))
     client = Client(server, rule(), 40, demand=50)  # five at a time in the mean
     server.world.run(600)
