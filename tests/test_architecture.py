@@ -291,6 +291,26 @@ def test_what_computes_and_what_decides_knows_no_clock_no_loop_and_no_thread(pat
     assert {name for name in found if name.startswith("datetime")} <= {"datetime.timedelta"}
 
 
+@pytest.mark.parametrize("facade", ["buckets.py", "resources/_limiters.py"])
+def test_a_facade_has_no_waiting_and_no_timing_of_its_own(facade: str) -> None:
+    tree = parsed(PACKAGE / facade)
+    assert not {name.split(".")[0] for name in imports(tree)} & {*CLOCKS_AND_LOOPS, "heapq"}
+    # It is made of throttles; _shell.single refuses to be copied, and has no state.
+    below = {"__init__", "_units", "_decorator", "_shell", "exceptions", "throttle", "resources"}
+    assert parts_imported(PACKAGE / facade) <= below
+    shell = {name for name in imports(tree) if "._shell" in name}
+    assert {name.split(".")[2] for name in shell} <= {"single"}
+    assert not any(isinstance(node, ast.While | ast.AsyncFor) for node in ast.walk(tree))
+    if facade == "resources/_limiters.py":  # what it keeps is its throttle, and nothing is counted
+        stored = [
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        ]
+        assert set(stored) == {"_throttle", "_limiter"}
+        assert not any(isinstance(node, ast.AugAssign) for node in ast.walk(tree))
+
+
 def test_there_is_one_engine() -> None:
     """Sets, pools and throttles for threads have no queue of their own."""
     makers = {path for path in FILES if "Queue" in called(parsed(path))}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import math
 import re
 from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -23,31 +21,6 @@ from async_throttle import Throttle, ThrottleClosed, WeightTooLarge, buckets, te
 from async_throttle.buckets import ADJMAP, LeakyBucket, TokenBucket
 
 pytestmark = pytest.mark.virtual_time
-
-
-# --- thin ---
-
-
-def test_the_facades_have_no_waiting_and_no_timing_of_their_own() -> None:
-    tree = ast.parse(Path(buckets.__file__).read_text())
-    imported = {
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {
-        "__future__",
-        "collections.abc",
-        "math",
-        "types",
-        "typing",
-        "async_throttle",  # _units, which refuses bad values by their name
-        "async_throttle._units",
-        "async_throttle.exceptions",
-        "async_throttle.throttle",
-    }
-    assert not any(isinstance(node, ast.While | ast.AsyncFor) for node in ast.walk(tree))
 
 
 def test_the_throttle_beneath_is_there_for_all_that_it_can_do() -> None:

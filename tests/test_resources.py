@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import collections.abc
 import inspect
@@ -20,7 +19,6 @@ from async_throttle import (
     ResourceLimitError,
     Throttle,
     WeightTooLarge,
-    resources,
     testing,
 )
 
@@ -35,45 +33,6 @@ Limiter = RateLimiter | ConcurrencyLimiter
 def limiter(request: pytest.FixtureRequest) -> Limiter:
     made: Limiter = request.param()
     return made
-
-
-# --- thin ---
-
-
-def test_the_facades_have_no_waiting_timing_or_accounting_of_their_own() -> None:
-    source = Path(resources.__file__).with_name("_limiters.py").read_text("utf-8")
-    tree = ast.parse(source)
-    imported = {
-        name
-        for node in ast.walk(tree)
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    for module in imported:
-        assert module.split(".")[0] not in {"asyncio", "time", "threading", "heapq"}
-        # One refuses bad values by their name, one wraps functions, one refuses to be copied.
-        if module not in (
-            "async_throttle._units",
-            "async_throttle._decorator",
-            "async_throttle._shell.single",
-        ):
-            assert not module.startswith(("async_throttle._", "async_throttle.rules"))
-    # What they keep is their throttle, and nothing that would have to be counted.
-    names = {cls.__name__ for facade in (RateLimiter, ConcurrencyLimiter) for cls in facade.__mro__}
-    held = {
-        node.attr
-        for facade in tree.body
-        if isinstance(facade, ast.ClassDef) and facade.name in names
-        for node in ast.walk(facade)
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-    }
-    assert held == {"_throttle"}
-    assert not any(isinstance(node, ast.AugAssign) for node in ast.walk(tree))
 
 
 def test_the_throttle_beneath_is_there_for_all_that_it_can_do() -> None:
@@ -170,9 +129,6 @@ async def test_an_acquire_in_debug_mode_is_a_coroutine_like_any_other(limiter: L
     task.cancel()
     await others_run()
     assert task.cancelled()
-
-
-# --- as a decorator ---
 
 
 async def test_limit_given_the_function_and_tokens() -> None:
