@@ -34,7 +34,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 RPM, TPM, AT_ONCE = 500, 200_000, 20  # what the server allows
 
-USERS = 300
+USERS = scaled(300, least=120)
 MINUTES = scaled(4, least=2)
 
 
