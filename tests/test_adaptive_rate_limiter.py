@@ -47,6 +47,11 @@ async def test_under_a_high_load_all_go_at_half_their_rates() -> None:
         await limiter.acquire("a")
         started.append(now())
     assert started == [0, 2, 4, 6, 7, 8]
+    limiter.adjust_rate("other", 0.85)
+    for _ in range(3):  # through the throttle itself it counts once
+        async with limiter.throttle("a"):
+            pass
+    assert now() == 11.0
 
 
 async def test_those_who_wait_are_planned_anew_when_a_rate_changes() -> None:
@@ -81,34 +86,32 @@ def test_a_rate_can_be_set_and_the_copy_of_all_cannot() -> None:
         limiter.rates["a"] = 5.0  # type: ignore[index]
 
 
+def report(load: Any) -> None:
+    AdaptiveRateLimiter().adjust_rate("a", load)
+
+
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("given", "message"),
     [
-        (lambda: AdaptiveRateLimiter(0), "rate must be .*got 0"),
-        (lambda: AdaptiveRateLimiter(math.inf), "rate must be .*got inf"),
-        (lambda: AdaptiveRateLimiter(1, minimum=2), "rate must be between 2 and 100, got 1"),
-        (lambda: AdaptiveRateLimiter(1, maximum=0.5), "rate must be between .* and 0.5, got 1"),
-        (lambda: AdaptiveRateLimiter(1, minimum=-1), "minimum must be .*got -1"),
-        (lambda: AdaptiveRateLimiter(1, minimum="x"), "minimum must be .*got 'x'"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        (lambda: AdaptiveRateLimiter(1, maximum="x"), "maximum must be .*got 'x'"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        (lambda: AdaptiveRateLimiter(1, minimum=3, maximum=2), "maximum must be .* 3.*got 2"),
-        (lambda: AdaptiveRateLimiter().adjust_rate("a", math.nan), "load must be .*got nan"),
-        (lambda: AdaptiveRateLimiter().adjust_rate("a", -0.1), "load must be .*got -0.1"),
-        (lambda: AdaptiveRateLimiter().adjust_rate("a", "x"), "load must be .*got 'x'"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        ({"rate": 0}, "rate must be .*got 0"),
+        ({"rate": math.inf}, "rate must be .*got inf"),
+        ({"rate": 1, "minimum": 2}, "rate must be between 2 and 100, got 1"),
+        ({"rate": 1, "maximum": 0.5}, "rate must be between .* and 0.5, got 1"),
+        ({"minimum": -1}, "minimum must be .*got -1"),
+        ({"minimum": 3, "maximum": 2}, "maximum must be .* 3.*got 2"),
+        *(({name: "x"}, f"{name} must be .*got 'x'") for name in ("minimum", "maximum", "load")),
+        *(({name: []}, rf"{name} must be .*got \[\]") for name in ("rate", "minimum", "maximum")),
+        ({"load": math.nan}, "load must be .*got nan"),
+        ({"load": -0.1}, "load must be .*got -0.1"),
+        ({"load": None}, "load must be .*got None"),
     ],
 )
-def test_an_adaptive_limiter_refuses_what_is_no_rate_or_load(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-def test_an_adaptive_limiter_refuses_what_cannot_be_compared() -> None:
-    make: Any = AdaptiveRateLimiter
-    for name in ("rate", "minimum", "maximum"):
-        with pytest.raises(TypeError, match=rf"^{name} must be .*got \[\]$"):
-            make(**{name: []})
-    with pytest.raises(TypeError, match=r"^load must be .*got None$"):
-        make().adjust_rate("a", None)
+def test_an_adaptive_limiter_refuses_what_is_no_rate_or_load(given: Any, message: str) -> None:
+    wrong = (
+        TypeError if {type(value) for value in given.values()} & {list, type(None)} else ValueError
+    )
+    with pytest.raises(wrong, match=f"^{message}$"):
+        (report if "load" in given else AdaptiveRateLimiter)(**given)
 
 
 async def test_a_report_that_is_refused_changes_nothing() -> None:
@@ -121,15 +124,6 @@ async def test_a_report_that_is_refused_changes_nothing() -> None:
     await limiter.acquire("a")
     await limiter.acquire("a")
     assert now() == 1.0  # not twice as long
-
-
-async def test_under_a_high_load_what_goes_through_the_throttle_itself_counts_once() -> None:
-    limiter = AdaptiveRateLimiter(1.0)
-    limiter.adjust_rate("other", 0.85)
-    for _ in range(3):
-        async with limiter.throttle("a"):
-            pass
-    assert now() == 2.0
 
 
 def test_its_repr_tells_the_rates() -> None:

@@ -7,16 +7,15 @@ theory, and with rules whose faults are known, which the proofs must not let pas
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+from adaptive import __main__ as adaptive
 from adaptive.queueing import (
     Caller,
     Client,
@@ -31,15 +30,28 @@ from adaptive.queueing import (
     jain,
     uniform,
 )
-from support import scaled
+from support import QUICK, scaled
 
 from async_throttle.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
 
+T = TypeVar("T")
+
 SECOND = 10**9
 HOUR = 3600.0
-HOURS = scaled(24, least=12)  # of a day
+HOURS = scaled(24, least=5)  # of a day
+LONG = scaled(40_000, least=15_000)  # seconds, in which chance evens out
 
-CONCURRENCY: list[type[AIMD] | type[Gradient]] = [AIMD, Gradient]
+
+def some(*cases: T) -> Sequence[T]:
+    """All of them, and in profile quick every third."""
+    return cases[::3] if QUICK else cases
+
+
+SlotRule = type[AIMD] | type[Gradient]
+
+CONCURRENCY: list[SlotRule] = [AIMD, Gradient]
+
+each_service = pytest.mark.parametrize("service", some(exponential, constant))
 
 
 class Fixed(Adaptive):
@@ -83,18 +95,18 @@ def test_the_servers_keep_the_laws_of_queueing() -> None:
     """One worker, calls at random at half its capacity: in the mean, 1 / (10 - 5) seconds each."""
     server = Server(World(), 1, exponential(0.1))
     client = Client(server, Fixed(), 10**6, demand=5.0)
-    server.world.run(40_000)
-    assert client.latency(0, 40_000) == pytest.approx(0.2, rel=0.03)
-    assert client.rate(0, 40_000) == pytest.approx(5, rel=0.01)
+    server.world.run(LONG)
+    assert client.latency(0, LONG) == pytest.approx(0.2, rel=0.03)
+    assert client.rate(0, LONG) == pytest.approx(5, rel=0.01)
 
 
 def test_a_server_without_a_queue_refuses_as_erlang_says() -> None:
     """Two workers, two calls each second of one second each: 0.4 of them find both busy."""
     server = Server(World(), 2, exponential(1.0), room=0, delay=1e-6)
     client = Client(server, Fixed(), 10**6, demand=2.0)
-    server.world.run(40_000)
-    dropped = client.drop_rate(0, 40_000)
-    assert dropped / (dropped + client.rate(0, 40_000)) == pytest.approx(0.4, rel=0.03)
+    server.world.run(LONG)
+    dropped = client.drop_rate(0, LONG)
+    assert dropped / (dropped + client.rate(0, LONG)) == pytest.approx(0.4, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -237,10 +249,10 @@ ALL = [(Gradient, setting) for setting in QUEUES + REFUSING] + [(AIMD, one) for 
 
 
 @pytest.mark.parametrize(
-    ("rule", "setting"), ALL, ids=lambda value: getattr(value, "__name__", str(value))
+    ("rule", "setting"), some(*ALL), ids=lambda value: getattr(value, "__name__", str(value))
 )
 def test_it_carries_nine_tenths_of_what_the_best_fixed_limit_does(
-    rule: type[AIMD] | type[Gradient], setting: Setting
+    rule: SlotRule, setting: Setting
 ) -> None:
     settled = setting.seconds / 4
     client = setting.play(rule(), rule.start)
@@ -256,9 +268,7 @@ def within(client: Caller, rate: float, *, since: float, until: float, stretch: 
 
 @pytest.mark.parametrize("workers", [10, 100, 500])
 @pytest.mark.parametrize("rule", CONCURRENCY)
-def test_it_has_settled_after_thirty_round_trips(
-    rule: type[AIMD] | type[Gradient], workers: int
-) -> None:
+def test_it_has_settled_after_thirty_round_trips(rule: SlotRule, workers: int) -> None:
     """From its small start, at a tenth of a second for each."""
     room = workers // 5 if rule is AIMD else None
     setting = Setting(workers, uniform, room=room, delay=0.001, seconds=6)
@@ -266,7 +276,7 @@ def test_it_has_settled_after_thirty_round_trips(
     assert within(client, workers / 0.1, since=0, until=6, stretch=2) <= 3.0
 
 
-@pytest.mark.parametrize("service", [constant, uniform, exponential])
+@pytest.mark.parametrize("service", some(exponential, constant, uniform))
 @pytest.mark.parametrize("workers", [10, 100])
 def test_a_gradient_keeps_the_queue_that_it_means_to_keep(
     workers: int, service: Callable[[float], Service]
@@ -278,7 +288,7 @@ def test_a_gradient_keeps_the_queue_that_it_means_to_keep(
     assert client.latency(10, 60) <= 0.1 * (1 + 2.6 / math.sqrt(workers))
 
 
-@pytest.mark.parametrize("service", [constant, exponential])
+@each_service
 def test_a_gradient_alone_makes_no_refusals_where_there_is_some_room(
     service: Callable[[float], Service],
 ) -> None:
@@ -286,7 +296,7 @@ def test_a_gradient_alone_makes_no_refusals_where_there_is_some_room(
     assert client.drop_rate(5, 60) <= 0.001 * client.rate(5, 60)
 
 
-@pytest.mark.parametrize("service", [constant, exponential])
+@each_service
 def test_a_gradient_learns_from_refusals_what_it_cannot_see_as_a_queue(
     service: Callable[[float], Service],
 ) -> None:
@@ -336,7 +346,6 @@ STEPS = [
     Step(20, 20, slower=1 / 3),
 ]
 each_step = pytest.mark.parametrize("step", STEPS, ids=str)
-each_service = pytest.mark.parametrize("service", [constant, exponential])
 
 
 @each_service
@@ -415,7 +424,7 @@ def test_what_takes_a_long_average_for_its_baseline_creeps() -> None:
 
 
 @pytest.mark.parametrize("rule", CONCURRENCY)
-def test_a_small_demand_leaves_the_limit_where_it_is(rule: type[AIMD] | type[Gradient]) -> None:
+def test_a_small_demand_leaves_the_limit_where_it_is(rule: SlotRule) -> None:
     server = Server(World(), 100, exponential(0.1))
     client = Client(server, rule(), 40, demand=50)  # five at a time in the mean
     server.world.run(600)
@@ -455,7 +464,7 @@ TWO = [
 ]
 
 
-@pytest.mark.parametrize("setting", TWO, ids=str)
+@pytest.mark.parametrize("setting", some(*TWO), ids=str)
 def test_two_gradients_have_equal_shares_and_a_short_queue(setting: Setting) -> None:
     clients, latency = share(Gradient, setting, 2)
     carried = shares(clients, setting)
@@ -467,11 +476,11 @@ def test_two_gradients_have_equal_shares_and_a_short_queue(setting: Setting) -> 
 
 @pytest.mark.parametrize(
     "setting",
-    [
+    some(
         Setting(20, exponential, room=10, delay=0.02, seconds=200),
         Setting(100, uniform, room=20, delay=0.02, seconds=120),
         Setting(20, exponential, timeout=1, seconds=200),
-    ],
+    ),
     ids=str,
 )
 def test_two_aimds_have_equal_shares(setting: Setting) -> None:
@@ -504,7 +513,7 @@ def back_off(
 
 
 @pytest.mark.parametrize(
-    ("rate", "burst", "limit"), [(10, 10, 100), (10, 1, 20), (100, 100, 1000), (1, 5, 3)]
+    ("rate", "burst", "limit"), some((10, 10, 100), (100, 100, 1000), (10, 1, 20), (1, 5, 3))
 )
 def test_backing_off_uses_nine_tenths_of_the_rate_at_a_refusal_or_two_each_half_minute(
     rate: float, burst: float, limit: float
@@ -562,17 +571,12 @@ def test_a_rate_that_is_not_used_is_not_put_to_the_test() -> None:
 # ------------------------------------------------------------------------------------- the picture
 
 
-def test_the_picture_is_drawn_for_every_rule() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.adaptive", "--clients", "2"],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (run.returncode, run.stderr) == (0, "")
-    pictures = run.stdout.split("\n\n")
+def test_the_picture_is_drawn_for_every_rule(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["adaptive", "--clients", "2"])
+    adaptive.main()
+    pictures = capsys.readouterr().out.split("\n\n")
     assert [picture.split(":")[0] for picture in pictures] == ["AIMD", "Gradient", "BackOff"]
     for picture in pictures:
         rows = picture.splitlines()[2:]
@@ -580,15 +584,12 @@ def test_the_picture_is_drawn_for_every_rule() -> None:
         assert all("#" in row and ("|" in row or ">" in row) for row in rows)
 
 
-def test_the_picture_says_what_it_shows() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.adaptive", "--help"],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert run.returncode == 0
-    assert "best fixed" in run.stdout
-    assert "--rule" in run.stdout
+def test_the_picture_says_what_it_shows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["adaptive", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        adaptive.main()
+    shown = capsys.readouterr().out
+    assert "best fixed" in shown
+    assert "--rule" in shown

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import QUICK
 
 pytest.importorskip("aiolimiter", reason="the peers come with the extra 'bench'")
 
@@ -44,6 +45,7 @@ def tables(markdown: str) -> list[list[list[str]]]:
     ]
 
 
+@pytest.mark.skipif(QUICK, reason="takes a quarter of a minute: not in profile quick")
 def test_every_row_is_measured_and_printed_in_its_table() -> None:
     result = run("--markdown")
 

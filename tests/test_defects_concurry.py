@@ -20,11 +20,10 @@ from typing import Any
 
 import pytest
 from freezegun import freeze_time
-from support import now, others_run, queued
+from support import now, others_run
 
-from async_throttle import LimitSet, ResourceLimitError, Throttle, ThrottleTimeout, WeightTooLarge
+from async_throttle import LimitSet, ResourceLimitError, Throttle, ThrottleTimeout
 from async_throttle.limits import (
-    CallLimit,
     LimitPool,
     LoadBalancingAlgorithm,
     RateLimit,
@@ -73,9 +72,10 @@ def available(limits: LimitSet, key: str = "tokens") -> float:
 
 @pytest.mark.parametrize("mode", MODES)
 @standing_still
-def test_cc_1_the_error_of_the_body_is_not_hidden_and_nothing_leaks(mode: str) -> None:
+def test_cc_1_and_18_the_error_of_the_body_is_not_hidden_and_nothing_leaks(mode: str) -> None:
     """There: ``RuntimeError: Not all limits ... Missing: ['tok'] | __context__:
-    ConnectionError``, and ``1 of 2 in use after the block``."""
+    ConnectionError``, ``1 of 2 in use after the block``, and no retry on ConnectionError.
+    CC-1c: each forgotten update() leaked a slot: ``third acquire: TimeoutError``."""
     limits = documented(tokens(), ResourceLimit(key="connections", capacity=2), mode=mode)
     hung_up = ConnectionError("the service hung up")
     for _ in range(5):
@@ -86,15 +86,18 @@ def test_cc_1_the_error_of_the_body_is_not_hidden_and_nothing_leaks(mode: str) -
             raise hung_up
         assert seen.value is hung_up
         assert seen.value.__context__ is None
+        with limits.acquire(requested={"tokens": 10, "connections": 1}, timeout=0):
+            pass
     assert used(limits) == 0
-    assert available(limits) == 50  # a server counts failures, too
+    assert available(limits) == 0  # a server counts failures, too, and the estimates stay
 
 
-async def test_cc_1_nor_in_coroutines_in_its_words_and_in_ours() -> None:
-    limits = documented(tokens(), ResourceLimit(key="connections", capacity=2))
-    api = LimitSet(tokens=Throttle(100, period=1000), concurrency=2)
+async def test_cc_1_and_2_nor_in_coroutines_in_its_words_and_in_ours() -> None:
+    """CC-2: a timeout in the body was ``TimeoutError replaced by RuntimeError``."""
+    limits = documented(tokens(), ResourceLimit(key="connections", capacity=1))
+    api = LimitSet(tokens=Throttle(100, period=1e6), concurrency=1)
     entries: list[Callable[[], Any]] = [
-        lambda: limits.acquire(requested={"tokens": 10, "connections": 1}),
+        lambda: limits.acquire(requested={"tokens": 10}),
         lambda: api(tokens=10),
     ]
     for enter in entries:
@@ -103,81 +106,13 @@ async def test_cc_1_nor_in_coroutines_in_its_words_and_in_ours() -> None:
                 async with enter():
                     raise ConnectionError
             assert seen.value.__context__ is None
+            with pytest.raises(TimeoutError) as late:
+                async with asyncio.timeout(1), enter():
+                    await asyncio.sleep(math.inf)
+            assert not isinstance(late.value, ResourceLimitError)  # asyncio's own, not ours
+    assert now() == 6.0
     assert used(limits) == 0
     assert not api.locked()
-    assert available(limits) == api["tokens"].level == 70
-
-
-@pytest.mark.parametrize("mode", MODES)
-@standing_still
-def test_cc_1c_to_forget_the_update_leaks_nothing(mode: str) -> None:
-    """There each forgotten update() leaked a slot: ``third acquire: TimeoutError``."""
-    limits = documented(tokens(), ResourceLimit(key="connections", capacity=2), mode=mode)
-    for _ in range(10):
-        with limits.acquire(requested={"tokens": 10, "connections": 1}, timeout=0):
-            pass
-    assert used(limits) == 0
-    assert available(limits) == 0  # the estimates stay
-
-
-async def test_cc_2_a_cancelled_body_is_cancelled_and_leaks_nothing() -> None:
-    """There: ``task.cancelled(): False | slots leaked: 1``."""
-    limits = documented(tokens(), ResourceLimit(key="connections", capacity=1))
-    api = LimitSet(tokens=Throttle(100, period=1000), concurrency=1)
-    for enter in (lambda: limits.acquire(requested={"tokens": 1}), lambda: api(tokens=1)):
-
-        async def job(enter: Callable[[], Any] = enter) -> None:
-            async with enter():
-                await asyncio.sleep(math.inf)
-
-        task = await queued(job())
-        waiter = await queued(job())
-        task.cancel()
-        await others_run()
-        assert task.cancelled()
-        assert not waiter.done()  # it runs now
-        waiter.cancel()
-        await others_run()
-        assert waiter.cancelled()
-    assert used(limits) == 0
-    assert not api.locked()
-
-
-async def test_cc_2_a_timeout_in_the_body_is_a_timeout_and_leaks_nothing() -> None:
-    """There: ``TimeoutError replaced by RuntimeError``."""
-    limits = documented(tokens(), ResourceLimit(key="connections", capacity=1))
-    for _ in range(2):
-        with pytest.raises(TimeoutError) as seen:
-            async with asyncio.timeout(1), limits.acquire(requested={"tokens": 1}):
-                await asyncio.sleep(math.inf)
-        assert not isinstance(seen.value, ResourceLimitError)  # asyncio's own, not ours
-    assert now() == 2.0
-    assert used(limits) == 0
-
-
-def test_cc_18_what_is_to_be_retried_is_what_was_raised() -> None:
-    """There ``retry_on=[ConnectionError]`` saw a RuntimeError: ``attempts 1``."""
-    limits = documented(tokens(), ResourceLimit(key="connections", capacity=1))
-    attempts = 0
-
-    def call() -> str:
-        nonlocal attempts
-        attempts += 1
-        with limits.acquire(requested={"tokens": 1}, timeout=0) as acq:
-            if attempts < 3:
-                raise ConnectionError
-            acq.update(usage={"tokens": 1})
-        return "done"
-
-    def retried(retry_on: type[Exception]) -> str:
-        while True:
-            try:
-                return call()
-            except retry_on:
-                pass
-
-    assert retried(ConnectionError) == "done"
-    assert attempts == 3
 
 
 # --- what was never granted ---
@@ -198,18 +133,6 @@ def test_cc_3_a_refused_try_releases_nothing(mode: str) -> None:
     assert used(limits) == 0
 
 
-async def test_cc_3_nor_in_coroutines_or_in_a_pool() -> None:
-    limits = documented(ResourceLimit(key="connections", capacity=1))
-    pool = LimitPool(limit_sets=[limits])
-    for source in (limits, pool):
-        async with source.acquire(requested={"connections": 1}):
-            async with source.try_acquire(requested={"connections": 1}) as refused:
-                assert not refused.successful
-            refused.release()
-            assert used(limits) == 1
-        assert used(limits) == 0
-
-
 @pytest.mark.parametrize("algorithm", RateLimitAlgorithm)
 async def test_cc_3c_a_refused_try_has_nothing_to_refund(algorithm: RateLimitAlgorithm) -> None:
     """There: ``available 10.0 (should be ~0)`` after a failed try_acquire and update(0)."""
@@ -223,61 +146,6 @@ async def test_cc_3c_a_refused_try_has_nothing_to_refund(algorithm: RateLimitAlg
         refused.update(usage={"tokens": 0})
     assert available(limits) == 0
     assert not limits.try_acquire(requested={"tokens": 1}).successful
-
-
-@pytest.mark.parametrize("algorithm", RateLimitAlgorithm)
-async def test_cc_11_negative_amounts_mint_nothing(algorithm: RateLimitAlgorithm) -> None:
-    """There: ``available 80``, and a usage of -1, then a RuntimeError from within."""
-    limits = documented(tokens(10, algorithm=algorithm), ResourceLimit("connections", 2))
-    api = LimitSet(tokens=Throttle(10, period=1000), concurrency=2)
-    for bad in (-1, -0.5, -math.inf, math.nan):
-        for key in ("tokens", "connections"):
-            for refusing in (limits.acquire, limits.try_acquire):
-                with pytest.raises(ValueError, match=key):
-                    refusing(requested={key: bad})
-        with limits.acquire(requested={"tokens": 0, "connections": 1}) as acq:
-            with pytest.raises(ValueError, match="tokens"):
-                acq.update(usage={"tokens": bad})
-            assert used(limits) == 1
-        for asked in ({"tokens": bad}, {"concurrency": bad}):
-            with pytest.raises(ValueError, match=next(iter(asked))):
-                async with api.acquire(requested=asked):
-                    raise AssertionError("never reached")
-    assert (available(limits), used(limits)) == (10, 0)
-    assert (api["tokens"].level, api["concurrency"].active) == (10, 0)
-
-
-async def test_cc_12_a_call_that_fails_for_one_limit_takes_nothing_of_another() -> None:
-    """There: ``'a' available 70 of 100 (30 lost)``."""
-    limits = documented(tokens(key="a"), tokens(10, key="b"), ResourceLimit("connections", 1))
-    for impossible in (
-        {"a": 30, "b": 11},
-        {"a": 30, "b": -1},
-        {"a": 30, "b": math.nan},
-        {"a": 30, "connections": 2},
-        {"a": 30, "nobody": 1},
-    ):
-        for refusing in (limits.acquire, limits.try_acquire):
-            with pytest.raises(ValueError, match=r"b|connections|nobody"):
-                refusing(requested=impossible)
-    assert limits.acquire(requested={"a": 0, "b": 10, "connections": 0}).successful
-    assert not limits.try_acquire(requested={"a": 30, "b": 1}).successful
-    with pytest.raises(ThrottleTimeout) as refused:
-        async with limits.acquire(requested={"a": 30, "b": 1}, timeout=1):
-            raise AssertionError("never reached")
-    assert refused.value.limit == "b"
-
-    async def wait() -> None:
-        async with limits.acquire(requested={"a": 30, "b": 1}):
-            raise AssertionError("never reached")
-
-    waiter = await queued(wait())
-    waiter.cancel()
-    await others_run()
-    assert waiter.cancelled()
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(wait(), 1)
-    assert (available(limits, "a"), used(limits)) == (100, 0)
 
 
 # --- how much may go ---
@@ -311,19 +179,11 @@ async def test_cc_5_what_was_used_above_the_estimate_is_charged(
     async with limits.acquire(requested={"tokens": 10}) as acq:
         acq.update(usage={"tokens": 60})
         assert available(limits) == 40
+    acq.update(usage={"tokens": 1_000_000})  # never a ValueError for what has been used
     acq.update(usage={"tokens": 150})  # also afterwards; the new figure replaces the old one
     assert available(limits) == -50
     async with limits.acquire(requested={"tokens": 1}):
         assert now() == (pytest.approx(5.1) if algorithm in BUCKETS else 10.0)
-
-
-async def test_cc_5_an_overrun_never_raises() -> None:
-    """There the documents say ValueError, for what has already been used."""
-    api = LimitSet(tokens=Throttle(100, period=10), concurrency=1)
-    async with api(tokens=10) as lease:
-        lease.settle(tokens=1_000_000)
-    assert not api["concurrency"].locked()
-    assert api["tokens"].level == 100 - 1_000_000
 
 
 @pytest.mark.parametrize("algorithm", RateLimitAlgorithm)
@@ -351,29 +211,6 @@ async def test_cc_7_the_most_that_goes_in_a_second_is_what_is_told(
     }.get(algorithm, 199)
 
 
-async def test_cc_8_a_heavy_request_is_not_starved() -> None:
-    """There: ``TimeoutError ... within 5s; small served 678``."""
-    limits = documented(tokens(20, 0.1))
-    served = 0
-    over = False
-
-    async def light() -> None:
-        nonlocal served
-        while not over:
-            async with limits.acquire(requested={"tokens": 1}):
-                served += 1
-
-    limits.acquire(requested={"tokens": 20}).release()
-    lights = [await queued(light()) for _ in range(4)]
-    await asyncio.sleep(0.102)
-    before = served
-    async with limits.acquire(requested={"tokens": 20}):
-        assert served - before == 4  # those that were there already
-    assert now() == pytest.approx((20 + 4 + 20) / 200)
-    over = True
-    await asyncio.gather(*lights)
-
-
 async def test_cc_15l_an_infinite_capacity_is_no_limit() -> None:
     """There: OverflowError."""
     for algorithm in RateLimitAlgorithm:
@@ -391,15 +228,11 @@ def test_cc_16_a_clock_that_was_set_back_stops_nobody(algorithm: RateLimitAlgori
     have been 10."""
     with freeze_time("2026-01-01 12:00:00") as clock:
         limits = documented(tokens(10, 1, algorithm))
-        for _ in range(10):
-            limits.acquire(requested={"tokens": 1}, timeout=0).release()
+        limits.acquire(requested={"tokens": 10}, timeout=0).release()
         clock.move_to("2026-01-01 11:00:00")
-        assert not limits.try_acquire(requested={"tokens": 1}).successful
-        admitted = 0
-        for _ in range(10):
+        for admitted in (False, *[True] * 10):
+            assert limits.try_acquire(requested={"tokens": 1}).successful == admitted
             clock.tick(0.1)
-            admitted += limits.try_acquire(requested={"tokens": 1}).successful
-        assert admitted == 10
 
 
 async def test_cc_16_the_time_of_day_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,11 +364,14 @@ def steps_in(work: Callable[[], object]) -> int:
         return count
 
     before = sys.gettrace()
+    # CPython 3.12 tells of byte code only where a frame had asked for that before settrace().
+    sys._getframe().f_trace_opcodes = True
     sys.settrace(count)
     try:
         work()
     finally:
         sys.settrace(before)
+    assert steps > 0, "the interpreter does not tell its steps"
     return steps
 
 
@@ -552,43 +388,7 @@ def test_cc_17_the_cost_does_not_grow_with_the_weight() -> None:
     assert steps_in(lambda: work(200_000)) <= steps_in(lambda: work(1)) + 10
 
 
-def test_cc_17_nor_with_the_calls_in_the_window() -> None:
-    """There all records were gone through: 100,000 of them cost 2.34 ms a call."""
-    limits = documented(tokens(1_000_000, 1000, RateLimitAlgorithm.SlidingWindow))
-
-    def work() -> None:
-        with limits.acquire(requested={"tokens": 1}) as acq:
-            acq.update(usage={"tokens": 1})
-
-    with freeze_time("2026-01-01") as clock:
-        work()
-        few = steps_in(work)
-        for _ in range(5_000):
-            clock.tick(0.1)
-            work()
-        assert steps_in(work) <= few * 1.5
-    assert used(limits, "tokens") == 5_003
-
-
 # --- one call within another ---
-
-
-async def test_cc_13_a_call_within_another_does_not_take_what_it_skips() -> None:
-    """There the inner call, which only wants tokens, waited for the connection that the outer one
-    holds: TimeoutError. Here 0 leaves a limit out."""
-    limits = documented(tokens(), ResourceLimit("connections", 1), CallLimit(60, capacity=10))
-    async with limits.acquire(requested={"tokens": 10}):
-        for inner in (limits.acquire, limits.try_acquire):
-            acq = inner(requested={"tokens": 5, "connections": 0})
-            assert acq.successful
-            with acq:
-                assert used(limits) == 1
-    assert (used(limits), available(limits)) == (0, 80)
-
-    api = LimitSet(tokens=Throttle(100, period=1000), concurrency=1)
-    async with api(tokens=10), api(tokens=5, concurrency=0, timeout=0):
-        assert api["concurrency"].active == 1
-    assert api["tokens"].level == 85
 
 
 def test_cs_1_a_call_within_another_that_would_wait_for_it_is_told() -> None:
@@ -628,27 +428,6 @@ async def test_cc_14_a_pool_goes_on_where_one_set_is_full(
                 assert acq.config["region"] == "eu"
     assert now() == 0.0
     assert [used(limits) for limits in sets] == [0, 0, 0]
-
-
-@pytest.mark.parametrize("load_balancing", [*LoadBalancingAlgorithm, None])
-async def test_cc_14_and_where_all_are_full_with_the_first_that_is_not(
-    load_balancing: LoadBalancingAlgorithm | None,
-) -> None:
-    sets = [documented(ResourceLimit("connections", 1), region=name) for name in ("us", "eu")]
-    pool = LimitPool(limit_sets=sets, load_balancing=load_balancing)
-
-    async def hold(limits: LimitSet, seconds: float) -> None:
-        async with limits.acquire():
-            await asyncio.sleep(seconds)
-
-    for _ in range(4):  # whichever it starts with
-        start = now()
-        holders = [await queued(hold(sets[0], 5)), await queued(hold(sets[1], 2))]
-        async with pool.acquire() as acq:
-            assert now() - start == 2.0
-            assert acq.config["region"] == "eu"
-        await asyncio.gather(*holders)
-    assert [used(limits) for limits in sets] == [0, 0]
 
 
 # --- beyond this process: what of it applies ---
@@ -705,37 +484,6 @@ def test_cp_4_the_statistics_are_those_of_all_who_share_the_set() -> None:
     assert limits.get_stats()["tokens"]["utilization"] == 1.0
 
 
-def test_cp_5_a_key_that_is_not_known_is_named() -> None:
-    """There, in a worker: ``AttributeError: ... no attribute '_warned_keys'``."""
-    limits = documented(tokens(), ResourceLimit("connections", 1))
-    for refusing in (limits.acquire, limits.try_acquire):
-        with pytest.raises(ValueError, match="letters"):
-            refusing(requested={"tokens": 1, "letters": 1})
-    with (
-        limits.acquire(requested={"tokens": 1}) as acq,
-        pytest.raises(ValueError, match="letters"),
-    ):
-        acq.update(usage={"letters": 1})
-    assert used(limits) == 0
-
-
-def test_cp_6_a_worker_that_dies_takes_no_slot_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There: ``try_acquire -> False``, for ever. Here workers are threads, and die of errors."""
-    limits = documented(ResourceLimit("connections", 1))
-    died_of = []
-    monkeypatch.setattr(threading, "excepthook", lambda died: died_of.append(died.exc_type))
-
-    def work() -> None:
-        with limits.acquire():
-            raise MemoryError
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join(timeout=60)
-    assert died_of == [MemoryError]
-    assert limits.try_acquire().successful
-
-
 async def test_cp_8_no_call_does_the_work_of_ten_thousand() -> None:
     """There async_acquire did its messages to another process on the event loop, record by
     record: ``longest stall 2564.9 ms (10,000 records)``. Steps are counted."""
@@ -750,13 +498,3 @@ async def test_cp_8_no_call_does_the_work_of_ten_thousand() -> None:
         await asyncio.sleep(0.00005)
         work()
     assert steps_in(work) <= few * 1.5
-
-
-async def test_a_request_that_could_never_be_served_is_refused_at_once() -> None:
-    """As there; and here it says which limit it was, and how much could be."""
-    limits = documented(tokens(100), ResourceLimit("connections", 2))
-    for key, largest in (("tokens", 100), ("connections", 2)):
-        with pytest.raises(WeightTooLarge) as refused:
-            limits.acquire(requested={key: largest + 1})
-        assert (refused.value.limit, refused.value.largest) == (key, largest)
-    assert (available(limits), used(limits)) == (100, 0)

@@ -26,11 +26,7 @@ from llm import Client, Failed, Network, Prompt, Refused, Server, serving
 from support import at, now, queued, scaled
 
 from async_throttle import (
-    CallLimit,
     LimitSet,
-    RateLimit,
-    RateLimitAlgorithm,
-    ResourceLimit,
     Throttle,
 )
 
@@ -38,8 +34,8 @@ README = Path(__file__).parent.parent / "README.md"
 
 RPM, TPM, AT_ONCE = 500, 200_000, 20  # what the server allows
 
-USERS = 300
-MINUTES = scaled(4, least=3)
+USERS = scaled(300, least=120)
+MINUTES = scaled(4, least=2)
 
 
 # What is asked.
@@ -137,7 +133,9 @@ class Asker:
 Ask = Callable[[Prompt], Awaitable[object]]
 
 
-async def some_minutes(server: Server, ask: Ask, load: Load) -> list[dict[str, float]]:
+async def some_minutes(
+    server: Server, ask: Ask, load: Load, minutes: int = MINUTES
+) -> list[dict[str, float]]:
     """Hundreds of users, each of whom asks again as soon as there is a reply.
 
     Returns:
@@ -146,12 +144,12 @@ async def some_minutes(server: Server, ask: Ask, load: Load) -> list[dict[str, f
     """
     start = now()
     shares: list[dict[str, float]] = []
-    for minute in range(1, MINUTES + 1):
+    for minute in range(1, minutes + 1):
         at(start + 60 * minute, lambda: shares.append(server.shares()))
     prompts = load.prompts()
 
     async def user() -> None:
-        while now() < start + 60 * MINUTES:
+        while now() < start + 60 * minutes:
             try:
                 await ask(next(prompts))
             except Failed:
@@ -162,7 +160,7 @@ async def some_minutes(server: Server, ask: Ask, load: Load) -> list[dict[str, f
     async with asyncio.TaskGroup() as users:
         for _ in range(USERS):
             users.create_task(user())
-    assert len(shares) == MINUTES
+    assert len(shares) == minutes
     assert server.active == 0
     return shares
 
@@ -171,7 +169,9 @@ async def some_minutes(server: Server, ask: Ask, load: Load) -> list[dict[str, f
 
 
 @each_load
-async def test_nothing_is_refused_and_the_limit_that_binds_is_used_up(load: Load) -> None:
+async def test_nothing_is_refused_and_the_limit_that_binds_is_used_up_and_waited_for(
+    load: Load,
+) -> None:
     server = Server(RPM, TPM, AT_ONCE)
     ask = Asker(limits(), server)
     shares = await some_minutes(server, ask, load)
@@ -180,13 +180,6 @@ async def test_nothing_is_refused_and_the_limit_that_binds_is_used_up(load: Load
     assert server.peak == AT_ONCE
     assert len(ask.waits) == server.admitted == server.served + server.failed
     assert min(server.failed, server.refunds, server.debts) > 0
-
-
-@each_load
-async def test_a_lease_tells_what_it_waited_for(load: Load) -> None:
-    server = Server(RPM, TPM, AT_ONCE)
-    ask = Asker(limits(), server)
-    await some_minutes(server, ask, load)
     for wait in ask.waits:
         assert wait.told == pytest.approx(wait.granted - wait.asked, abs=1e-6)
         assert sum(wait.told_for.values()) == pytest.approx(wait.told, abs=1e-6)
@@ -195,7 +188,7 @@ async def test_a_lease_tells_what_it_waited_for(load: Load) -> None:
     later = [wait.held_up_by for wait in ask.waits if wait.asked > 60]
     assert first
     assert set().union(*first) == {"concurrency"}
-    assert len(later) > 100
+    assert len(later) > 50
     assert set().union(*later) == {load.binds}
 
 
@@ -234,14 +227,10 @@ async def test_a_debt_that_is_not_settled_is_refused() -> None:
 
 async def test_a_refund_that_is_not_settled_is_lost() -> None:
     load = Load("tokens", tokens=(600, 2_000), seconds=(1, 3), usage=(0.5, 0.7))
-    settled, not_settled = Server(RPM, TPM, AT_ONCE), Server(RPM, TPM, AT_ONCE)
-    *_, used = await some_minutes(settled, Asker(limits(), settled), load)
-    *_, used_without = await some_minutes(
-        not_settled, Asker(limits(), not_settled, settling=False), load
-    )
-    assert not settled.refused + not_settled.refused
-    assert used["tokens"] >= 0.95
-    assert used_without["tokens"] < 0.7
+    server = Server(RPM, TPM, AT_ONCE)
+    *_, used = await some_minutes(server, Asker(limits(), server, settling=False), load)
+    assert not server.refused
+    assert used["tokens"] < 0.7
 
 
 async def test_those_who_give_up_leave_nothing_behind() -> None:
@@ -266,28 +255,6 @@ async def test_those_who_give_up_leave_nothing_behind() -> None:
     await asyncio.sleep(60 * 1.2)  # any debt is paid off by then, and the bursts are there again
     assert not api.locked()
     assert api.delay(requests=RPM, tokens=TPM) == 0.0
-
-
-async def test_the_words_of_concurry_say_the_same() -> None:
-    bucket = RateLimitAlgorithm.TokenBucket
-    api = LimitSet(
-        limits=[
-            CallLimit(window_seconds=60, algorithm=bucket, capacity=RPM),
-            RateLimit(key="tokens", window_seconds=60, algorithm=bucket, capacity=TPM),
-            ResourceLimit(key="connections", capacity=AT_ONCE),
-        ]
-    )
-    server = Server(RPM, TPM, AT_ONCE)
-
-    async def ask(prompt: Prompt) -> None:
-        async with api.acquire(requested={"tokens": prompt.tokens}) as acquisition:
-            reply = await server.chat(prompt)
-            acquisition.update(usage={"tokens": reply.usage.total_tokens})
-
-    shares = await some_minutes(server, ask, QUESTIONS)
-    assert not server.refused
-    assert min(share["tokens"] for share in shares) >= 0.95
-    assert server.peak == AT_ONCE
 
 
 async def test_the_example_of_the_readme_keeps_to_the_limits(
@@ -355,7 +322,7 @@ async def test_with_a_network_in_between_the_slack_that_can_be_told_is_enough(lo
 @each_of_both
 async def test_with_a_network_in_between_no_slack_is_too_little(load: Load) -> None:
     server = Server(RPM, TPM, AT_ONCE)
-    await some_minutes(server, Asker(limits(), Network(server, SLOWEST)), load)
+    await some_minutes(server, Asker(limits(), Network(server, SLOWEST)), load, minutes=3)
     assert set(server.refused) == {load.binds}
 
 
@@ -457,6 +424,7 @@ async def test_a_call_takes_a_place_until_it_is_over_however_it_ends() -> None:
     assert refusal.value.limits == ("concurrency",)
     hung_up.cancel()
     await asyncio.wait([hung_up, failing])
+    assert isinstance(failing.exception(), Failed)
     assert (server.active, server.peak) == (AT_ONCE - 2, AT_ONCE)
     await asyncio.sleep(3)
     assert server.shares()["concurrency"] == (4 * (AT_ONCE - 2) + 1 + 0) / (4 * AT_ONCE)

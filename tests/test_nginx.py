@@ -1,7 +1,8 @@
 """What the throttle promises, counted by a server that was written elsewhere (see ``nginx.py``).
 
 In real time, because nginx cannot be given our clock. The tests are plain functions with a loop of
-their own, for the same reason: no loop with a clock that jumps may get in.
+their own, for the same reason: no loop with a clock that jumps may get in. How busy the machine is
+decides no outcome: a visit that it disturbed is repeated, see `judge`.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from nginx import (
     serve,
     visit,
 )
+from support import QUICK
 
 from async_throttle import Throttle
 
@@ -32,8 +34,10 @@ pytestmark = pytest.mark.real_time
 
 LEAST_SHARE = 0.97  # of the throughput that the limits allow
 
-Report = Callable[[Figures], None]
+slow = pytest.mark.skipif(QUICK, reason="more than a second of waiting: not in profile quick")
+
 Attempt = Callable[[], Coroutine[Any, Any, list[Figures]]]
+Judge = Callable[[Attempt, Callable[[Figures], bool]], None]
 
 
 @pytest.fixture(scope="module")
@@ -47,61 +51,62 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def report(
-    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
-) -> Report:
-    """Leaves the figures in the output (``-rP``) and in the JUnit report."""
+def judge(server: Server, record_property: Callable[[str, object], None]) -> Judge:
+    def judge(attempt: Attempt, right: Callable[[Figures], bool]) -> None:
+        """One of five attempts is right, and what is wrong was disturbed by a busy machine.
 
-    def report(figures: Figures) -> None:
-        print(f"{request.node.name}: {figures}")
-        record_property("nginx", str(figures))
+        If all five were disturbed, nothing can be said about the throttle: the test is skipped.
+        The figures are left in the output (``-rP``) and in the JUnit report.
+        """
+        for _ in range(5):
+            visits = run(attempt())
+            for figures in visits:
+                print(figures)
+                record_property("nginx", str(figures))
+            if all(map(right, visits)):
+                return
+            wrong = [figures for figures in visits if not right(figures)]
+            assert any(figures.disturbed for figures in visits), (wrong, server.complaints())
+        pytest.skip("THE MACHINE IS TOO BUSY to say whether the throttle keeps to its limits")
 
-    return report
+    return judge
 
 
-def named(name: str) -> Case:
-    return next(case for case in CASES if case.name == name)
+def kept(figures: Figures) -> bool:
+    return not figures.refused and figures.share >= LEAST_SHARE
+
+
+def named(name: str, calls: int) -> Case:
+    return first(calls, next(case for case in CASES if case.name == name))
 
 
 def first(calls: int, case: Case) -> Case:
     return replace(case, calls=case.calls[:calls])
 
 
-def assert_kept(server: Server, report: Report, attempt: Attempt) -> None:
-    """Nothing is refused, ever; and the throughput is used in one of five attempts.
-
-    A busy machine can only take away from the throughput, so what a throttle has reached once, it
-    can do; on a quiet one the first attempt is enough. A refusal has no such excuse: that is what
-    the margin of the server is for.
-    """
-    best = 0.0
-    for _ in range(5):
-        visits = run(attempt())
-        for figures in visits:
-            report(figures)
-            assert not figures.refused, server.complaints()
-        best = max(best, min(figures.share for figures in visits))
-        if best >= LEAST_SHARE:
-            break
-    assert best >= LEAST_SHARE
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    ("case", "quick"),
+    list(zip(CASES, (36, 10, 50, 10, 64, 60), strict=True)),
+    ids=[case.name for case in CASES],
+)
 def test_nothing_is_refused_and_hardly_any_throughput_is_lost(
-    server: Server, case: Case, report: Report
+    server: Server, case: Case, quick: int, judge: Judge
 ) -> None:
-    async def visit_once() -> list[Figures]:
-        return [await visit(server, case, case.throttle())]
+    fewer = first(quick, case) if QUICK else case
 
-    assert_kept(server, report, visit_once)
+    async def once() -> list[Figures]:
+        return [await visit(server, fewer, case.throttle())]
+
+    judge(once, kept)
 
 
+@slow
 def test_after_an_idle_time_the_burst_is_there_again_and_no_more(
-    server: Server, report: Report
+    server: Server, judge: Judge
 ) -> None:
-    case = first(70, named("token bucket"))
+    case = named("token bucket", 70)
 
-    async def visit_twice() -> list[Figures]:
+    async def twice() -> list[Figures]:
         throttle = case.throttle()
         async with Client(server) as client:
             before = await measure(client, case, throttle)
@@ -109,40 +114,38 @@ def test_after_an_idle_time_the_burst_is_there_again_and_no_more(
             await asyncio.sleep(0.6)
             return [before, await measure(client, case, throttle)]
 
-    assert_kept(server, report, visit_twice)
+    judge(twice, kept)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_without_the_throttle_each_limit_refuses(
-    server: Server, case: Case, report: Report
-) -> None:
-    figures = run(visit(server, first(60, case), None))
-    report(figures)
-    expected: set[int] = set()
-    if case.zone:
-        expected.add(TOO_MANY_REQUESTS)
-    if case.slots:
-        expected.add(TOO_MANY_CONNECTIONS)
-    assert set(figures.refused) == expected
+def test_without_the_throttle_each_limit_refuses(server: Server, case: Case, judge: Judge) -> None:
+    expected = {TOO_MANY_REQUESTS} if case.zone else set[int]()
+    expected |= {TOO_MANY_CONNECTIONS} if case.slots else set()
+
+    async def once() -> list[Figures]:
+        return [await visit(server, first(60, case), None)]
+
+    judge(once, lambda figures: set(figures.refused) == expected)
 
 
 @pytest.mark.parametrize(
     ("case", "throttle", "status"),
     [
         pytest.param(
-            first(90, named("token bucket")),
+            named("token bucket", 90),
             lambda: Throttle(55, burst=20),
             TOO_MANY_REQUESTS,
             id="ten per cent too fast",
+            marks=slow,
         ),
         pytest.param(
-            first(40, named("token bucket")),
+            named("token bucket", 40),
             lambda: Throttle(50, burst=24),
             TOO_MANY_REQUESTS,
             id="a burst beyond the margin",
         ),
         pytest.param(
-            first(40, named("concurrency")),
+            named("concurrency", 40),
             lambda: Throttle(float("inf"), 9),
             TOO_MANY_CONNECTIONS,
             id="one slot too many",
@@ -150,19 +153,17 @@ def test_without_the_throttle_each_limit_refuses(
     ],
 )
 def test_a_throttle_that_allows_a_little_too_much_is_refused(
-    server: Server,
-    case: Case,
-    throttle: Callable[[], Throttle],
-    status: int,
-    report: Report,
+    server: Server, case: Case, throttle: Callable[[], Throttle], status: int, judge: Judge
 ) -> None:
-    figures = run(visit(server, case, throttle()))
-    report(figures)
-    assert set(figures.refused) == {status}
+    async def once() -> list[Figures]:
+        return [await visit(server, case, throttle())]
+
+    judge(once, lambda figures: set(figures.refused) == {status})
 
 
-def test_a_throttle_four_per_cent_too_slow_loses_too_much(server: Server, report: Report) -> None:
-    figures = run(visit(server, first(70, named("token bucket")), Throttle(48, burst=20)))
-    report(figures)
-    assert not figures.refused
-    assert figures.share < LEAST_SHARE
+@slow
+def test_a_throttle_four_per_cent_too_slow_loses_too_much(server: Server, judge: Judge) -> None:
+    async def once() -> list[Figures]:
+        return [await visit(server, named("token bucket", 70), Throttle(48, burst=20))]
+
+    judge(once, lambda figures: not figures.refused and figures.share < LEAST_SHARE)

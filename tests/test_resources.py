@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import collections.abc
 import inspect
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import now, others_run, queued
+from support import others_run, queued
 
 import async_throttle
 from async_throttle import (
@@ -20,7 +19,6 @@ from async_throttle import (
     ResourceLimitError,
     Throttle,
     WeightTooLarge,
-    resources,
     testing,
 )
 
@@ -35,45 +33,6 @@ Limiter = RateLimiter | ConcurrencyLimiter
 def limiter(request: pytest.FixtureRequest) -> Limiter:
     made: Limiter = request.param()
     return made
-
-
-# --- thin ---
-
-
-def test_the_facades_have_no_waiting_timing_or_accounting_of_their_own() -> None:
-    source = Path(resources.__file__).with_name("_limiters.py").read_text("utf-8")
-    tree = ast.parse(source)
-    imported = {
-        name
-        for node in ast.walk(tree)
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    for module in imported:
-        assert module.split(".")[0] not in {"asyncio", "time", "threading", "heapq"}
-        # One refuses bad values by their name, one wraps functions, one refuses to be copied.
-        if module not in (
-            "async_throttle._units",
-            "async_throttle._decorator",
-            "async_throttle._shell.single",
-        ):
-            assert not module.startswith(("async_throttle._", "async_throttle.rules"))
-    # What they keep is their throttle, and nothing that would have to be counted.
-    names = {cls.__name__ for facade in (RateLimiter, ConcurrencyLimiter) for cls in facade.__mro__}
-    held = {
-        node.attr
-        for facade in tree.body
-        if isinstance(facade, ast.ClassDef) and facade.name in names
-        for node in ast.walk(facade)
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-    }
-    assert held == {"_throttle"}
-    assert not any(isinstance(node, ast.AugAssign) for node in ast.walk(tree))
 
 
 def test_the_throttle_beneath_is_there_for_all_that_it_can_do() -> None:
@@ -172,36 +131,6 @@ async def test_an_acquire_in_debug_mode_is_a_coroutine_like_any_other(limiter: L
     assert task.cancelled()
 
 
-async def test_nothing_is_acquired_before_it_is_awaited(limiter: Limiter) -> None:
-    call = limiter.acquire()
-    await others_run()
-    assert limiter.throttle.level == limiter.throttle.burst
-    assert limiter.throttle.active == 0
-    await call
-    assert limiter.throttle.locked()
-
-
-# --- as a context manager ---
-
-
-async def test_async_with_binds_the_same_limiter(limiter: Limiter) -> None:
-    async with limiter as same:
-        assert same is limiter
-
-
-# --- as a decorator ---
-
-
-async def test_limit_with_tokens_takes_that_many() -> None:
-    limiter = RateLimiter(10.0)
-
-    @limiter.limit(tokens=4)
-    async def operation() -> float:
-        return now()
-
-    assert await asyncio.gather(*(operation() for _ in range(3))) == [0.0, 0.0, 0.2]
-
-
 async def test_limit_given_the_function_and_tokens() -> None:
     limiter = RateLimiter(10.0)
 
@@ -226,30 +155,16 @@ async def test_more_than_the_burst_is_refused_at_once() -> None:
     assert limiter.throttle.level == 5.0
 
 
-@pytest.mark.parametrize("bad", [0, -1, math.nan, "10"])
-def test_a_bad_rate_is_refused_by_the_name_that_the_caller_knows(bad: Any) -> None:
-    with pytest.raises(ValueError, match=f"^rate .*{bad!r}"):
-        RateLimiter(bad)
-
-
-@pytest.mark.parametrize("bad", [0, -1, math.nan, math.inf, "10"])
-def test_a_bad_burst_is_refused(bad: Any) -> None:
-    with pytest.raises(ValueError, match=f"^burst .*{bad!r}"):
-        RateLimiter(10.0, burst=bad)
-
-
-@pytest.mark.parametrize("bad", [0, -1, 1.5, math.nan, math.inf, "10"])
-def test_a_bad_limit_is_refused_by_the_name_that_the_caller_knows(bad: Any) -> None:
-    with pytest.raises(ValueError, match=f"^limit .*{bad!r}"):
-        ConcurrencyLimiter(bad)
-
-
-@pytest.mark.parametrize("bad", [-1, math.nan, math.inf])
-async def test_bad_tokens_are_refused_and_take_nothing(bad: float) -> None:
-    limiter = RateLimiter(10.0)
-    with pytest.raises(ValueError, match=f"{bad!r}"):
-        await limiter.acquire(bad)
-    assert limiter.throttle.level == 10.0
+@pytest.mark.parametrize("bad", [0, -1, math.nan, math.inf, 1.5, "10"])
+def test_a_bad_parameter_is_refused_by_the_name_that_the_caller_knows(bad: Any) -> None:
+    for name, make, good in (
+        ("rate", RateLimiter, (math.inf, 1.5)),
+        ("burst", lambda burst: RateLimiter(10.0, burst=burst), (1.5,)),
+        ("limit", ConcurrencyLimiter, ()),
+    ):
+        if bad not in good:
+            with pytest.raises(ValueError, match=f"^{name} .*{bad!r}"):
+                make(bad)
 
 
 # --- not waiting ---

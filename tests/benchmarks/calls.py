@@ -84,16 +84,14 @@ async def uncontended(bench: Bench) -> list[Row]:
             "empty": lambda: enter(EmptyBlock(), calls),
             "full": lambda: full(lambda throttle: enter(throttle, calls)),
             "half": lambda: half_full(lambda throttle: enter(throttle, calls)),
-            **bench.peers.contenders(
-                {
-                    SEMAPHORE: lambda lib: enter(lib.Semaphore(SLOTS), calls),
-                    AIOLIMITER: lambda lib: enter(lib.AsyncLimiter(1e9, 1), calls),
-                    ASYNCIO_THROTTLE: lambda lib: enter(lib.Throttler(10**9, 0.001), calls),
-                    THROTTLER: lambda lib: enter(lib.Throttler(1_000, 1e-6), calls),
-                    ANYIO: lambda lib: enter(lib.CapacityLimiter(SLOTS), calls),
-                    FORMER: lambda lib: enter(lib.Throttle(1e9, SLOTS), calls),
-                }
-            ),
+        },
+        {
+            SEMAPHORE: lambda lib: enter(lib.Semaphore(SLOTS), calls),
+            AIOLIMITER: lambda lib: enter(lib.AsyncLimiter(1e9, 1), calls),
+            ASYNCIO_THROTTLE: lambda lib: enter(lib.Throttler(10**9, 0.001), calls),
+            THROTTLER: lambda lib: enter(lib.Throttler(1_000, 1e-6), calls),
+            ANYIO: lambda lib: enter(lib.CapacityLimiter(SLOTS), calls),
+            FORMER: lambda lib: enter(lib.Throttle(1e9, SLOTS), calls),
         },
     )
     asked = target(0.60, 0.75)
@@ -111,15 +109,13 @@ async def weighing(bench: Bench) -> list[Row]:
         {
             "full": lambda: full(lambda throttle: enter_weighing(throttle, 5, calls)),
             "half": lambda: half_full(lambda throttle: enter_weighing(throttle, 5, calls)),
-            **bench.peers.contenders(
-                {
-                    SEMAPHORE: lambda lib: enter(lib.Semaphore(SLOTS), calls),
-                    AIOLIMITER: lambda lib: acquire_weighing(lib.AsyncLimiter(1e9, 1), 5, calls),
-                    FORMER: lambda lib: enter_weighing(lib.Throttle(1e9, SLOTS), 5, calls),
-                },
-                otherwise="no weights",
-            ),
         },
+        {
+            SEMAPHORE: lambda lib: enter(lib.Semaphore(SLOTS), calls),
+            AIOLIMITER: lambda lib: acquire_weighing(lib.AsyncLimiter(1e9, 1), 5, calls),
+            FORMER: lambda lib: enter_weighing(lib.Throttle(1e9, SLOTS), 5, calls),
+        },
+        otherwise="no weights",
     )
     asked = target(1.2, 1.3)
     return [
@@ -135,10 +131,9 @@ async def settling(bench: Bench) -> list[Row]:
         {
             "full": lambda: full(lambda throttle: enter_and_settle(throttle, 5, 4, calls)),
             "half": lambda: half_full(lambda throttle: enter_and_settle(throttle, 5, 4, calls)),
-            **bench.peers.contenders(
-                {SEMAPHORE: lambda lib: enter(lib.Semaphore(SLOTS), calls)}, otherwise="no refunds"
-            ),
         },
+        {SEMAPHORE: lambda lib: enter(lib.Semaphore(SLOTS), calls)},
+        otherwise="no refunds",
     )
     asked = target(1.5, 1.6)
     return [
@@ -166,16 +161,12 @@ async def heavy(bench: Bench) -> list[Row]:
             "SlidingWindow": window(SlidingWindow, 10_000),
             "FixedWindow, weight 1": window(FixedWindow, 1),
             "FixedWindow": window(FixedWindow, 10_000),
-            **bench.peers.contenders(
-                {
-                    AIOLIMITER: lambda lib: acquire_weighing(
-                        lib.AsyncLimiter(1e12, 1), 10_000, calls
-                    ),
-                    FORMER: lambda lib: enter_weighing(lib.Throttle(1e12, SLOTS), 10_000, calls),
-                },
-                otherwise="no weights",
-            ),
         },
+        {
+            AIOLIMITER: lambda lib: acquire_weighing(lib.AsyncLimiter(1e12, 1), 10_000, calls),
+            FORMER: lambda lib: enter_weighing(lib.Throttle(1e12, SLOTS), 10_000, calls),
+        },
+        otherwise="no weights",
     )
     return [
         group.row(f"throttle(10_000), {name}", "ns", name, f"{name}, weight 1", 1.1)

@@ -10,17 +10,19 @@ import random
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from statistics import mean
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from async_throttle import LimitSet, Throttle
 from async_throttle import limits as ours
 
-from .measure import Contender, cpu_time, undisturbed
+from .measure import cpu_time, undisturbed
 from .peers import CONCURRY, NOT_MEASURED
-from .rows import SLOTS, Answer, Bench, Finding, Row
+from .rows import SLOTS, Answer, Bench, Finding, Group, Row
+
+T = TypeVar("T")
 
 Library: TypeAlias = Any
 """`async_throttle.limits`, or `concurry`."""
@@ -47,6 +49,15 @@ async def concurry(bench: Bench) -> list[Finding]:
         *await waiting_in_tasks(bench),
         *await answering(bench),
     ]
+
+
+def both(bench: Bench, sample: Callable[[Library], Awaitable[T]]) -> dict[str, Any]:
+    """The contenders: ours and, where it is installed, concurry's."""
+    lib = bench.peers.concurry
+    return {
+        OURS: partial(sample, ours),
+        CONCURRY: NOT_MEASURED if lib is None else partial(sample, lib),
+    }
 
 
 def together(lib: Library, *limits: Any, **config: str) -> Any:
@@ -125,40 +136,20 @@ async def cost_of_native(api: LimitSet, calls: int) -> float:
 
 async def acquiring(bench: Bench) -> list[Row]:
     calls, rounds = bench.pick((3_000, 21), (100, 3))
-    lib = bench.peers.concurry
 
-    async def sample(lib: Library, make: Callable[[Library], Any]) -> float:
-        return await asyncio.to_thread(cost, partial(make, lib), calls)
+    async def group(make: Callable[[Library], Any], concurrency: int, *limits: str) -> Group:
+        async def sample(lib: Library) -> float:
+            return await asyncio.to_thread(cost, partial(make, lib), calls)
 
-    def peer(make: Callable[[Library], Any]) -> Contender:
-        return NOT_MEASURED if lib is None else lambda: sample(lib, make)
+        async def native() -> float:
+            members = {limit: Throttle(AMPLE, period=HOUR) for limit in limits}
+            api = LimitSet(concurrency=concurrency, **members)  # type: ignore[arg-type]
+            return await cost_of_native(api, calls)
 
-    def native_one() -> LimitSet:
-        return LimitSet(tokens=Throttle(AMPLE, period=HOUR))
+        return await bench.group(rounds, {"native": native, **both(bench, sample)})
 
-    def native_three() -> LimitSet:
-        return LimitSet(
-            tokens=Throttle(AMPLE, period=HOUR),
-            requests=Throttle(AMPLE, period=HOUR),
-            concurrency=SLOTS,
-        )
-
-    one = await bench.group(
-        rounds,
-        {
-            OURS: lambda: sample(ours, one_limit),
-            "native": lambda: cost_of_native(native_one(), calls),
-            CONCURRY: peer(one_limit),
-        },
-    )
-    three = await bench.group(
-        rounds,
-        {
-            OURS: lambda: sample(ours, three_limits),
-            "native": lambda: cost_of_native(native_three(), calls),
-            CONCURRY: peer(three_limits),
-        },
-    )
+    one = await group(one_limit, 0, "tokens")
+    three = await group(three_limits, SLOTS, "tokens", "requests")
     return [
         one.row("acquire, update, release: one bucket", "us", OURS, CONCURRY, 1 / 8),
         one.row("async with api(...), settle: one bucket", "us", "native", CONCURRY, 1 / 8),
@@ -193,18 +184,11 @@ def cost_in_threads(lib: Library, calls: int, count: int) -> float:
 
 async def acquiring_in_threads(bench: Bench) -> list[Row]:
     calls, rounds = bench.pick((3_000, 11), (50, 3))
-    lib = bench.peers.concurry
 
     async def sample(lib: Library) -> float:
         return await asyncio.to_thread(cost_in_threads, lib, calls, 4)
 
-    group = await bench.group(
-        rounds,
-        {
-            OURS: lambda: sample(ours),
-            CONCURRY: NOT_MEASURED if lib is None else lambda: sample(lib),
-        },
-    )
+    group = await bench.group(rounds, both(bench, sample))
     return [group.row("4 threads on one bucket, time per call", "us", OURS, CONCURRY, 1 / 4)]
 
 
@@ -365,7 +349,6 @@ def late_on_locks(count: int) -> Late:
 
 async def waking(bench: Bench) -> list[Row]:
     (count, apart), rounds = bench.pick(((100, 0.02), 3), ((10, 0.02), 1))
-    lib = bench.peers.concurry
     rows = []
     for where, sample in (
         ("a bucket each", late_on_their_own),
@@ -377,10 +360,7 @@ async def waking(bench: Bench) -> list[Row]:
 
         average, latest, share = await bench.groups(
             rounds,
-            {
-                OURS: partial(run, ours),
-                CONCURRY: NOT_MEASURED if lib is None else partial(run, lib),
-            },
+            both(bench, run),
             3,
         )
         work = f"{count} threads wait on {where}, due {apart * 1000:.0f} ms apart"
@@ -395,7 +375,6 @@ async def waking(bench: Bench) -> list[Row]:
 async def waking_at_once(bench: Bench) -> list[Row]:
     """Here most of it is the interpreter, which has to switch to each of the threads."""
     count, rounds = bench.pick((100, 9), (10, 1))
-    lib = bench.peers.concurry
 
     async def run(lib: Library) -> Late:
         return await asyncio.to_thread(late_at_once, lib, count)
@@ -406,11 +385,7 @@ async def waking_at_once(bench: Bench) -> list[Row]:
     locks = f"{count} bare locks"
     average, latest, _ = await bench.groups(
         rounds,
-        {
-            OURS: partial(run, ours),
-            locks: run_locks,
-            CONCURRY: NOT_MEASURED if lib is None else partial(run, lib),
-        },
+        {locks: run_locks, **both(bench, run)},
         3,
     )
     work = f"{count} threads, due at once"

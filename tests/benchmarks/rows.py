@@ -72,8 +72,16 @@ class Bench:
     def pick(self, full: T, quick: T) -> T:
         return quick if self.quick else full
 
-    async def group(self, rounds: int, contenders: Mapping[str, Contender]) -> "Group":
-        return Group(await paired(contenders, rounds))
+    async def group(
+        self,
+        rounds: int,
+        ours: Mapping[str, Contender],
+        peers: Mapping[str, Callable[[Any], Awaitable[float]]] | None = None,
+        **how: Any,
+    ) -> "Group":
+        """Samples of ours, and of the *peers*: see `Peers.contenders`, which is told *how*."""
+        theirs = {} if peers is None else self.peers.contenders(peers, **how)
+        return Group(await paired({**ours, **theirs}, rounds))
 
     async def groups(
         self,

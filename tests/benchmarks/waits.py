@@ -51,16 +51,14 @@ async def crowded(bench: Bench) -> list[Row]:
         {
             "slots": lambda: sample(Throttle(math.inf, SLOTS)),
             "slots and rate": lambda: sample(Throttle(1e9, SLOTS)),
-            **bench.peers.contenders(
-                {
-                    SEMAPHORE: lambda lib: sample(lib.Semaphore(SLOTS)),
-                    THROTTLER: lambda lib: sample(lib.ThrottlerSimultaneous(SLOTS)),
-                    ANYIO: lambda lib: sample(lib.CapacityLimiter(SLOTS)),
-                    FORMER: lambda lib: sample(lib.Throttle(1e9, SLOTS)),
-                },
-                otherwise="no slots",
-            ),
         },
+        {
+            SEMAPHORE: lambda lib: sample(lib.Semaphore(SLOTS)),
+            THROTTLER: lambda lib: sample(lib.ThrottlerSimultaneous(SLOTS)),
+            ANYIO: lambda lib: sample(lib.CapacityLimiter(SLOTS)),
+            FORMER: lambda lib: sample(lib.Throttle(1e9, SLOTS)),
+        },
+        otherwise="no slots",
     )
     asked = target(1.0, 1.1)
     work = f"{count:,} tasks through {SLOTS} slots"
@@ -92,17 +90,15 @@ async def rate_limited(bench: Bench) -> list[Row]:
         rounds,
         {
             "throttle": lambda: sample(Throttle(rate, burst=burst)),
-            **bench.peers.contenders(
-                {
-                    AIOLIMITER: lambda lib: sample(lib.AsyncLimiter(burst, period)),
-                    ASYNCIO_THROTTLE: lambda lib: sample(lib.Throttler(burst, period)),
-                    THROTTLER: lambda lib: sample(lib.Throttler(burst, period)),
-                    FORMER: lambda lib: sample(lib.Throttle(burst, 0, period)),
-                },
-                otherwise="no rate",
-                patience=bench.pick(30, 5),
-            ),
         },
+        {
+            AIOLIMITER: lambda lib: sample(lib.AsyncLimiter(burst, period)),
+            ASYNCIO_THROTTLE: lambda lib: sample(lib.Throttler(burst, period)),
+            THROTTLER: lambda lib: sample(lib.Throttler(burst, period)),
+            FORMER: lambda lib: sample(lib.Throttle(burst, 0, period)),
+        },
+        otherwise="no rate",
+        patience=bench.pick(30, 5),
     )
     return [
         group.row(
@@ -134,17 +130,15 @@ async def punctual(bench: Bench) -> list[Row]:
         {
             "throttle": lambda: sample(Throttle(rate, burst=1)),
             f"ideal {ideal:.3f} s": perfect,
-            **bench.peers.contenders(
-                {
-                    AIOLIMITER: lambda lib: sample(lib.AsyncLimiter(1, 1 / rate)),
-                    ASYNCIO_THROTTLE: lambda lib: sample(lib.Throttler(1, 1 / rate)),
-                    THROTTLER: lambda lib: sample(lib.Throttler(1, 1 / rate)),
-                    FORMER: lambda lib: sample(lib.Throttle(1, 0, 1 / rate)),
-                },
-                otherwise="no rate",
-                patience=bench.pick(30, 5),
-            ),
         },
+        {
+            AIOLIMITER: lambda lib: sample(lib.AsyncLimiter(1, 1 / rate)),
+            ASYNCIO_THROTTLE: lambda lib: sample(lib.Throttler(1, 1 / rate)),
+            THROTTLER: lambda lib: sample(lib.Throttler(1, 1 / rate)),
+            FORMER: lambda lib: sample(lib.Throttle(1, 0, 1 / rate)),
+        },
+        otherwise="no rate",
+        patience=bench.pick(30, 5),
     )
     work = f"{count:,} waiters at {rate:,}/s, burst 1, until the last is through"
     return [group.row(work, "s", "throttle", f"ideal {ideal:.3f} s", 1.25)]

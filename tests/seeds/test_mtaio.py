@@ -74,18 +74,38 @@ async def test_rate_limiter_basic_usage(performed: list[float]) -> None:
     assert performed == [0.0] * 10 + [0.1, 0.2]
 
 
-def test_rate_limiter_class_reference() -> None:
-    parameters = inspect.signature(RateLimiter).parameters
-    assert list(parameters)[:2] == ["rate", "burst"]
-    assert parameters["burst"].default is None
-    assert list(inspect.signature(RateLimiter.acquire).parameters) == ["self", "tokens"]
-    assert inspect.signature(RateLimiter.acquire).parameters["tokens"].default == 1
-    limit = inspect.signature(RateLimiter.limit).parameters
-    assert limit["func"].default is None
-    assert (limit["tokens"].default, limit["tokens"].kind) == (1, limit["tokens"].KEYWORD_ONLY)
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        (RateLimiter, {"rate": ..., "burst": None}),
+        (RateLimiter.acquire, {"tokens": 1}),
+        (RateLimiter.limit, {"func": None, "*tokens": 1}),
+        (TimeoutManager, {"default_timeout": None}),
+        (TimeoutManager.run, {"coro": ..., "*timeout": None}),
+        (ConcurrencyLimiter, {"limit": ...}),
+        (ConcurrencyLimiter.acquire, {}),
+        (ConcurrencyLimiter.limit, {"func": ...}),
+        (ResourceGroup, {}),
+        (ResourceGroup.add, {"resource": ...}),
+        (ResourceGroup.remove, {"resource": ...}),
+        (AdaptiveRateLimiter, {}),
+        (AdaptiveRateLimiter.acquire, {"resource_id": ...}),
+        (AdaptiveRateLimiter.adjust_rate, {"resource_id": ..., "load": ...}),
+    ],
+)
+def test_the_class_references(function: Any, parameters: dict[str, Any]) -> None:
+    """Names, defaults (... is none), and what is told by name only (*)."""
+    found = [one for one in inspect.signature(function).parameters.values() if one.name != "self"]
+    for one, (name, default) in zip(found, parameters.items(), strict=False):
+        assert one.name == name.lstrip("*")
+        assert one.default == (one.empty if default is ... else default)
+        assert (one.kind is one.KEYWORD_ONLY) == name.startswith("*")
+    assert all(one.default is not one.empty for one in found[len(parameters) :])
+    if function.__name__ in ("add", "remove") or function is AdaptiveRateLimiter.acquire:
+        assert inspect.iscoroutinefunction(function)
 
 
-async def test_rate_limiter_acquire_takes_tokens() -> None:
+async def test_rate_limiter_takes_tokens(performed: list[float]) -> None:
     limiter = RateLimiter(10.0)
     await limiter.acquire()
     await limiter.acquire(4)
@@ -93,6 +113,13 @@ async def test_rate_limiter_acquire_takes_tokens() -> None:
     assert now() == 0.0
     await limiter.acquire(tokens=2)
     assert now() == 0.2
+
+    @limiter.limit(tokens=5)
+    async def expensive() -> None:
+        await perform_operation()
+
+    await asyncio.gather(*(expensive() for _ in range(3)))
+    assert performed == [0.7, 1.2, 1.7]
 
 
 async def test_rate_limiter_raises_if_the_limit_is_exceeded() -> None:
@@ -104,17 +131,6 @@ async def test_rate_limiter_raises_if_the_limit_is_exceeded() -> None:
     await limiter.acquire(10)
     with pytest.raises(ResourceLimitError):
         await limiter.acquire()
-
-
-async def test_rate_limiter_limit_with_tokens(performed: list[float]) -> None:
-    limiter = RateLimiter(10.0)
-
-    @limiter.limit(tokens=5)
-    async def expensive() -> None:
-        await perform_operation()
-
-    await asyncio.gather(*(expensive() for _ in range(3)))
-    assert performed == [0.0, 0.0, 0.5]
 
 
 # --- TimeoutManager ---
@@ -154,15 +170,6 @@ async def test_timeout_manager_basic_usage(first: float, second: float, ended: f
     assert now() == ended
 
 
-def test_timeout_manager_class_reference() -> None:
-    parameters = inspect.signature(TimeoutManager).parameters
-    assert list(parameters) == ["default_timeout"]
-    assert parameters["default_timeout"].default is None
-    run = inspect.signature(TimeoutManager.run).parameters
-    assert list(run) == ["self", "coro", "timeout"]
-    assert (run["timeout"].default, run["timeout"].kind) == (None, run["timeout"].KEYWORD_ONLY)
-
-
 async def test_timeout_manager_run_returns_the_result_of_the_coroutine() -> None:
     assert await TimeoutManager().run(asyncio.sleep(60, "result")) == "result"
     assert await TimeoutManager(2.0).run(asyncio.sleep(1, "result"), timeout=None) == "result"
@@ -193,12 +200,6 @@ async def test_concurrency_limiter_basic_usage(performed: list[float]) -> None:
         *(concurrent_operation() for _ in range(6)), *(manual_concurrency() for _ in range(6))
     )
     assert performed == [0.0] * 5 + [0.05] * 5 + [0.1] * 2
-
-
-def test_concurrency_limiter_class_reference() -> None:
-    assert next(iter(inspect.signature(ConcurrencyLimiter).parameters)) == "limit"
-    assert list(inspect.signature(ConcurrencyLimiter.acquire).parameters) == ["self"]
-    assert list(inspect.signature(ConcurrencyLimiter.limit).parameters) == ["self", "func"]
 
 
 async def test_concurrency_limiter_acquire_can_be_awaited() -> None:
@@ -234,16 +235,6 @@ async def test_resource_group_basic_usage(performed: list[float]) -> None:
     assert isinstance(timeout, TimeoutManager)
     assert performed == [0.0]
     assert rate_limiter.throttle.level == 8.5  # to enter it costs one token: 10 - 2 + 0.05 s
-
-
-def test_resource_group_class_reference() -> None:
-    assert list(inspect.signature(ResourceGroup).parameters) == []
-    for method in (ResourceGroup.add, ResourceGroup.remove):
-        assert inspect.iscoroutinefunction(method)
-        assert list(inspect.signature(method).parameters) == ["self", "resource"]
-
-
-async def test_resource_group_add_and_remove() -> None:
     group = ResourceGroup()
     limiter = ConcurrencyLimiter(5)
     assert await group.add(limiter) is limiter  # "Added resource"
@@ -306,18 +297,6 @@ async def test_adaptive_rate_limiting() -> None:
     limiter.adjust_rate("database", load=0.7)
     assert limiter.rates["database"] == 0.8 * 1.2
     assert await seconds_between("another") == 1.0
-
-
-def test_adaptive_rate_limiter_class_reference() -> None:
-    assert all(
-        parameter.default is not parameter.empty
-        for parameter in inspect.signature(AdaptiveRateLimiter).parameters.values()
-    )
-    acquire = AdaptiveRateLimiter.acquire
-    assert inspect.iscoroutinefunction(acquire)
-    assert list(inspect.signature(acquire).parameters) == ["self", "resource_id"]
-    adjust_rate = inspect.signature(AdaptiveRateLimiter.adjust_rate)
-    assert list(adjust_rate.parameters) == ["self", "resource_id", "load"]
 
 
 # --- Cascading timeouts ---
@@ -495,17 +474,6 @@ async def test_handle_errors(
 
     await handle_errors()
     assert [record.message for record in caplog.records] == ([] if told is None else [told])
-
-
-async def test_handle_errors_when_the_limit_is_really_exceeded(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    try:
-        async with RateLimiter(10.0) as limiter:
-            await limiter.acquire(100)
-    except ResourceLimitError as e:
-        logger.error(f"Resource limit exceeded: {e}")
-    assert "100" in caplog.text
 
 
 # --- Integration examples ---
