@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import inspect
 import itertools
 import math
 import operator
@@ -690,6 +691,19 @@ def play(scenario: Scenario, schedule: Sequence[int], **bounds: Any) -> None:
     """Play *scenario* in the *schedule* of a failure of `explore`."""
     choices = iter(schedule)
     _perform(scenario, Stage(lambda options: next(choices, 0), **bounds), list(schedule))
+
+
+def staged(test: Callable[..., object]) -> Callable[..., None]:
+    """*test*, whose first argument is a stage, runs in a thread of it. Threads that it adds run
+    whenever it waits."""
+
+    @functools.wraps(test)
+    def in_virtual_time(**kwargs: Any) -> None:
+        play(lambda stage: stage.thread("test", lambda: test(stage, **kwargs)), [])
+
+    parameters = list(inspect.signature(test).parameters.values())[1:]
+    in_virtual_time.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return in_virtual_time
 
 
 def _perform(scenario: Scenario, stage: Stage, schedule: Any) -> None:
