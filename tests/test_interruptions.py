@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import math
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from interruptions import ANSWERS, SCENES, WHATS, judge, sample
+from support import PROFILE, scaled
 
 import async_throttle
 from async_throttle import (
@@ -26,7 +26,7 @@ from async_throttle import (
     threads,
 )
 
-MOMENTS = {"ci": 200, "deep": 10**9}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), 36)
+MOMENTS = {"quick": 24, "mutants": 36, "deep": 10**9}.get(PROFILE, 200)
 """In each scene; ``python -m tests.interruptions`` tries them all."""
 
 
@@ -43,7 +43,7 @@ def test_what_comes_in_at_any_moment_is_done_and_breaks_nothing(scene: Any) -> N
 
 @pytest.mark.parametrize("scene", SCENES.values(), ids=lambda scene: scene.name)
 def test_the_judge_finds_nothing_wrong_with_what_comes_in_between_two_calls(scene: Any) -> None:
-    for what, way, moment in sample(scene, 12):
+    for what, way, moment in sample(scene, scaled(20, least=6)):
         if what != "interrupt" and what not in ANSWERS:
             verdict = judge(scene, what, way, moment, put_off=True)
             assert verdict is None or not verdict.wrong, (what, way, verdict)
