@@ -953,19 +953,6 @@ def a_body_that_raises(stage: Stage) -> None:
 
 
 @scenario
-def a_body_that_cleans_up(stage: Stage) -> None:
-    async def careful() -> None:
-        async with stage.within(stage.throttle):
-            try:
-                await asyncio.sleep(0)
-            finally:
-                await asyncio.sleep(0)
-
-    stage.set(math.inf, 1)
-    stage.play(careful(), careful(), stage.visit())
-
-
-@scenario
 def timeout_at_the_instant_of_a_release(stage: Stage) -> None:
     # Here the event loop decides: who has not been told that it is too late can still go.
     async def holder() -> None:
@@ -1034,21 +1021,12 @@ def timeout_behind_one_who_may_have_left(stage: Stage) -> None:
 
 
 @scenario
-def release_then_cancel_the_head(stage: Stage) -> None:
-    async def holder() -> None:
-        await stage.visit()
-        stage.cancel_head()
-
-    stage.set(math.inf, 1)
-    stage.play(holder(), stage.visit(), stage.visit())
-
-
-@scenario
 def cancel_the_head_then_release(stage: Stage) -> None:
     async def holder() -> None:
         async with stage.within(stage.throttle):
             await asyncio.sleep(0)
             stage.cancel_head()
+        stage.cancel_head()  # and the next one, after it was granted
 
     stage.set(math.inf, 1)
     stage.play(holder(), stage.visit(), stage.visit())
@@ -1056,7 +1034,7 @@ def cancel_the_head_then_release(stage: Stage) -> None:
 
 @scenario
 def a_newcomer_where_a_slot_is_left(stage: Stage) -> None:
-    # The same, but the short way would be open as soon as nobody waits.
+    # The short way would be open as soon as nobody waits.
     async def resizer() -> None:
         async with stage.within(stage.throttle):
             await asyncio.sleep(0)
@@ -1097,38 +1075,31 @@ def consume_inside_a_body(stage: Stage) -> None:
     stage.play(eater(), eater())
 
 
-@scenario
-def a_lease_settled_inside(stage: Stage) -> None:
-    async def saver() -> None:
-        async with stage.within(stage.throttle(3), 3) as (lease, _, entry):
-            await asyncio.sleep(0)
-            stage.settle(lease, entry, 1)
+def settled(
+    name: str, weight: int, actual: int, *, later: bool, other: int = 1, **throttle: Any
+) -> None:
+    """A scenario in which A settles its lease, in its block or afterwards."""
 
-    stage.set(1, burst=3)
-    stage.play(saver(), stage.visit(2), stage.visit())
+    def setting(stage: Stage) -> None:
+        async def settler() -> None:
+            async with stage.within(stage.throttle(weight), weight) as (lease, _, entry):
+                await asyncio.sleep(0)
+                if not later:
+                    stage.settle(lease, entry, actual)
+            if later:
+                await asyncio.sleep(0)
+                stage.settle(lease, entry, actual)
+
+        stage.set(**throttle)
+        stage.play(settler(), stage.visit(other), stage.visit())
+
+    setting.__name__ = name
+    scenario(setting)
 
 
-@scenario
-def a_lease_settled_afterwards(stage: Stage) -> None:
-    async def saver() -> None:
-        async with stage.within(stage.throttle(2), 2) as (lease, _, entry):
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        stage.settle(lease, entry, 0)
-
-    stage.set(1, 1, burst=2)
-    stage.play(saver(), stage.visit(2), stage.visit())
-
-
-@scenario
-def a_lease_settled_for_more(stage: Stage) -> None:
-    async def waster() -> None:
-        async with stage.within(stage.throttle(1), 1) as (lease, _, entry):
-            await asyncio.sleep(0)
-            stage.settle(lease, entry, 3)
-
-    stage.set(2, burst=2)
-    stage.play(waster(), stage.visit(), stage.visit())
+settled("a_lease_settled_inside", 3, 1, later=False, other=2, capacity=1, burst=3)
+settled("a_lease_settled_afterwards", 2, 0, later=True, other=2, capacity=1, concurrency=1, burst=2)
+settled("a_lease_settled_for_more", 1, 3, later=False, capacity=2, burst=2)
 
 
 @scenario
@@ -1145,20 +1116,6 @@ def a_lease_taken_first_and_entered_then(stage: Stage) -> None:
 
     stage.set(4, 1)
     stage.play(leaser(), leaser(), stage.visit())
-
-
-@scenario
-def one_object_entered_twice_by_one(stage: Stage) -> None:
-    async def nester() -> None:
-        async with stage.within(kept, 2), stage.within(kept, 2):
-            await asyncio.sleep(0)
-
-    async def enter() -> None:
-        async with stage.within(kept, 2):
-            await asyncio.sleep(0)
-
-    kept = stage.set(4, 2)(2)
-    stage.play(nester(), enter(), enter())
 
 
 @scenario

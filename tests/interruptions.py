@@ -674,20 +674,11 @@ WHATS: Final[dict[str, Callable[[Life], object]]] = {
     "delay": lambda life: life.throttle.delay(1),
     "repr": lambda life: repr(life.throttle),
 }
-ANSWERS: Final = [
-    "try_acquire",
-    "locked",
-    "level",
-    "active",
-    "waiting",
-    "paused_for",
-    "delay",
-    "repr",
-]
 SHARED: Final = ("limit_set", "pool")
 """Scenes in which sets wait as well, whose callers delay() does not count while all is at work."""
 
 NUMBERS: Final = ["locked", "level", "active", "waiting", "paused_for", "delay"]
+ANSWERS: Final = ["try_acquire", *NUMBERS, "repr"]
 TAKEN: Final = {"settle below": -2, "settle above": 4, "charge": 3, "try_acquire": 1}
 """Tokens that it takes in the end."""
 
@@ -699,45 +690,49 @@ WAYS: Final = "here", "thread", "signal"
 # ------------------------------------------------------------------------------------ scenes
 
 
+async def held(life: Life, t: Any, weight: float = 2) -> None:
+    """A lease and a slot of a throttle are held."""
+    lease = await t.lease(weight)
+    await t.acquire()
+    life.begin(t, t, lease)
+
+
+async def all_but(victim: int, tasks: list[asyncio.Task[None]]) -> None:
+    """One of them is cancelled, the others end."""
+    await asyncio.sleep(0.0005)
+    tasks[victim].cancel()
+    await asyncio.wait(tasks)
+
+
 async def crowd(life: Life) -> None:
     """Callers wait for slots and tokens, one is cancelled, one has a timeout."""
     t = Throttle(10, 4, burst=8)
-    lease = await t.lease(2)
-    await t.acquire()
-    life.begin(t, t, lease)
+    await held(life, t)
     with life.watched():
         tasks = [life.start(f"plain{n}", lambda: t) for n in range(4)]
         tasks += [life.start(f"five{n}", lambda: t(5), weight=5) for n in range(2)]
         tasks.append(life.start("patient", lambda: t(1, timeout=0.9)))
         tasks.append(life.start("hasty", lambda: t(1, timeout=0.05)))
-        await asyncio.sleep(0.0005)
-        tasks[4].cancel()
-        await asyncio.wait(tasks)
+        await all_but(4, tasks)
     await life.finish(tasks)
 
 
 async def slots(life: Life) -> None:
     """Slots are short, and tokens soon there: who is not woken at a release waits for ever."""
     t = Throttle(1000, 4, burst=4, initial=3)
-    lease = await t.lease(1)
-    await t.acquire()
-    life.begin(t, t, lease)
+    await held(life, t, 1)
     with life.watched():
         tasks = [life.start(f"caller{n}", lambda: t) for n in range(4)]
         tasks += [life.start(f"lease{n}", lambda: t(2), weight=2) for n in range(2)]
-        await asyncio.sleep(0.0005)
-        tasks[4].cancel()
-        await asyncio.wait(tasks)
+        await all_but(4, tasks)
     await life.finish(tasks)
 
 
 async def controls(life: Life) -> None:
     """Each plain call in turn, while callers wait."""
     t = Throttle(10, 4, burst=8)
-    lease = await t.lease(2)
-    await t.acquire()
+    await held(life, t)
     other = await t.lease(1)
-    life.begin(t, t, lease)
     life.held += 1
     with life.watched():
         tasks = [life.start(f"caller{n}", lambda: t(2), weight=2) for n in range(5)]
@@ -771,9 +766,7 @@ async def controls(life: Life) -> None:
 async def closing(life: Life) -> None:
     """The limiter is closed while callers hold, wait for a slot, for tokens, for a deadline."""
     t = Throttle(10, 4, burst=8)
-    lease = await t.lease(2)
-    await t.acquire()
-    life.begin(t, t, lease)
+    await held(life, t)
     with life.watched():
         tasks = [life.start(f"caller{n}", lambda: t(1, timeout=2), takes=0.1) for n in range(4)]
         tasks.append(asyncio.create_task(life.wait("heavy", lambda: t.consume(7))))
@@ -822,51 +815,39 @@ async def pool(life: Life) -> None:
     with life.watched():
         tasks = [life.start(f"pool{n}", lambda: both(rate=2), weight=2) for n in range(5)]
         tasks.append(life.start("alone", lambda: first))
-        await asyncio.sleep(0.0005)
-        tasks[3].cancel()
-        await asyncio.wait(tasks)
+        await all_but(3, tasks)
     await life.finish(tasks)
 
 
 async def adaptive(life: Life) -> None:
     """Slots that adapt, and callers in plain blocks."""
     t = Throttle(10, 4, burst=8, adapt=AIMD(minimum=4, maximum=4))
-    lease = await t.lease(2)
-    await t.acquire()
-    life.begin(t, t, lease)
+    await held(life, t)
     with life.watched():
         tasks = [life.start(f"plain{n}", lambda: t) for n in range(3)]
         tasks += [life.start(f"lease{n}", lambda: t(2), weight=2) for n in range(3)]
-        await asyncio.sleep(0.0005)
-        tasks[1].cancel()
-        await asyncio.wait(tasks)
+        await all_but(1, tasks)
     await life.finish(tasks)
 
 
 async def window(life: Life) -> None:
     """A sliding window."""
     t = Throttle(8, 4, algorithm=SlidingWindow)
-    lease = await t.lease(2)
-    await t.acquire()
-    life.begin(t, t, lease)
+    await held(life, t)
     with life.watched():
         tasks = [
             life.start(f"two{n}", lambda: t(2), weight=2, settle=lambda held: held.settle(1))
             for n in range(4)
         ]
         tasks.append(life.start("plain", lambda: t))
-        await asyncio.sleep(0.0005)
-        tasks[1].cancel()
-        await asyncio.wait(tasks)
+        await all_but(1, tasks)
     await life.finish(tasks)
 
 
 async def settlement(life: Life) -> None:
     """Leases are settled, below and above, into debt; callers wait it out."""
     t = Throttle(10, 4, burst=8)
-    lease = await t.lease(2)
-    await t.acquire()
-    life.begin(t, t, lease)
+    await held(life, t)
     with life.watched():
         tasks = [
             life.start(
@@ -877,9 +858,7 @@ async def settlement(life: Life) -> None:
             )
             for n, actual in enumerate((0, 7, 2, 1, 9))
         ]
-        await asyncio.sleep(0.0005)
-        tasks[2].cancel()
-        await asyncio.wait(tasks)
+        await all_but(2, tasks)
     await life.finish(tasks)
 
 
@@ -903,6 +882,13 @@ def _with(life: Life, who: str, enter: Callable[[], Any], weight: float = 1) -> 
         PHASE.reset(token)
     except BaseException as error:
         life.note(who, error)
+
+
+def _held(life: Life, t: Any, weight: float = 2) -> None:
+    """A lease and a slot of a throttle are held."""
+    lease = t.lease(weight)
+    t.acquire()
+    life.begin(t, t, lease)
 
 
 def _workers(life: Life, enter: Callable[[], Any], weight: float = 1) -> list[threading.Thread]:
@@ -929,9 +915,7 @@ def _join(life: Life, workers: list[threading.Thread]) -> None:
 def thread_alone(life: Life) -> None:
     """Each call of a throttle for threads, by one thread that never has to wait."""
     t = threads.Throttle(10, 4, burst=1000, timer=still)
-    lease = t.lease(2)
-    t.acquire()
-    life.begin(t, t, lease)
+    _held(life, t)
 
     def spend(weight: float) -> None:
         t.charge(weight)
@@ -962,9 +946,7 @@ def thread_alone(life: Life) -> None:
 def thread_slots(life: Life) -> None:
     """Three threads and two slots."""
     t = threads.Throttle(10, 4, burst=1000, timer=still)
-    lease = t.lease(2)
-    t.acquire()
-    life.begin(t, t, lease)
+    _held(life, t)
     workers = _workers(life, lambda: t)
     with life.watched():
         for n in range(3):
@@ -977,9 +959,7 @@ def thread_slots(life: Life) -> None:
 def thread_time(life: Life) -> None:
     """Three threads and a rate, in real time."""
     t = threads.Throttle(4000, 4, burst=2)
-    lease = t.lease(1)
-    t.acquire()
-    life.begin(t, t, lease)
+    _held(life, t, 1)
     workers = _workers(life, lambda: t)
     with life.watched():
         for n in range(4):

@@ -50,6 +50,10 @@ class Limiter:
             return float(self.asked.delay(weight, **options))
         return float(self.asked.delay(x=weight, **options))
 
+    def settle(self, lease: Any, actual: float) -> None:
+        """Settle what a call holds for *actual*."""
+        lease.settle(actual) if self.asked is self.throttle else lease.settle(x=actual)
+
     def locked(self) -> bool:
         """Whether a plain call would wait."""
         if isinstance(self.asked, LimitPool):
@@ -99,4 +103,7 @@ KINDS = (
     Kind("pool of threads", threads.Throttle, 1, pooled=True),
 )
 
+OF_THREADS = [kind for kind in KINDS if kind.of_throttle is threads.Throttle]
+
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+threaded = pytest.mark.parametrize("kind", OF_THREADS, ids=str)

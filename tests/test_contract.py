@@ -35,6 +35,7 @@ from async_throttle.limits import CallLimit, Limit, RateLimit, RateLimitAlgorith
 pytestmark = pytest.mark.virtual_time
 
 Body = Callable[[], Awaitable[object]]
+Use = Callable[[Any, Body], Coroutine[Any, Any, None]]
 
 
 async def nothing() -> None:
@@ -54,112 +55,47 @@ class Case:
 
     make: Callable[[], Any]
     beneath: Callable[[Any], list[Any]]
-    use: Callable[[Any, Body], Coroutine[Any, Any, None]]
+    use: Use
     holds: bool
 
 
-async def by_with(limiter: Any, body: Body) -> None:
-    async with limiter:
-        await body()
+def block(enter: Callable[[Any], Any]) -> Use:
+    """The body of a block."""
+
+    async def use(limiter: Any, body: Body) -> None:
+        async with enter(limiter):
+            await body()
+
+    return use
 
 
-async def by_call(limiter: Any, body: Body) -> None:
-    async with limiter(1):
-        await body()
+def between(
+    take: Callable[[Any], Awaitable[Any]],
+    give_back: Callable[[Any, Any], object] = lambda limiter, held: None,
+) -> Use:
+    """The body comes after one call, and before another."""
+
+    async def use(limiter: Any, body: Body) -> None:
+        held = await take(limiter)
+        try:
+            await body()
+        finally:
+            give_back(limiter, held)
+
+    return use
 
 
-async def by_acquire(limiter: Any, body: Body) -> None:
-    await limiter.acquire()
-    try:
-        await body()
-    finally:
-        limiter.release()
+def decorated(decorate: Callable[[Any], Any]) -> Use:
+    """The body of a function."""
 
+    async def use(limiter: Any, body: Body) -> None:
+        @decorate(limiter)  # type: ignore[untyped-decorator]
+        async def call() -> None:
+            await body()
 
-async def by_acquire_alone(limiter: Any, body: Body) -> None:
-    await limiter.acquire()
-    await body()
+        await call()
 
-
-async def by_with_acquire(limiter: Any, body: Body) -> None:
-    async with limiter.acquire():
-        await body()
-
-
-async def by_lease(limiter: Any, body: Body) -> None:
-    lease = await limiter.lease(1)
-    try:
-        await body()
-    finally:
-        lease.release()
-
-
-async def by_consume(limiter: Any, body: Body) -> None:
-    await limiter.consume()
-    await body()
-
-
-async def by_wait_for_tokens(limiter: Any, body: Body) -> None:
-    await limiter.wait_for_tokens()
-    await body()
-
-
-async def by_decorator(limiter: Any, body: Body) -> None:
-    @limiter(1)  # type: ignore[untyped-decorator]
-    async def call() -> None:
-        await body()
-
-    await call()
-
-
-async def by_limit(limiter: Any, body: Body) -> None:
-    @limiter.limit  # type: ignore[untyped-decorator]
-    async def call() -> None:
-        await body()
-
-    await call()
-
-
-async def by_acquire_async(limiter: Any, body: Body) -> None:
-    await limiter.acquire_async()
-    try:
-        await body()
-    finally:
-        limiter.release()
-
-
-async def by_lease_async(limiter: Any, body: Body) -> None:
-    lease = await limiter.lease_async(1)
-    try:
-        await body()
-    finally:
-        lease.release()
-
-
-async def by_consume_async(limiter: Any, body: Body) -> None:
-    await limiter.consume_async()
-    await body()
-
-
-async def by_call_of_a_set(limiter: Any, body: Body) -> None:
-    async with limiter():
-        await body()
-
-
-async def by_awaiting(limiter: Any, body: Body) -> None:
-    lease = await limiter.acquire()
-    try:
-        await body()
-    finally:
-        lease.release()
-
-
-async def by_decorator_of_a_set(limiter: Any, body: Body) -> None:
-    @limiter()  # type: ignore[untyped-decorator]
-    async def call() -> None:
-        await body()
-
-    await call()
+    return use
 
 
 def itself(limiter: Any) -> list[Any]:
@@ -189,28 +125,12 @@ def rate() -> Throttle:
     return Throttle(1)
 
 
-def adapting_slots() -> Throttle:
-    return Throttle(1e6, 1, adapt=AIMD(maximum=1))
-
-
-def adapting_rate() -> Throttle:
-    return Throttle(1, adapt=BackOff())
-
-
-def adapting_thread_slots() -> threads.Throttle:
-    return threads.Throttle(1e6, 1, adapt=Gradient(maximum=1))
-
-
-def set_of_adapting_slots() -> LimitSet:
-    return LimitSet(calls=adapting_slots(), requests=Throttle(1e6))
-
-
 def thread_slots() -> threads.Throttle:
     return threads.Throttle(1e6, 1)
 
 
-def thread_rate() -> threads.Throttle:
-    return threads.Throttle(1)
+def adapting_slots() -> Throttle:
+    return Throttle(1e6, 1, adapt=AIMD(maximum=1))
 
 
 def keyed(make: Callable[[], Any]) -> Callable[[], Any]:
@@ -220,14 +140,6 @@ def keyed(make: Callable[[], Any]) -> Callable[[], Any]:
         return hosts["host"]
 
     return one_of_several
-
-
-def set_of_slots() -> LimitSet:
-    return LimitSet(slots=slots())
-
-
-def set_of_rate() -> LimitSet:
-    return LimitSet(rate=rate())
 
 
 def set_with_slots() -> LimitSet:
@@ -247,10 +159,6 @@ def documented_rate() -> LimitSet:
     return LimitSet([ResourceLimit("files", 50), bucket], shared=True, mode="asyncio")
 
 
-def impatient_set(kind: Any) -> LimitSet:
-    return LimitSet(requests=kind(1e6), tokens=kind(1, max_waiting=0), concurrency=5)
-
-
 def pool_of(make: Callable[[], LimitSet]) -> Callable[[], LimitPool]:
     """A pool that lets in what one of its sets does: the other one is paused for ever."""
 
@@ -262,27 +170,35 @@ def pool_of(make: Callable[[], LimitSet]) -> Callable[[], LimitPool]:
     return pool
 
 
-FORMS: dict[str, Callable[[Any, Body], Coroutine[Any, Any, None]]] = {
-    "async with": by_with,
-    "async with call": by_call,
-    "acquire": by_acquire,
-    "acquire alone": by_acquire_alone,
-    "acquire_async": by_acquire_async,
-    "async with acquire": by_with_acquire,
-    "lease": by_lease,
-    "lease_async": by_lease_async,
-    "consume": by_consume,
-    "consume_async": by_consume_async,
-    "wait_for_tokens": by_wait_for_tokens,
-    "decorator": by_decorator,
-    "limit": by_limit,
+def release(limiter: Any, held: Any) -> None:
+    limiter.release()
+
+
+def release_it(limiter: Any, held: Any) -> None:
+    held.release()
+
+
+FORMS: dict[str, Use] = {
+    "async with": block(lambda limiter: limiter),
+    "async with call": block(lambda limiter: limiter(1)),
+    "acquire": between(lambda limiter: limiter.acquire(), release),
+    "acquire alone": between(lambda limiter: limiter.acquire()),
+    "acquire_async": between(lambda limiter: limiter.acquire_async(), release),
+    "async with acquire": block(lambda limiter: limiter.acquire()),
+    "lease": between(lambda limiter: limiter.lease(1), release_it),
+    "lease_async": between(lambda limiter: limiter.lease_async(1), release_it),
+    "consume": between(lambda limiter: limiter.consume()),
+    "consume_async": between(lambda limiter: limiter.consume_async()),
+    "wait_for_tokens": between(lambda limiter: limiter.wait_for_tokens()),
+    "decorator": decorated(lambda limiter: limiter(1)),
+    "limit": decorated(lambda limiter: limiter.limit),
 }
-FORMS_OF_SETS: dict[str, Callable[[Any, Body], Coroutine[Any, Any, None]]] = {
-    "async with": by_with,
-    "async with call": by_call_of_a_set,
-    "async with acquire": by_with_acquire,
-    "await acquire": by_awaiting,
-    "decorator": by_decorator_of_a_set,
+FORMS_OF_SETS: dict[str, Use] = {
+    "async with": FORMS["async with"],
+    "async with call": block(lambda limiter: limiter()),
+    "async with acquire": FORMS["async with acquire"],
+    "await acquire": between(lambda limiter: limiter.acquire(), release_it),
+    "decorator": decorated(lambda limiter: limiter()),
 }
 BLOCKS = "async with", "async with call"
 ALL_OF_THROTTLES = *BLOCKS, "acquire", "lease", "decorator"
@@ -296,20 +212,31 @@ LIMITERS: dict[str, tuple[Callable[[], Any], Callable[[Any], list[Any]], bool, t
     "Throttle slots": (slots, itself, True, ALL_OF_THROTTLES),
     "Throttle rate": (rate, itself, False, (*ALL_OF_THROTTLES, "consume")),
     "adapting Throttle slots": (adapting_slots, itself, True, (*BLOCKS, "acquire", "lease")),
-    "adapting Throttle rate": (adapting_rate, itself, False, ("async with", "decorator")),
-    "adapting threads.Throttle slots": (adapting_thread_slots, itself, True, BLOCKS),
-    "LimitSet of adapting slots": (set_of_adapting_slots, of_a_set, True, BLOCKS),
+    "adapting Throttle rate": (
+        lambda: Throttle(1, adapt=BackOff()),
+        itself,
+        False,
+        ("async with", "decorator"),
+    ),
+    "adapting threads.Throttle slots": (
+        *(lambda: threads.Throttle(1e6, 1, adapt=Gradient(maximum=1)), itself, True, BLOCKS),
+    ),
+    "LimitSet of adapting slots": (
+        *(lambda: LimitSet(adapting_slots(), Throttle(1e6)), of_a_set, True, BLOCKS),
+    ),
     "ConcurrencyLimiter": (lambda: ConcurrencyLimiter(1), of_a_facade, True, ALL_OF_SLOTS),
     "RateLimiter": (lambda: RateLimiter(1), of_a_facade, False, ALL_OF_RATES),
     "buckets.TokenBucket": (lambda: TokenBucket(1, 1), of_a_facade, False, ("consume",)),
     "buckets.LeakyBucket": (lambda: LeakyBucket(1, 1), of_a_facade, False, ("wait_for_tokens",)),
     "threads.Throttle slots": (thread_slots, itself, True, ALL_OF_THREADS),
-    "threads.Throttle rate": (thread_rate, itself, False, (*ALL_OF_THREADS, "consume_async")),
+    "threads.Throttle rate": (
+        *(lambda: threads.Throttle(1), itself, False, (*ALL_OF_THREADS, "consume_async")),
+    ),
     "Throttles slots": (keyed(slots), itself, True, ("async with",)),
     "Throttles rate": (keyed(rate), itself, False, ("async with",)),
     "Throttles threads.Throttle": (keyed(thread_slots), itself, True, ("async with",)),
-    "LimitSet of one, slots": (set_of_slots, of_a_set, True, ALL_OF_SETS),
-    "LimitSet of one, rate": (set_of_rate, of_a_set, False, ALL_OF_SETS),
+    "LimitSet of one, slots": (lambda: LimitSet(slots=slots()), of_a_set, True, ALL_OF_SETS),
+    "LimitSet of one, rate": (lambda: LimitSet(rate=rate()), of_a_set, False, ALL_OF_SETS),
     "LimitSet, slots": (set_with_slots, of_a_set, True, ALL_OF_SETS),
     "LimitSet, rate": (set_with_rate, of_a_set, False, ALL_OF_SETS),
     "LimitSet of Limits, slots": (documented_slots, of_a_set, True, ALL_OF_SETS),
@@ -408,19 +335,6 @@ async def full(case: Case) -> Full:
 
 
 # --- exclusion ---
-
-
-async def test_one_goes_in_at_once_and_the_next_waits(case: Case) -> None:
-    full = Full(case)
-    await full.enter("first", asyncio.Event().wait)
-    assert full.order == ["first"]
-    second = await full.enter("second")
-    assert full.order == ["first"]
-    assert full.waiting == 1
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:
-        task.cancel()
-    await others_run()
-    assert second.cancelled()
 
 
 async def test_nobody_goes_in_while_it_is_full(full: Full) -> None:
@@ -552,21 +466,15 @@ async def test_cancelling_whoever_was_let_in_before_it_ran_wakes_the_next_one(fu
     await full.empty()
 
 
-async def test_asyncio_timeout_while_waiting(full: Full) -> None:
-    with pytest.raises(TimeoutError):
+@pytest.mark.parametrize("by", ["timeout", "wait_for"])
+async def test_a_timeout_of_asyncio_while_waiting(full: Full, by: str) -> None:
+    use = full.case.use(full.limiter, nothing)
+    with pytest.raises(TimeoutError):  # noqa: PT012
+        if by == "wait_for":
+            await asyncio.wait_for(use, 0.25)
         async with asyncio.timeout(0.25):
-            await full.case.use(full.limiter, nothing)
-    assert now() == 0.25
-    assert full.waiting == 0
-    await full.make_room()
-    await full.empty()
-
-
-async def test_wait_for_while_waiting(full: Full) -> None:
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(full.case.use(full.limiter, nothing), 0.25)
-    assert now() == 0.25
-    assert full.waiting == 0
+            await use
+    assert (now(), full.waiting) == (0.25, 0)
     await full.make_room()
     await full.empty()
 
@@ -618,52 +526,38 @@ async def test_a_task_group_that_fails_cancels_those_who_wait_and_those_inside(
     await full.empty()
 
 
-async def test_many_cancelled_in_any_order_while_others_go_on(full: Full) -> None:
-    waiters = [await full.enter(n) for n in range(60)]
-    stay = [n for n in range(60) if n % 7 == 3]
-    for n in sorted(set(range(60)) - set(stay), key=lambda n: (n * 37) % 61):
-        waiters[n].cancel()
-    assert full.order == []
-    await full.make_room()
-    await asyncio.gather(*waiters, return_exceptions=True)
-    assert full.order == stay
-    assert now() == (0.0 if full.case.holds else float(len(stay)))
-    await full.empty()
-
-
 # --- refusing instead of waiting ---
+
+
+def impatient(kind: Any, slots: int = 0) -> Callable[[], Any]:
+    return lambda: kind(1e6 if slots else 1, slots, max_waiting=0)
+
+
+def impatient_set(kind: Any) -> Callable[[], LimitSet]:
+    return lambda: LimitSet(requests=kind(1e6), tokens=kind(1, max_waiting=0), concurrency=5)
+
+
+REFUSING: list[tuple[Callable[[], Any], Callable[[Any], list[Any]], list[Use]]] = [
+    (lambda: RateLimiter(1, wait=False), of_a_facade, [FORMS[form] for form in ALL_OF_RATES]),
+    (lambda: ConcurrencyLimiter(1, wait=False), of_a_facade, [FORMS[f] for f in ALL_OF_SLOTS]),
+    (impatient(Throttle), itself, [FORMS["async with"]]),
+    (impatient(Throttle, 1), itself, [FORMS["async with call"], FORMS["decorator"]]),
+    (impatient(threads.Throttle), itself, [FORMS["async with"]]),
+    (impatient(threads.Throttle, 1), itself, [FORMS["async with call"], FORMS["lease_async"]]),
+    (keyed(impatient(Throttle, 1)), itself, [FORMS["async with"]]),
+    (impatient_set(Throttle), of_a_set, list(FORMS_OF_SETS.values())),
+    (impatient_set(threads.Throttle), of_a_set, [FORMS_OF_SETS["await acquire"]]),
+    (pool_of(impatient_set(Throttle)), of_a_pool, [FORMS_OF_SETS["async with call"]]),
+    (pool_of(impatient_set(threads.Throttle)), of_a_pool, [FORMS["async with acquire"]]),
+]
 
 
 @pytest.mark.parametrize(
     ("make", "beneath", "use"),
-    [
-        (lambda: RateLimiter(1, wait=False), of_a_facade, by_with),
-        (lambda: RateLimiter(1, wait=False), of_a_facade, by_acquire_alone),
-        (lambda: RateLimiter(1, wait=False), of_a_facade, by_with_acquire),
-        (lambda: RateLimiter(1, wait=False), of_a_facade, by_limit),
-        (lambda: ConcurrencyLimiter(1, wait=False), of_a_facade, by_with),
-        (lambda: ConcurrencyLimiter(1, wait=False), of_a_facade, by_acquire),
-        (lambda: ConcurrencyLimiter(1, wait=False), of_a_facade, by_with_acquire),
-        (lambda: ConcurrencyLimiter(1, wait=False), of_a_facade, by_limit),
-        (lambda: Throttle(1, max_waiting=0), itself, by_with),
-        (lambda: Throttle(1e6, 1, max_waiting=0), itself, by_call),
-        (lambda: Throttle(1e6, 1, max_waiting=0), itself, by_decorator),
-        (lambda: threads.Throttle(1, max_waiting=0), itself, by_with),
-        (lambda: threads.Throttle(1e6, 1, max_waiting=0), itself, by_call),
-        (lambda: threads.Throttle(1e6, 1, max_waiting=0), itself, by_lease_async),
-        (keyed(lambda: Throttle(1e6, 1, max_waiting=0)), itself, by_with),
-        (lambda: impatient_set(Throttle), of_a_set, by_with),
-        (lambda: impatient_set(Throttle), of_a_set, by_call_of_a_set),
-        (lambda: impatient_set(Throttle), of_a_set, by_decorator_of_a_set),
-        (lambda: impatient_set(threads.Throttle), of_a_set, by_awaiting),
-        (pool_of(lambda: impatient_set(Throttle)), of_a_pool, by_call_of_a_set),
-        (pool_of(lambda: impatient_set(threads.Throttle)), of_a_pool, by_with_acquire),
-    ],
+    [(make, beneath, use) for make, beneath, uses in REFUSING for use in uses],
 )
 async def test_who_does_not_want_to_wait_is_refused_and_changes_nothing(
-    make: Callable[[], Any],
-    beneath: Callable[[Any], list[Any]],
-    use: Callable[[Any, Body], Coroutine[Any, Any, None]],
+    make: Callable[[], Any], beneath: Callable[[Any], list[Any]], use: Use
 ) -> None:
     limiter = make()
     leave = asyncio.Event()

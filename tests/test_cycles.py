@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from support import queued
 
 from async_throttle import SlidingWindow, Throttle, TokenBucket, testing, threads
 from async_throttle.exceptions import ResourceLimitError
@@ -23,11 +24,15 @@ def pool_of_two(max_waiting: int | None = None) -> LimitPool:
     return LimitPool([LimitSet(Throttle(1, 1, initial=0, max_waiting=max_waiting)) for _ in "ab"])
 
 
+async def enter(pool: LimitPool) -> None:
+    async with pool(timeout=5):
+        pass
+
+
 async def a_forecast_is_played() -> None:
     throttle = Throttle(1, algorithm=SlidingWindow)
     api = LimitSet(throttle)
-    callers = [asyncio.ensure_future(throttle.acquire()) for _ in range(5)]
-    await asyncio.sleep(0)
+    callers = [await queued(throttle.acquire()) for _ in range(5)]
     api.pause(2, empty=True)
     assert api.delay() > 0
     await asyncio.gather(*callers)
@@ -35,15 +40,9 @@ async def a_forecast_is_played() -> None:
 
 async def a_forecast_of_callers_of_a_pool_is_played() -> None:
     pool = pool_of_two()
-    call = asyncio.ensure_future(enter(pool))
-    await asyncio.sleep(0)
+    call = await queued(enter(pool))
     assert pool[0].delay() > 0
     await call
-
-
-async def enter(pool: LimitPool) -> None:
-    async with pool(timeout=5):
-        pass
 
 
 async def a_pool_grants() -> None:
@@ -51,17 +50,14 @@ async def a_pool_grants() -> None:
 
 
 async def a_caller_of_a_pool_is_cancelled() -> None:
-    call = asyncio.ensure_future(enter(pool_of_two()))
-    await asyncio.sleep(0)
+    call = await queued(enter(pool_of_two()))
     call.cancel()
-    with suppress(asyncio.CancelledError):
-        await call
+    await asyncio.wait([call])
 
 
 async def a_caller_of_a_pool_is_refused_in_the_queue() -> None:
     pool = pool_of_two()
-    call = asyncio.ensure_future(enter(pool))
-    await asyncio.sleep(0)
+    call = await queued(enter(pool))
     for limit_set in pool:
         limit_set.limits[0].close()
     await asyncio.wait([call])  # to await it would be a cycle of this test's own
@@ -74,8 +70,7 @@ async def a_pool_is_asked_for_too_much() -> None:
 
 async def a_full_pool_is_asked_for_its_delay() -> None:
     pool = pool_of_two(max_waiting=1)
-    callers = [asyncio.ensure_future(limit.acquire()) for (limit,) in (s.limits for s in pool)]
-    await asyncio.sleep(0)
+    callers = [await queued(limit_set.limits[0].acquire()) for limit_set in pool]
     with suppress(ResourceLimitError):
         pool.delay()
     await asyncio.gather(*callers)
@@ -98,19 +93,14 @@ async def a_rule_fails_for_a_waiter() -> None:
         await throttle.acquire(3)
 
 
-@pytest.mark.parametrize(
-    "scene",
-    [
-        a_forecast_is_played,
-        a_forecast_of_callers_of_a_pool_is_played,
-        a_pool_grants,
-        a_caller_of_a_pool_is_cancelled,
-        a_caller_of_a_pool_is_refused_in_the_queue,
-        a_pool_is_asked_for_too_much,
-        a_full_pool_is_asked_for_its_delay,
-        a_rule_fails_for_a_waiter,
-    ],
-)
+SCENES = [
+    *(a_forecast_is_played, a_forecast_of_callers_of_a_pool_is_played, a_pool_grants),
+    *(a_caller_of_a_pool_is_cancelled, a_caller_of_a_pool_is_refused_in_the_queue),
+    *(a_pool_is_asked_for_too_much, a_full_pool_is_asked_for_its_delay, a_rule_fails_for_a_waiter),
+]
+
+
+@pytest.mark.parametrize("scene", SCENES)
 def test_nothing_of_the_library_is_left_in_a_reference_cycle_after(
     scene: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import dis
 import inspect
-import math
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from fractions import Fraction
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import examples, others_run
+from support import examples, others_run, queued
 
 from async_throttle import (
     GCRA,
@@ -198,132 +197,7 @@ def test_both_ways_lead_to_the_same_state(parameters: dict[str, Any], steps: lis
     both_ways(lambda: live(parameters, steps))
 
 
-@examples(200)
-@given(
-    st.sampled_from([1, 3, 10, 999_983]),
-    st.lists(
-        st.tuples(
-            st.sampled_from([None, 1, 2, 3, 7]),
-            st.sampled_from([None, 0, 1, 2]),
-            st.sampled_from([0, 1, 10, 333, 100_000_000, 333_333_333, 2 * SECOND]),
-        ),
-        max_size=60,
-    ),
-)
-def test_both_ways_lead_to_the_same_state_where_nobody_waits(
-    capacity: int, calls: list[tuple[int | None, int | None, int]]
-) -> None:
-    async def main() -> list[Any]:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualTimeLoop)
-        throttle = Throttle(capacity, 10, burst=20)
-        bucket: Any = throttle._core.rule
-        state = bucket.state
-        log: list[Any] = []
-        old: list[Lease] = []
-        for weight, actual, pause in calls:
-            before = state.full_at
-            if weight is None:
-                async with throttle:
-                    log.append((state.full_at - before, throttle._core.slots.free))
-            else:
-                async with throttle(weight) as lease:
-                    log.append((state.full_at - before, throttle._core.slots.free, lease.waited))
-                    if actual is not None:
-                        lease.settle(actual)
-                        log.append(state.full_at)
-                    old.append(lease)
-            loop._now += pause
-            log.append((throttle._core.slots.free, loop._now))
-        for lease in old:
-            lease.settle(0)
-            log.append((state.full_at, throttle.level))
-        return log
-
-    both_ways(main)
-
-
-# --- sets, and callers that wait ---
-
-SET_STEPS: list[Step] = [
-    *[("enter", name) for name in ("a", "ab", "ab", "abc", "abc", "heavy")] * 2,
-    *[("leave", 0), ("leave", 1)] * 3,
-    *[("cancel", 0), ("cancel", 1), ("try",), ("take",), ("take",)],
-    *(("settle", n, actual) for n in (0, 1) for actual in (0, 1, 4)),
-    *(("sleep", seconds) for seconds in (1e-9, 0.1, 0.1, 1 / 3, 1.0, 7.0)),
-    *[("pause",), ("resume",), ("close",)],
-]
-
-
-async def live_with_sets(window: type[Rule], steps: list[Step]) -> list[Any]:
-    """What there was to be seen of throttles in sets that lived through *steps*."""
-    loop = asyncio.get_running_loop()
-    a, b, c = Throttle(10, 2, burst=5), Throttle(7, algorithm=window), Throttle(math.inf, 3)
-    members = [a, b, c]
-    ab, abc = LimitSet(a=a, b=b), LimitSet(a=a, b=b, c=c, concurrency=2)
-    calls: dict[str, Callable[[], Any]] = {
-        "a": lambda: a,
-        "ab": lambda: ab(a=1, b=2),
-        "abc": lambda: abc(a=2, b=1),
-        "heavy": lambda: ab(a=5, b=7),
-    }
-    log: list[Any] = []
-    tasks: list[asyncio.Task[None]] = []
-    exits: list[asyncio.Event] = []
-    leases: list[Any] = []
-
-    async def block(name: str, leave: asyncio.Event) -> None:
-        async with calls[name]() as lease:
-            log.append(("entered", name, loop.time()))
-            if lease is not None:
-                leases.append(lease)
-                log.append(lease.waited)
-            await leave.wait()
-
-    for step in steps:
-        match step:
-            case "enter", name:
-                exits.append(asyncio.Event())
-                tasks.append(asyncio.create_task(block(name, exits[-1])))
-            case "leave", n if n < len(exits):
-                exits.pop(n).set()
-            case "cancel", n if n < len(tasks):
-                tasks[n].cancel()
-            case "settle", n, actual if n < len(leases):
-                leases[-1 - n].settle(b=actual)
-            case "sleep", seconds:
-                await asyncio.sleep(seconds)
-            case ("try",):
-                with suppress(ThrottleClosed):
-                    log.append(bool(abc.try_acquire(a=1, b=1)))
-            case ("take",):
-                log.append(a.try_acquire())
-            case ("pause",):
-                abc.pause(0.2)
-            case ("resume",):
-                abc.resume()
-            case ("close",) if len(steps) % 7 == 0:
-                c.close()
-        await others_run()
-        log.append((step, [each._core.slots.free for each in members]))
-    for task in tasks:
-        task.cancel()
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        assert result is None or isinstance(result, (asyncio.CancelledError, ThrottleClosed))
-        log.append(type(result))
-    log.append([(each.level, each.active, each.waiting) for each in members])
-    return log
-
-
-@examples(200)
-@given(
-    st.sampled_from([TokenBucket, SlidingWindow]),
-    st.lists(st.sampled_from(SET_STEPS), min_size=20, max_size=50),
-)
-def test_both_ways_lead_to_the_same_state_where_sets_are_taken(
-    window: type[Rule], steps: list[Step]
-) -> None:
-    both_ways(lambda: live_with_sets(window, steps))
+# --- each of them ---
 
 
 SHORTCUTS = [
@@ -585,40 +459,36 @@ async def _use(throttle: Throttle) -> None:
         pass
 
 
-async def _use_call(throttle: Throttle) -> None:
-    async with throttle(1):
+async def _use_call(throttle: Throttle, weight: float = 1) -> None:
+    async with throttle(weight):
         pass
 
 
-@pytest.mark.parametrize("use", [_use, _use_call])
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: Throttle(10, algorithm=Layered),
-        lambda: Throttle(10, algorithm=SlidingWindow),
-        lambda: Throttle(10, algorithm=FixedWindow),
-        lambda: Throttle(10, timer=lambda: 5.0),
-        lambda: Throttle(10, initial=0),
-    ],
-    ids=["a subclass", "sliding", "fixed", "a timer", "empty"],
-)
+UNKNOWN: dict[str, Callable[[], Throttle]] = {
+    "a subclass": lambda: Throttle(10, algorithm=Layered),
+    "sliding": lambda: Throttle(10, algorithm=SlidingWindow),
+    "fixed": lambda: Throttle(10, algorithm=FixedWindow),
+    "a timer": lambda: Throttle(10, timer=lambda: 5.0),
+}
+
+
+@pytest.mark.parametrize("make", UNKNOWN.values(), ids=UNKNOWN)
 async def test_the_long_way_is_taken_by_what_the_short_one_does_not_know(
-    use: Callable[[Throttle], Awaitable[None]], make: Callable[[], Throttle], long_ways: list[str]
+    make: Callable[[], Throttle], long_ways: list[str]
 ) -> None:
-    await use(make())
-    assert {"Throttle._enter_slowly", "Lease._enter_async"} & set(long_ways)
-
-
-@pytest.mark.parametrize("algorithm", [Layered, SlidingWindow, FixedWindow])
-@pytest.mark.parametrize("actual", [0, 2, 5])
-async def test_the_long_way_is_taken_to_settle_what_the_short_one_does_not_know(
-    algorithm: type[Rule], actual: int, long_ways: list[str]
-) -> None:
-    throttle = Throttle(10, 2, algorithm=algorithm)
+    throttle = make()
+    await _use(throttle)
+    assert "Throttle._enter_slowly" in long_ways
     async with throttle(2) as lease:
-        lease.settle(actual)
-    assert "Lease._settle_slowly" in long_ways
-    assert throttle.level == 10.0 - actual
+        lease.settle(4)
+    assert {"Lease._enter_async", "Lease._settle_slowly"} <= set(long_ways)
+    assert throttle.level == 5.0
+
+
+async def test_the_long_way_is_taken_by_who_has_to_wait(long_ways: list[str]) -> None:
+    await _use(Throttle(10, initial=0))
+    await _use_call(Throttle(10, initial=0))
+    assert {"Throttle._enter_slowly", "Lease._enter_async"} <= set(long_ways)
 
 
 @pytest.mark.parametrize("weight", [0, 0.5, 1.5, 2.0])
@@ -626,8 +496,8 @@ async def test_the_long_way_is_taken_by_weights_that_are_no_whole_number_of_toke
     weight: float, long_ways: list[str]
 ) -> None:
     throttle = Throttle(10)
-    async with throttle(weight):
-        assert throttle.level == 10.0 - weight
+    await _use_call(throttle, weight)
+    assert throttle.level == 10.0 - weight
     assert "Lease._enter_async" in long_ways
 
 
@@ -647,129 +517,88 @@ async def test_a_weight_above_the_burst_does_not_slip_through_the_short_way() ->
         assert (throttle.active, throttle.level) == (0, 0.5)
 
 
-DISTURBANCES: dict[str, Callable[[Throttle], Awaitable[None]]] = {}
-
-
-def disturbance(func: Callable[[Throttle], Awaitable[None]]) -> Callable[[Throttle], Any]:
-    DISTURBANCES[func.__name__.replace("_", " ")] = func
-    return func
-
-
-@disturbance
-async def a_pause_that_ended(throttle: Throttle) -> None:
-    throttle.pause(1)
-    await asyncio.sleep(1)
-
-
-@disturbance
-async def a_pause_that_was_ended(throttle: Throttle) -> None:
-    throttle.pause(1)
-    throttle.resume()
-
-
-@disturbance
-async def a_pause_that_emptied(throttle: Throttle) -> None:
-    throttle.pause(1, empty=True)
-    await asyncio.sleep(2)
-
-
-@disturbance
-async def contention_for_a_slot(throttle: Throttle) -> None:
-    await asyncio.gather(*(_use(throttle) for _ in range(10)))
-
-
-@disturbance
-async def contention_for_tokens(throttle: Throttle) -> None:
-    await asyncio.gather(*(throttle.consume(3) for _ in range(10)))
-
-
-@disturbance
-async def a_waiter_that_was_cancelled(throttle: Throttle) -> None:
-    await throttle.acquire(8)
-    waiter = asyncio.create_task(throttle.acquire(10))
-    await others_run()
+async def cancelled(throttle: Throttle, held: float, asks: float, *, granted: bool) -> None:
+    """A waiter is cancelled, before it is granted or after."""
+    await throttle.acquire(held)
+    await throttle.acquire()
+    waiter = await queued(throttle.acquire(asks))
+    if granted:
+        throttle.release()
     waiter.cancel()
     await others_run()
-    throttle.release()
+    for _ in range(throttle.active):
+        throttle.release()
 
 
-@disturbance
-async def a_granted_one_that_was_cancelled(throttle: Throttle) -> None:
-    await throttle.acquire()
-    await throttle.acquire()
-    waiter = asyncio.create_task(throttle.acquire())
-    await others_run()
-    throttle.release()
-    waiter.cancel()
-    await others_run()
-    throttle.release()
-
-
-@disturbance
-async def a_timeout_that_passed(throttle: Throttle) -> None:
-    await throttle.acquire()
+async def too_late(throttle: Throttle, held: float, timeout: float) -> None:
+    """A timeout passes, or is refused at once."""
+    await throttle.acquire(held)
     await throttle.acquire()
     with pytest.raises(TimeoutError):
-        await throttle.acquire(timeout=1)
+        await throttle.acquire(5, timeout=timeout)
     throttle.release()
     throttle.release()
 
 
-@disturbance
-async def a_timeout_that_was_refused(throttle: Throttle) -> None:
-    await throttle.consume(9)
-    with pytest.raises(TimeoutError):
-        await throttle.acquire(5, timeout=0.1)
-
-
-@disturbance
-async def somebody_who_drained(throttle: Throttle) -> None:
+async def drained(throttle: Throttle, *, gives_up: bool) -> None:
     await throttle.acquire()
-    drain = asyncio.create_task(throttle.drain())
-    await others_run()
+    drain = await queued(throttle.drain())
+    if gives_up:
+        drain.cancel()
+        await others_run()
     throttle.release()
-    await drain
+    await asyncio.wait([drain])
 
 
-@disturbance
-async def somebody_who_stopped_draining(throttle: Throttle) -> None:
-    await throttle.acquire()
-    drain = asyncio.create_task(throttle.drain())
-    await others_run()
-    drain.cancel()
-    await others_run()
-    throttle.release()
-
-
-@disturbance
-async def a_live_change(throttle: Throttle) -> None:
+async def changed(throttle: Throttle) -> None:
     throttle.capacity = 20
     throttle.burst = 10
     throttle.concurrency = 3
     throttle.period = 2
 
 
-@disturbance
-async def a_debt_that_was_paid(throttle: Throttle) -> None:
+async def resumed(throttle: Throttle) -> None:
+    throttle.pause(1)
+    throttle.resume()
+
+
+async def in_debt(throttle: Throttle) -> None:
     throttle.charge(50)
     await throttle.consume(1)
-    await asyncio.sleep(10)
 
 
-@disturbance
-async def a_weight_of_a_fraction(throttle: Throttle) -> None:
-    async with throttle(0.1):
-        pass
+async def many(calls: Iterable[Awaitable[None]]) -> None:
+    await asyncio.gather(*calls)
 
 
-@pytest.mark.parametrize("name", DISTURBANCES)
-async def test_the_short_way_is_open_again_after(name: str, long_ways: list[str]) -> None:
+DISTURBANCES: dict[str, Callable[[Throttle], Awaitable[object]]] = {
+    "a pause that ended": lambda throttle: throttle.pause(1),
+    "a pause that was ended": resumed,
+    "a pause that emptied": lambda throttle: throttle.pause(1, empty=True),
+    "contention for a slot": lambda throttle: many(_use(throttle) for _ in range(10)),
+    "contention for tokens": lambda throttle: many(throttle.consume(3) for _ in range(10)),
+    "a waiter that was cancelled": lambda throttle: cancelled(throttle, 8, 10, granted=False),
+    "a granted one that was cancelled": lambda throttle: cancelled(throttle, 1, 1, granted=True),
+    "a timeout that passed": lambda throttle: too_late(throttle, 1, 1),
+    "a timeout that was refused": lambda throttle: too_late(throttle, 9, 0.1),
+    "somebody who drained": lambda throttle: drained(throttle, gives_up=False),
+    "somebody who stopped draining": lambda throttle: drained(throttle, gives_up=True),
+    "a live change": changed,
+    "a debt that was paid": in_debt,
+    "a weight of a fraction": lambda throttle: _use_call(throttle, 0.1),
+}
+
+
+@pytest.mark.parametrize("disturb", DISTURBANCES.values(), ids=DISTURBANCES)
+async def test_the_short_way_is_open_again_after(
+    disturb: Callable[[Throttle], Awaitable[object]], long_ways: list[str]
+) -> None:
     throttle = Throttle(10, 2)
-    await DISTURBANCES[name](throttle)
+    await disturb(throttle)
     await asyncio.sleep(100)  # all is full again
     async with throttle(1):  # the first who comes may have to open it
         pass
-    assert throttle.waiting == 0
+    assert (throttle.active, throttle.waiting) == (0, 0)
     long_ways.clear()
     async with throttle, throttle(1) as lease:
         lease.settle(0)
@@ -850,16 +679,6 @@ async def test_who_stops_draining_does_not_open_the_short_way_before_those_who_w
     await _use(throttle)
     assert heavy.done()
     assert loop.time() == 0.6
-
-
-async def test_leaving_by_the_short_way_wakes_those_who_drain_and_those_who_wait() -> None:
-    throttle = Throttle(100, 1)
-    async with throttle:
-        drain = asyncio.create_task(throttle.drain())
-        waiter = asyncio.create_task(_use_call(throttle))
-        await others_run()
-    await asyncio.gather(drain, waiter)
-    assert asyncio.get_running_loop().time() == 0.0
 
 
 async def test_one_release_too_many_is_told_on_the_short_way_too() -> None:

@@ -17,18 +17,15 @@ import warnings
 from collections.abc import Callable
 
 import pytest
-from limiters import KINDS, Kind, Limiter, every_kind
+from limiters import KINDS, OF_THREADS, Kind, Limiter, every_kind, threaded
+from support import scaled
 
-from async_throttle import LimitSet, Throttles, threads
+from async_throttle import LimitSet, Throttles, testing, threads
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 PATIENCE = 5.0
 """Real seconds after which a child hangs."""
-
-threaded = pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if kind.of_throttle is threads.Throttle], ids=str
-)
 
 
 def in_child(what: Callable[[], object]) -> None:
@@ -90,7 +87,7 @@ def fresh(limiter: Limiter) -> None:
 
 @threaded
 def test_threads_that_wait_in_the_parent_do_not_wait_in_the_child(kind: Kind) -> None:
-    limiter = kind.make(40, burst=1)
+    limiter = kind.make(100, burst=1)
     order: list[int] = []
 
     def call(n: int) -> None:
@@ -99,7 +96,7 @@ def test_threads_that_wait_in_the_parent_do_not_wait_in_the_child(kind: Kind) ->
 
     with limiter.call():
         pass
-    crowd = [threading.Thread(target=call, args=(n,), daemon=True) for n in range(8)]
+    crowd = [threading.Thread(target=call, args=(n,), daemon=True) for n in range(5)]
     for n, thread in enumerate(crowd):
         thread.start()
         while limiter.throttle.waiting + len(order) <= n:
@@ -107,29 +104,37 @@ def test_threads_that_wait_in_the_parent_do_not_wait_in_the_child(kind: Kind) ->
     in_child(lambda: fresh(limiter))
     for thread in crowd:
         thread.join(PATIENCE)
-    assert order == list(range(8)), "the parent notices nothing"
+    assert order == list(range(5)), "the parent notices nothing"
     empty(limiter)
 
 
 @every_kind
 def test_tasks_that_wait_in_the_parent_do_not_wait_in_the_child(kind: Kind) -> None:
-    limiter = kind.make(40, burst=1)
+    limiter = kind.make(10, burst=1, max_waiting=6)
     order: list[int] = []
 
-    async def call(n: int) -> None:
-        async with limiter.call():
-            order.append(n)
+    async def call(priority: int) -> None:
+        async with limiter.call(timeout=60, priority=priority):
+            order.append(priority)
+
+    async def as_many() -> None:
+        await asyncio.gather(*(limiter.lease() for _ in range(6)))
+
+    def child() -> None:
+        limiter.throttle.capacity = 1000
+        fresh(limiter)
+        asyncio.run(as_many())
 
     async def main() -> None:
         async with limiter.call():
             pass
-        tasks = [asyncio.create_task(call(n)) for n in range(8)]
+        tasks = [asyncio.create_task(call(priority)) for priority in (0, -1, 1, 0, 2, 0)]
         await asyncio.sleep(0)
-        in_child(lambda: fresh(limiter))
-        await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
+        in_child(child)
+        await asyncio.gather(*tasks)
 
-    asyncio.run(main())
-    assert order == list(range(8)), "the parent notices nothing"
+    testing.run(main())
+    assert order == [-1, 0, 0, 0, 1, 2], "the parent notices nothing"
     empty(limiter)
 
 
@@ -151,31 +156,6 @@ def test_a_task_that_was_granted_but_did_not_run_yet_is_no_holder_in_the_child(k
 
     asyncio.run(main())
     empty(limiter)
-
-
-@every_kind
-def test_callers_with_timeouts_and_priorities_are_gone_as_well(kind: Kind) -> None:
-    limiter = kind.make(40, burst=1, max_waiting=6)
-
-    async def main() -> None:
-        await limiter.lease()
-        tasks = [
-            asyncio.create_task(limiter.lease(timeout=60, priority=priority))
-            for priority in (0, -1, 1, 0, 2, 0)
-        ]
-        await asyncio.sleep(0)
-
-        def child() -> None:
-            limiter.throttle.capacity = 1000
-            asyncio.run(crowd())
-
-        async def crowd() -> None:
-            await asyncio.gather(*(limiter.lease() for _ in range(6)))
-
-        in_child(child)
-        await asyncio.gather(*tasks)
-
-    asyncio.run(main())
 
 
 # -- those who hold -----------------------------------------------------------------------
@@ -223,30 +203,24 @@ def test_leases_of_the_parent_hold_nothing_in_the_child_and_end_there_without_ef
 
 
 @every_kind
-@pytest.mark.parametrize("raises", [False, True])
-def test_a_block_around_a_fork_ends_in_the_child_without_effect(kind: Kind, raises: bool) -> None:
+@pytest.mark.parametrize("error", [None, ValueError("of the body")])
+def test_a_block_around_a_fork_ends_in_the_child_without_effect(
+    kind: Kind, error: Exception | None
+) -> None:
     limiter = kind.make(1e6, 2)
 
     async def main() -> None:
         def child() -> None:
-            empty(limiter)
+            full(limiter)
+            ends = block.__aexit__(type(error) if error else None, error, None)
+            with pytest.raises(StopIteration):
+                ends.send(None)
             full(limiter)
 
+        block = limiter.call()
         async with limiter.call():
-            block = limiter.call()
             await block.__aenter__()
-            parent = os.getpid()
-
-            def leave() -> None:
-                assert os.getpid() != parent
-                child()
-                error = ValueError("of the body") if raises else None
-                ends = block.__aexit__(type(error) if error else None, error, None)
-                with pytest.raises(StopIteration):
-                    ends.send(None)
-                child()
-
-            in_child(leave)
+            in_child(child)
             assert limiter.throttle.active == 2
             await block.__aexit__(None, None, None)
         full(limiter)
@@ -310,20 +284,14 @@ def test_settling_a_lease_of_the_parent_raises_nothing(kind: Kind) -> None:
     async def main() -> None:
         lease = await limiter.lease(4)
 
-        def settle(weight: float) -> None:
-            if limiter.asked is limiter.throttle:
-                lease.settle(weight)
-            else:
-                lease.settle(x=weight)
-
         def child() -> None:
-            settle(1)
+            limiter.settle(lease, 1)
             lease.release()
             empty(limiter)
 
         in_child(child)
         assert limiter.throttle.active == 1
-        settle(4)
+        limiter.settle(lease, 4)
         lease.release()
 
     asyncio.run(main())
@@ -394,21 +362,16 @@ def test_a_lock_that_another_thread_held_is_free_in_the_child(kind: Kind, what: 
     throttle = limiter.throttle
     assert limiter.try_acquire()
 
-    def call() -> None:
-        if what == "capacity":
-            throttle.capacity = 500
-        elif what == "level":
-            assert throttle.level
-        elif what == "pause":
-            throttle.pause(0)
-        elif what == "try_acquire":
-            limiter.try_acquire()
-        elif what == "wait":
-            limiter.call().__enter__()
-        else:
-            getattr(throttle, what)()
-
-    thread = clock.read_in_a_thread(call)
+    calls: dict[str, Callable[[], object]] = {
+        "capacity": lambda: setattr(throttle, "capacity", 500),
+        "level": lambda: throttle.level,
+        "pause": lambda: throttle.pause(0),
+        "try_acquire": limiter.try_acquire,
+        "wait": lambda: limiter.call().__enter__(),
+        "release": throttle.release,
+        "close": throttle.close,
+    }
+    thread = clock.read_in_a_thread(calls[what])
     in_child(lambda: (throttle.level, throttle.active) if what == "close" else use(limiter))
     clock.go_on.set()
     thread.join(PATIENCE)
@@ -453,11 +416,11 @@ def test_keys_that_another_thread_looks_at_keep_nobody_from_asking_for_one() -> 
         pass
 
 
-@pytest.mark.parametrize("attempt", range(10))
+@pytest.mark.parametrize("attempt", range(scaled(10, least=2)))
 def test_a_storm_of_threads_at_the_moment_of_the_fork_leaves_the_child_in_order(
     attempt: int,
 ) -> None:
-    limiters = [kind.make(1e5, 2) for kind in KINDS if kind.of_throttle is threads.Throttle]
+    limiters = [kind.make(1e5, 2) for kind in OF_THREADS]
     over = threading.Event()
 
     def work(limiter: Limiter) -> None:
@@ -472,7 +435,7 @@ def test_a_storm_of_threads_at_the_moment_of_the_fork_leaves_the_child_in_order(
     ]
     for thread in crowd:
         thread.start()
-    time.sleep(0.002 * attempt)
+    time.sleep(0.003 * attempt)
 
     def child() -> None:
         for limiter in limiters:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import math
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from interruptions import ANSWERS, SCENES, WHATS, judge, sample
+from support import PROFILE, scaled
 
 import async_throttle
 from async_throttle import (
@@ -25,8 +25,12 @@ from async_throttle import (
     ThrottleClosed,
     threads,
 )
+from async_throttle._base import core_of
+from async_throttle._engine.lane import Lane
+from async_throttle._engine.queue import Queue
+from async_throttle._shell.scheduler import find
 
-MOMENTS = {"ci": 200, "deep": 10**9}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), 36)
+MOMENTS = {"quick": 24, "mutants": 36, "deep": 10**9}.get(PROFILE, 200)
 """In each scene; ``python -m tests.interruptions`` tries them all."""
 
 
@@ -43,7 +47,7 @@ def test_what_comes_in_at_any_moment_is_done_and_breaks_nothing(scene: Any) -> N
 
 @pytest.mark.parametrize("scene", SCENES.values(), ids=lambda scene: scene.name)
 def test_the_judge_finds_nothing_wrong_with_what_comes_in_between_two_calls(scene: Any) -> None:
-    for what, way, moment in sample(scene, 12):
+    for what, way, moment in sample(scene, scaled(20, least=6)):
         if what != "interrupt" and what not in ANSWERS:
             verdict = judge(scene, what, way, moment, put_off=True)
             assert verdict is None or not verdict.wrong, (what, way, verdict)
@@ -130,6 +134,54 @@ def test_a_thread_that_is_interrupted_in_its_sleep_never_asked(make: Callable[[]
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert not [throttle for throttle in getattr(limiter, "limits", [limiter]) if throttle.active]
+
+
+# ------------------------------------- a handler may raise any exception, such as TimeoutError
+
+
+class Alarm(Exception):
+    """Raised by a signal handler."""
+
+
+async def test_an_exception_in_the_middle_of_a_grant_that_a_release_finds_due_breaks_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading = 0.0
+    throttle = Throttle(1, 2, timer=lambda: reading)
+    await throttle.acquire()
+    waiting = asyncio.ensure_future(throttle.consume())
+    await asyncio.sleep(0)
+
+    def ring(queue: Queue, lane: Lane) -> None:
+        monkeypatch.undo()
+        raise Alarm
+
+    monkeypatch.setattr(Queue, "_sweep_busy", ring)
+    reading = 1.0
+    with pytest.raises(Alarm):
+        throttle.release()
+    find(core_of(throttle)).check()
+    await asyncio.wait_for(waiting, 1)
+    assert throttle.active == 0
+
+
+async def test_an_exception_in_the_middle_of_what_was_noted_breaks_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    throttle = Throttle(1)
+    scheduler = find(core_of(throttle))
+    unraised: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", unraised.append)
+    reopen = Lane.reopen
+
+    def ring(lane: Lane) -> None:
+        monkeypatch.setattr(Lane, "reopen", reopen)
+        raise Alarm
+
+    monkeypatch.setattr(Lane, "reopen", ring)
+    scheduler.do(lambda now: throttle.pause(1))
+    scheduler.check()
+    assert len(unraised) == 1
 
 
 # -------------------------------------------------------------------------- loops in a try

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import pytest
 from support import others_run, queued
 
-from async_throttle import ConcurrencyLimiter, RateLimiter, Throttle, ThrottleClosed, testing
+from async_throttle import ConcurrencyLimiter, RateLimiter, Throttle, ThrottleClosed
 
 T = TypeVar("T")
 MS = 0.001
@@ -65,19 +65,6 @@ async def hold(throttle: Throttle, weight: float = 1) -> None:
 # --- one after another ---
 
 
-def test_one_loop_after_another_and_the_state_goes_on() -> None:
-    throttle = Throttle(10, 2, period=3600)
-    for level in (8.0, 6.0, 4.0):
-
-        async def main() -> None:
-            async with throttle, throttle(1):
-                assert throttle.active == 2
-
-        asyncio.run(main())
-        assert (throttle.active, throttle.waiting) == (0, 0)
-        assert throttle.level == pytest.approx(level, abs=0.1)
-
-
 def test_a_module_level_instance_in_loop_after_loop_under_contention() -> None:
     async def main() -> None:
         async def job(n: int) -> None:
@@ -94,23 +81,6 @@ def test_a_module_level_instance_in_loop_after_loop_under_contention() -> None:
     for _ in range(3):
         asyncio.run(main())
     assert (MODULE_LEVEL.active, MODULE_LEVEL.waiting) == (0, 0)
-
-
-def test_real_and_virtual_loops_take_turns() -> None:
-    throttle = Throttle(100, 2)
-
-    async def main() -> None:
-        async def job() -> None:
-            async with throttle:
-                await asyncio.sleep(0)
-
-        throttle.pause(1 * MS)
-        await asyncio.gather(*(job() for _ in range(5)))
-
-    for _ in range(2):
-        asyncio.run(main())
-        testing.run(main())
-    assert (throttle.active, throttle.waiting) == (0, 0)
 
 
 def test_a_slot_held_across_loops_stays_held() -> None:
@@ -160,25 +130,21 @@ def test_asyncio_run_cancels_the_waiters_and_the_next_loop_finds_none() -> None:
 @pytest.mark.parametrize("waits_for", ["slot", "tokens", "pause"])
 def test_the_waiters_of_a_dead_loop_are_dropped(waits_for: str) -> None:
     throttle = Throttle(100, 1, period=3600 if waits_for == "tokens" else 1)
-    if waits_for == "slot":
-        throttle.try_acquire()
-    elif waits_for == "tokens":
-        throttle.charge(100)
-    else:
-        throttle.pause(math.inf)
+    ways: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "slot": (throttle.try_acquire, throttle.release),
+        "tokens": (lambda: throttle.charge(100), lambda: setattr(throttle, "period", 1e-6)),
+        "pause": (lambda: throttle.pause(math.inf), throttle.resume),
+    }
+    hold_up, let_go = ways[waits_for]
+    hold_up()
 
     async def enter() -> None:
         async with throttle(2):
             raise AssertionError("never reached")
 
     with all_is_collected():
-        leave_behind(enter(), throttle.lease(), throttle.acquire())
-        if waits_for == "slot":
-            throttle.release()
-        elif waits_for == "tokens":
-            throttle.period = 1e-6
-        else:
-            throttle.resume()
+        leave_behind(enter(), throttle.lease(), throttle.acquire(), throttle.consume(50))
+        let_go()
 
         async def use() -> None:
             async with throttle:
@@ -186,25 +152,6 @@ def test_the_waiters_of_a_dead_loop_are_dropped(waits_for: str) -> None:
 
         asyncio.run(use())
         assert (throttle.active, throttle.waiting) == (0, 0)
-
-
-@pytest.mark.parametrize("form", ["acquire", "consume", "block", "lease"])
-def test_a_release_never_calls_into_a_closed_loop(form: str) -> None:
-    """A waiter is left behind in a loop that is closed. To grant it something would be to set
-    the result of its future, which calls into the loop: RuntimeError: Event loop is closed."""
-    throttle = Throttle(100, 1)
-    assert throttle.try_acquire(100 if form == "consume" else 1)
-
-    async def block() -> None:
-        async with throttle:
-            pass
-
-    with all_is_collected():
-        waiting = block() if form == "block" else getattr(throttle, form)()
-        leave_behind(waiting)
-        throttle.release()
-        assert (throttle.active, throttle.waiting) == (0, 0)
-        del waiting
 
 
 CHANGES: dict[str, Callable[[Throttle], object]] = {
@@ -326,7 +273,7 @@ def _two_loops(
                 loop.run_until_complete(task)
 
 
-@pytest.mark.parametrize("form", ["acquire", "consume", "block", "call", "lease"])
+@pytest.mark.parametrize("form", ["acquire", "consume", "__aenter__", "call", "lease"])
 def test_queueing_in_two_live_loops_at_once_is_an_error_that_names_the_way_out(
     form: str,
 ) -> None:
@@ -334,14 +281,7 @@ def test_queueing_in_two_live_loops_at_once_is_an_error_that_names_the_way_out(
     throttle.try_acquire(100)
 
     async def enter() -> None:
-        if form == "block":
-            async with throttle:
-                pass
-        elif form == "call":
-            async with throttle(2):
-                pass
-        else:
-            await getattr(throttle, form)()
+        await (throttle(2).__aenter__() if form == "call" else getattr(throttle, form)())
 
     with pytest.raises(RuntimeError, match=r"async_throttle\.threads\.Throttle"):
         _two_loops(throttle.acquire(), enter)
@@ -358,18 +298,6 @@ def test_an_uncontended_use_in_a_second_live_loop_is_not_checked() -> None:
 
     assert _two_loops(asyncio.Event().wait(), use) == 2
     assert throttle.try_acquire()
-
-
-def test_a_release_from_the_other_loop_is_no_queueing() -> None:
-    # It is not thread-safe, but within one thread two loops may take turns.
-    throttle = Throttle(100, 1)
-    throttle.try_acquire()
-
-    async def give() -> None:
-        throttle.release()
-
-    _two_loops(asyncio.Event().wait(), give)
-    assert throttle.active == 0
 
 
 def test_the_second_loop_may_queue_when_nobody_waits_in_the_first_any_more() -> None:
@@ -418,16 +346,18 @@ def test_two_threads_with_a_loop_each_are_told() -> None:
 
 # --- eager tasks ---
 
-eager_only = pytest.mark.skipif(
-    sys.version_info < (3, 12), reason="asyncio.eager_task_factory is new in Python 3.12"
-)
+
+@pytest.fixture
+async def eager() -> None:
+    factory = getattr(asyncio, "eager_task_factory", None)
+    if factory is None:
+        pytest.skip("asyncio.eager_task_factory is new in Python 3.12")
+    asyncio.get_running_loop().set_task_factory(factory)
 
 
-@eager_only
-@pytest.mark.virtual_time
+@pytest.mark.usefixtures("eager")
 async def test_eager_tasks_keep_order_and_slots() -> None:
     loop = asyncio.get_running_loop()
-    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]  # pyright: ignore[reportAttributeAccessIssue]
     throttle = Throttle(10, 2, burst=2)
     order: list[tuple[int, float]] = []
 
@@ -448,11 +378,8 @@ async def test_eager_tasks_keep_order_and_slots() -> None:
     assert (throttle.active, throttle.waiting) == (0, 0)
 
 
-@eager_only
-@pytest.mark.virtual_time
+@pytest.mark.usefixtures("eager")
 async def test_an_eager_newcomer_does_not_overtake_a_granted_waiter() -> None:
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]  # pyright: ignore[reportAttributeAccessIssue]
     throttle = Throttle(100, 1)
     order = []
 
@@ -469,25 +396,6 @@ async def test_an_eager_newcomer_does_not_overtake_a_granted_waiter() -> None:
     doomed = asyncio.create_task(job("doomed"))
     assert doomed.done()  # uncontended, it never needed the loop
     assert throttle.active == 0
-
-
-@eager_only
-@pytest.mark.virtual_time
-async def test_eager_tasks_that_are_cancelled_leave_nothing() -> None:
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]  # pyright: ignore[reportAttributeAccessIssue]
-    throttle = Throttle(100, 1)
-
-    async def job() -> None:
-        async with throttle:
-            await asyncio.Event().wait()
-
-    tasks = [asyncio.create_task(job()) for _ in range(5)]
-    assert (throttle.active, throttle.waiting) == (1, 4)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    assert (throttle.active, throttle.waiting) == (0, 0)
 
 
 # --- ends of programs ---
@@ -534,27 +442,6 @@ def test_interrupted_while_others_wait(error: type[BaseException]) -> None:
         asyncio.run(main())
     # The first was granted in the very step of the interrupt, and cancelled before it ran.
     assert (throttle.active, throttle.waiting) == (0, 0)
-
-
-@pytest.mark.virtual_time
-async def test_all_tasks_of_the_loop_cancelled_and_then_used_again() -> None:
-    throttle = Throttle(10, 2)
-
-    async def job() -> None:
-        async with throttle(2):
-            await asyncio.sleep(1)
-
-    jobs = [asyncio.create_task(job()) for _ in range(10)]
-    await asyncio.sleep(0.5)
-    everybody = asyncio.all_tasks() - {asyncio.current_task()}
-    assert everybody == {task for task in jobs if not task.done()}  # none of its own
-    for task in everybody:
-        task.cancel()
-    await asyncio.wait(everybody)
-    assert (throttle.active, throttle.waiting) == (0, 0)
-    began = asyncio.get_running_loop().time()
-    await asyncio.gather(*(job() for _ in range(4)))
-    assert asyncio.get_running_loop().time() - began == 2.0
 
 
 # --- what is left for the collector ---

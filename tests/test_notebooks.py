@@ -12,18 +12,21 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from async_throttle import LimitPool, LimitSet, threads
 
-MAKERS: dict[str, Callable[[], Any]] = {
-    "throttle": lambda: threads.Throttle(20, burst=1),
-    "set": lambda: LimitSet(x=threads.Throttle(20, burst=1), other=threads.Throttle(1000)),
-    "pool": lambda: LimitPool([LimitSet(x=threads.Throttle(20, burst=1))]),
+MAKERS: dict[str, Callable[[float], Any]] = {
+    "throttle": lambda rate: threads.Throttle(rate, burst=1),
+    "set": lambda rate: LimitSet(threads.Throttle(rate, burst=1), threads.Throttle(1000)),
+    "pool": lambda rate: LimitPool([LimitSet(threads.Throttle(rate, burst=1))]),
 }
+SLOW, QUICK = 0.001, 200.0
+"""Tokens per second: nobody waits for the one, and the other is soon there."""
 
 every_maker = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
@@ -56,38 +59,26 @@ def in_a_thread(call: Callable[[], object]) -> None:
         raise error
 
 
-@every_maker
-def test_a_plain_call_in_the_thread_of_a_running_loop_says_what_to_do_instead(make: Any) -> None:
-    limiter = make()
-
-    async def cell() -> None:
-        with limiter():
-            pass  # there is no need to wait
-        with pytest.raises(RuntimeError, match="async with"), limiter():
-            pass
-        async with limiter():
-            pass
-
-    asyncio.run(cell())
-
-
-def test_each_plain_call_that_waits_says_what_to_do_instead() -> None:
-    throttle = threads.Throttle(20, 1, burst=1)
-
-    async def cell() -> None:
-        throttle.acquire()
-        for name in ("acquire", "lease", "consume", "drain"):
-            with pytest.raises(RuntimeError, match=rf"{name}_async|use async with"):
-                getattr(throttle, name)()
-        assert throttle.waiting == 0
-        throttle.release()
-
-    asyncio.run(cell())
+@contextmanager
+def loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
+    """It runs meanwhile."""
+    loop = asyncio.new_event_loop()
+    ran = threading.Event()
+    loop.call_soon(ran.set)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    assert ran.wait(PATIENCE)
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE)
+        loop.close()
 
 
 @every_maker
 def test_a_callback_of_a_loop_would_hold_it_up_as_well(make: Any) -> None:
-    limiter = make()
+    limiter = make(SLOW)
     said: list[str] = []
 
     def callback() -> None:
@@ -106,7 +97,7 @@ def test_a_callback_of_a_loop_would_hold_it_up_as_well(make: Any) -> None:
 
 @every_maker
 def test_a_thread_that_a_cell_has_started_may_wait(make: Any) -> None:
-    limiter = make()
+    limiter = make(QUICK)
 
     async def cell() -> None:
         ticks = 0
@@ -119,7 +110,7 @@ def test_a_thread_that_a_cell_has_started_may_wait(make: Any) -> None:
 
         ticking = asyncio.create_task(tick())
         await asyncio.to_thread(twice, limiter)
-        await asyncio.get_running_loop().run_in_executor(None, twice, limiter)
+        in_a_thread(lambda: twice(limiter))  # which holds up the loop, but not for ever
         assert ticks, "the loop went on meanwhile"
         ticking.cancel()
 
@@ -127,58 +118,26 @@ def test_a_thread_that_a_cell_has_started_may_wait(make: Any) -> None:
 
 
 @every_maker
-def test_a_thread_may_wait_that_was_started_by_plain_code_of_a_cell(make: Any) -> None:
-    limiter = make()
-
-    async def cell() -> None:
-        in_a_thread(lambda: twice(limiter))  # which holds up the loop, but not for ever
-
-    asyncio.run(cell())
-
-
-@every_maker
-def test_a_loop_of_another_thread_is_none_of_its_business(make: Any) -> None:
-    limiter = make()
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
+def test_a_loop_that_does_not_run_here_is_held_up_by_nobody(make: Any) -> None:
+    limiter = make(QUICK)
+    with loop_in_a_thread() as loop:
         twice(limiter)
         asyncio.set_event_loop(loop)  # it is the loop of this thread, but runs in another
-        twice(limiter)
-    finally:
-        asyncio.set_event_loop(None)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(PATIENCE)
-        loop.close()
-
-
-@every_maker
-def test_a_loop_that_has_stopped_is_held_up_by_nobody(make: Any) -> None:
-    limiter = make()
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_until_complete(asyncio.sleep(0))
-        twice(limiter)
-        loop.run_until_complete(limiter().__aenter__())
-        twice(limiter)
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()
+        try:
+            twice(limiter)
+        finally:
+            asyncio.set_event_loop(None)
+    stopped = asyncio.new_event_loop()
+    stopped.run_until_complete(limiter().__aenter__())
+    twice(limiter)
+    stopped.close()
 
 
 @every_maker
 def test_a_running_loop_of_another_green_thread_is_not_held_up(make: Any) -> None:
     # Beside gevent all green threads are in one thread of the system, for which asyncio keeps
     # the running loop. Whose it is only the loop itself knows.
-    limiter = make()
-    loop = asyncio.new_event_loop()
-    ran = threading.Event()
-    loop.call_soon(ran.set)
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    assert ran.wait(PATIENCE)
+    limiter = make(QUICK)
 
     def green() -> None:
         asyncio._set_running_loop(loop)
@@ -187,12 +146,8 @@ def test_a_running_loop_of_another_green_thread_is_not_held_up(make: Any) -> Non
         finally:
             asyncio._set_running_loop(None)
 
-    try:
+    with loop_in_a_thread() as loop:
         in_a_thread(green)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(PATIENCE)
-        loop.close()
 
 
 def run_apart(program: str) -> None:
@@ -216,7 +171,7 @@ def test_green_threads_wait_beside_an_event_loop() -> None:
         import asyncio, threading
         from async_throttle import threads
 
-        throttle = threads.Throttle(20, burst=1)
+        throttle = threads.Throttle(200, burst=1)
         order = []
 
         async def main():
@@ -250,12 +205,15 @@ def test_a_nested_loop_would_be_held_up_and_its_threads_may_wait() -> None:
         throttle = threads.Throttle(20, burst=1)
 
         def refused():
+            throttle.pause(60)
             try:
                 throttle.acquire()
             except RuntimeError as error:
                 assert "async with" in str(error), error
             else:
                 raise AssertionError("it held up the loop")
+            finally:
+                throttle.resume()
 
         async def inner():
             refused()

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TypeVar
 
 import pytest
 from support import at, now, others_run, queued
 
 from async_throttle import (
     Throttle,
-    ThrottleClosed,
     ThrottleFull,
 )
 
 pytestmark = pytest.mark.virtual_time
-
-T = TypeVar("T")
 
 
 async def is_as_new(throttle: Throttle) -> None:
@@ -94,27 +90,6 @@ async def test_a_grant_before_a_pause_that_is_cancelled_waits_for_the_end_of_the
     assert now() == 5.0
 
 
-# --- the body ---
-
-
-async def test_a_body_cancelled_before_its_first_await_gives_the_slot_back() -> None:
-    """A task is cancelled while it is granted but not yet running *and* the cancellation is
-    delivered inside of the block, because the entry needed no wait."""
-    throttle = Throttle(100, 1)
-
-    async def job() -> None:
-        async with throttle:
-            await asyncio.sleep(0)
-            raise AssertionError("never reached")
-
-    task = asyncio.create_task(job())
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await is_as_new(throttle)
-
-
 # --- live changes ---
 
 
@@ -132,20 +107,6 @@ async def test_the_burst_shrinks_below_a_granted_weight() -> None:
     assert (throttle.level, throttle.active) == (5.0, 0)
 
 
-async def test_closed_in_the_step_of_a_grant_the_grant_stands() -> None:
-    """The slot is granted to A, then the throttle is closed. A runs; B gets ThrottleClosed."""
-    throttle = Throttle(100, 1)
-    await throttle.acquire()
-    a, b = await queued(throttle.acquire()), await queued(throttle.acquire())
-    throttle.release()
-    throttle.close()
-    assert await a
-    with pytest.raises(ThrottleClosed):
-        await b
-    throttle.release()
-    assert (throttle.active, throttle.waiting) == (0, 0)
-
-
 async def test_a_full_queue_has_a_place_again_in_the_step_in_which_one_leaves() -> None:
     throttle = Throttle(100, 1, max_waiting=1)
     await throttle.acquire()
@@ -157,32 +118,3 @@ async def test_a_full_queue_has_a_place_again_in_the_step_in_which_one_leaves() 
     assert (first.done(), second.done()) == (True, False)
     throttle.release()
     await second
-
-
-# --- everything is cancelled ---
-
-
-async def test_all_tasks_of_the_loop_are_cancelled_and_the_throttle_is_used_again() -> None:
-    """Shutdown code cancels all tasks. Waiters, holders, somebody granted, somebody draining:
-    all go in one step. Afterwards the throttle must work as if new."""
-    throttle = Throttle(10, 2)
-
-    async def job(weight: float) -> None:
-        async with throttle(weight):
-            await asyncio.sleep(10)
-
-    async def consume() -> None:
-        await throttle.consume(3)
-
-    tasks = [await queued(job(weight)) for weight in (1, 2, 3, 1, 8)]
-    tasks += [await queued(consume()) for _ in range(3)]
-    tasks.append(await queued(throttle.drain()))
-    throttle.pause(1)
-    await asyncio.sleep(2)
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert (throttle.active, throttle.waiting) == (0, 0)
-    async with throttle, asyncio.timeout(2):
-        await throttle.consume(9)
-    await is_as_new(throttle)

@@ -9,6 +9,7 @@ from itertools import permutations
 from typing import Any
 
 import pytest
+from support import scaled
 
 from async_throttle import (
     LimitPool,
@@ -22,7 +23,7 @@ from async_throttle import (
     threads,
 )
 
-ROUNDS = 20
+ROUNDS = scaled(40, least=8)
 
 Question = Callable[[Any], Awaitable[object]]
 """Asks a set of three limits, a, b and c, that are alike, what it could say of any of them."""

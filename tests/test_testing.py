@@ -12,6 +12,7 @@ import doctest
 import inspect
 import os
 import pickle
+import re
 import selectors
 import signal
 import socket
@@ -21,7 +22,7 @@ import textwrap
 import threading
 import time
 import unittest
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import date, timedelta
 from functools import partial
@@ -86,118 +87,66 @@ def test_the_clock_starts_at_zero_and_moves_only_while_everybody_waits() -> None
 
 
 @pytest.mark.parametrize(
-    ("times", "seconds", "then"), [(3, 1.0, 3.0), (10, 0.1, 1.0), (10_000, 1e-6, 0.01)]
+    ("times", "seconds", "then"),
+    [
+        *((3, 1.0, 3.0), (10, 0.1, 1.0), (10_000, 1e-6, 0.01)),
+        (1, 2 / 3, 0.666_666_667),  # between two nanoseconds
+        (1, 30 * DAY, 30 * DAY),  # asyncio asks the selector for one day at most, and then again
+        (1, 5e-324, 1e-9),  # shorter than a nanosecond, it moves the clock all the same
+        (2, 1e-10, 2e-9),
+    ],
 )
-def test_equal_sleeps_add_up_exactly(times: int, seconds: float, then: float) -> None:
-    async def main() -> float:
-        for _ in range(times):
-            await asyncio.sleep(seconds)
-        return now()
-
-    assert testing.run(main()) == then
-
-
-def test_an_instant_between_two_nanoseconds_is_rounded() -> None:
-    async def main() -> float:
-        await asyncio.sleep(2 / 3)
-        return now()
-
-    assert testing.run(main()) == 0.666_666_667
-
-
-def test_a_timer_shorter_than_a_nanosecond_moves_the_clock_all_the_same() -> None:
-    async def main() -> float:
-        for seconds in (5e-324, 1e-10):
-            await asyncio.sleep(seconds)
-        return now()
-
-    assert testing.run(main()) == 2e-9
+async def test_sleeps_add_up_exactly(times: int, seconds: float, then: float) -> None:
+    for _ in range(times):
+        await asyncio.sleep(seconds)
+    assert now() == then
 
 
 def test_an_hour_of_schedule_falls_on_exact_instants_without_any_sleep(
     blocked_for: list[float | None],
 ) -> None:
-    async def tick(every: float, ticks: list[tuple[float, float]]) -> None:
+    async def tick(every: float) -> None:
         while now() < 3600:
             ticks.append((now(), every))
             await asyncio.sleep(every)
 
-    async def main() -> list[tuple[float, float]]:
-        ticks: list[tuple[float, float]] = []
-        async with asyncio.TaskGroup() as group:
-            for every in (7.0, 0.5, 60.0):
-                group.create_task(tick(every, ticks))
-        return ticks
+    async def main() -> None:
+        await asyncio.gather(*(tick(every) for every in (7.0, 0.5, 60.0)))
 
-    ticks = testing.run(main())
-    assert [instant for instant, every in ticks if every == 0.5] == [n / 2 for n in range(7200)]
-    assert [instant for instant, every in ticks if every == 7.0] == [7.0 * n for n in range(515)]
-    assert [instant for instant, every in ticks if every == 60.0] == [60.0 * n for n in range(60)]
-    assert [instant for instant, _ in ticks] == sorted(instant for instant, _ in ticks)
+    ticks: list[tuple[float, float]] = []
+    testing.run(main())
+    for every, times in ((0.5, 7200), (7.0, 515), (60.0, 60)):
+        assert [at for at, each in ticks if each == every] == [every * n for n in range(times)]
+    assert [at for at, _ in ticks] == sorted(at for at, _ in ticks)
     assert set(blocked_for) == {0}
 
 
-def test_timers_fire_in_order_at_their_own_instants() -> None:
-    async def main() -> list[tuple[str, float]]:
-        def fire(name: str) -> None:
-            fired.append((name, now()))
-
-        loop = asyncio.get_running_loop()
-        for name, when in [("c", 2.0), ("a", 1.0), ("b", 1.000_000_001)]:
-            loop.call_at(when, fire, name)
-        loop.call_at(1.5, fire, "never").cancel()
-        await asyncio.sleep(3)
-        return fired
-
-    fired: list[tuple[str, float]] = []
-    assert testing.run(main()) == [("a", 1.0), ("b", 1.000_000_001), ("c", 2.0)]
-
-
-def test_a_sleep_of_a_month_takes_exactly_a_month() -> None:
-    # asyncio asks the selector for one day at most, and then again.
-    async def main() -> float:
-        await asyncio.sleep(30 * DAY)
-        return now()
-
-    assert testing.run(main()) == 30 * DAY
-
-
-@pytest.mark.parametrize("days", [0, 30, 96, 365, 3_650])
+@pytest.mark.parametrize(("days", "latest"), [(0, 0), (30, 0), (96, 0), (365, 20), (3_650, 300)])
 @pytest.mark.parametrize("step", [1_000, 12_345_678, 10**9 + 1])
-def test_who_computes_in_nanoseconds_is_never_woken_too_early(days: int, step: int) -> None:
+async def test_who_computes_in_nanoseconds_is_never_woken_too_early(
+    days: int, latest: int, step: int
+) -> None:
     # A float that counts a year of seconds has steps of 4 ns. A clock that stops short of the
     # instant from which a timer was computed makes its owner set the same timer again, for an
     # instant that is already now: a loop without end.
-    async def main() -> list[int]:
-        loop = asyncio.get_running_loop()
-        clock = library_clock()
-        await asyncio.sleep(days * DAY)
-        late = []
-        for _ in range(50):
-            due = clock() + step
-            fired = asyncio.Event()
-            loop.call_at(due / 1e9, fired.set)
-            await fired.wait()
-            late.append(clock() - due)
-        return late
-
-    late = testing.run(main())
-    assert min(late) >= 0
-    assert max(late) <= {0: 0, 30: 0, 96: 0, 365: 20, 3_650: 300}[days]
+    loop, clock = asyncio.get_running_loop(), library_clock()
+    await asyncio.sleep(days * DAY)
+    for _ in range(50):
+        due = clock() + step
+        fired = asyncio.Event()
+        loop.call_at(due / 1e9, fired.set)
+        await fired.wait()
+        assert 0 <= clock() - due <= latest
 
 
 @pytest.mark.parametrize("days", [0, 365, 3_650])
-def test_a_timer_due_exactly_now_fires(days: int) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(days * DAY)
-        clock, fired = library_clock(), asyncio.Event()
-        before = clock()
-        loop.call_at(loop.time(), fired.set)
-        await fired.wait()
-        assert clock() == before
-
-    testing.run(main())
+async def test_a_timer_due_exactly_now_fires(days: int) -> None:
+    await asyncio.sleep(days * DAY)
+    loop, clock, fired = asyncio.get_running_loop(), library_clock(), asyncio.Event()
+    before = clock()
+    loop.call_at(loop.time(), fired.set)
+    await fired.wait()
+    assert clock() == before
 
 
 # --- a hang is an error ---
@@ -238,32 +187,27 @@ def test_a_hang_is_an_error_that_names_the_tasks_and_where_they_stand() -> None:
     assert all(task.cancelled() for task in tasks)
 
 
-def test_an_async_generator_and_a_future_show_up_in_the_text() -> None:
+def test_an_async_generator_shows_up_and_a_long_list_of_hanging_tasks_is_cut() -> None:
     async def numbers() -> AsyncIterator[int]:
         yield 1
-        await hang()
+        await asyncio.gather(*(hang() for _ in range(100)))
 
     async def main() -> None:
         async for _ in numbers():
             pass
 
-    with pytest.raises(DeadlockError, match=r"main, .*:\d+"):
-        testing.run(main())
-
-
-def test_a_long_list_of_hanging_tasks_is_cut() -> None:
-    async def main() -> None:
-        await asyncio.gather(*(hang() for _ in range(100)))
-
     with pytest.raises(DeadlockError, match="Tasks that wait: 101\n") as caught:
         testing.run(main())
+    assert re.search(r"main, .*:\d+", str(caught.value))
     assert str(caught.value).endswith("\n  and 91 more")
 
 
-def test_a_loop_with_no_task_at_all_hangs_as_well() -> None:
+def test_a_bare_loop_hands_a_hang_on_as_it_is_and_goes_on() -> None:
     with contextlib.closing(VirtualTimeLoop()) as loop:
         with pytest.raises(DeadlockError, match=r"Tasks that wait: 0$"):
             loop.run_forever()
+        with pytest.raises(DeadlockError):
+            loop.run_until_complete(hang())
         loop.call_later(5, loop.stop)
         loop.run_forever()
         assert loop.time() == 5.0
@@ -322,35 +266,17 @@ def test_what_goes_wrong_during_the_unwinding_is_told_in_a_note() -> None:
     assert caught.value.__notes__ == ["and when cancelled: ValueError: cannot clean up"]
 
 
-def test_a_loop_used_bare_hands_a_hang_on_as_it_is() -> None:
-    with contextlib.closing(VirtualTimeLoop()) as loop:
-        with pytest.raises(DeadlockError):
-            loop.run_until_complete(hang())
-        assert loop.run_until_complete(asyncio.sleep(1, "goes on")) == "goes on"
-
-
 # --- what comes from outside of the loop ---
 
 
-def test_a_job_in_an_executor_takes_no_time() -> None:
-    async def main() -> tuple[str, float]:
-        async def heartbeat() -> None:
-            while True:
-                await asyncio.sleep(1)
-                beats.append(now())
-
-        def job() -> str:
-            return "done"
-
-        heart = asyncio.create_task(heartbeat())
-        for _ in range(20):
-            assert await asyncio.wait_for(asyncio.to_thread(job), 1e-9) == "done"
-        heart.cancel()
-        return await asyncio.get_running_loop().run_in_executor(None, job), now()
-
+async def test_a_job_in_an_executor_takes_no_time() -> None:
     beats: list[float] = []
-    assert testing.run(main()) == ("done", 0.0)
-    assert beats == []
+    heart = asyncio.get_running_loop().call_at(1e-9, lambda: beats.append(now()))
+    for _ in range(20):
+        assert await asyncio.wait_for(asyncio.to_thread(int, "7"), 1e-9) == 7
+    assert await asyncio.get_running_loop().run_in_executor(None, int, "8") == 8
+    assert (now(), beats) == (0.0, [])
+    heart.cancel()
 
 
 def test_a_job_is_waited_for_where_there_is_no_timer(blocked_for: list[float | None]) -> None:
@@ -363,19 +289,15 @@ def test_a_job_is_waited_for_where_there_is_no_timer(blocked_for: list[float | N
     assert None in blocked_for
 
 
-def test_a_job_that_waits_for_the_clock_is_overtaken_by_it() -> None:
-    async def main() -> float:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualTimeLoop)
-        loop.patience = 0.001
+async def test_a_job_that_waits_for_the_clock_is_overtaken_by_it() -> None:
+    def job() -> float:
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(3600), loop).result(60)
+        return loop.time()
 
-        def job() -> float:
-            asyncio.run_coroutine_threadsafe(asyncio.sleep(3600), loop).result(60)
-            return loop.time()
-
-        return await asyncio.to_thread(job)
-
-    assert testing.run(main()) == 3600.0
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop.patience = 0.001
+    assert await asyncio.to_thread(job) == 3600.0
 
 
 def test_a_hang_after_a_job_is_still_a_hang() -> None:
@@ -412,73 +334,45 @@ def test_the_end_waits_for_a_job_that_was_given_up(monkeypatch: pytest.MonkeyPat
     assert finished.is_set()
 
 
-def test_a_thread_may_call_into_the_loop() -> None:
-    async def main() -> tuple[str, float]:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[str] = loop.create_future()
-        thread = threading.Thread(
-            target=lambda: loop.call_soon_threadsafe(answer.set_result, "from a thread")
-        )
-        loop.call_soon(thread.start)
-        text = await answer
-        thread.join()
-        return text, now()
-
-    assert testing.run(main()) == ("from a thread", 0.0)
+@pytest.fixture
+def silent_thread() -> Iterator[None]:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
 
 
-def test_a_thread_that_says_nothing_does_not_hide_a_hang(
+@pytest.mark.usefixtures("silent_thread")
+def test_a_thread_that_says_nothing_hides_no_hang_and_keeps_no_timer_waiting(
     monkeypatch: pytest.MonkeyPatch, blocked_for: list[float | None]
 ) -> None:
     monkeypatch.setattr(VirtualTimeLoop, "patience", 0.001)
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait)
-    thread.start()
-    try:
-        with pytest.raises(DeadlockError):
-            testing.run(hang())
-        assert 0.001 in blocked_for
-    finally:
-        done.set()
-        thread.join()
+    testing.run(asyncio.sleep(3600))
+    assert set(blocked_for) == {0}
+    with pytest.raises(DeadlockError):
+        testing.run(hang())
+    assert 0.001 in blocked_for
 
 
-def test_a_timer_does_not_wait_for_threads_that_the_loop_did_not_start(
-    blocked_for: list[float | None],
-) -> None:
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait)
-    thread.start()
-    try:
-        testing.run(asyncio.sleep(3600))
-        assert set(blocked_for) == {0}
-    finally:
-        done.set()
-        thread.join()
-
-
-def test_a_peer_in_the_same_process_answers_before_any_timer() -> None:
+async def test_a_peer_in_the_same_process_answers_before_any_timer() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
             await asyncio.sleep(10)
             writer.write(line.upper())
         writer.close()
 
-    async def main() -> list[tuple[bytes, float]]:
-        left, right = socket.socketpair()
-        server = asyncio.create_task(serve(*await asyncio.open_connection(sock=left)))
-        reader, writer = await asyncio.open_connection(sock=right)
-        answers = []
-        for _ in range(3):
-            async with asyncio.timeout(10.000_001):
-                writer.write(b"hello\n")
-                answers.append((await reader.readline(), now()))
-        writer.close()
-        await writer.wait_closed()
-        await server
-        return answers
-
-    assert testing.run(main()) == [(b"HELLO\n", 10.0), (b"HELLO\n", 20.0), (b"HELLO\n", 30.0)]
+    left, right = socket.socketpair()
+    server = asyncio.create_task(serve(*await asyncio.open_connection(sock=left)))
+    reader, writer = await asyncio.open_connection(sock=right)
+    for n in (1, 2, 3):
+        async with asyncio.timeout(10.000_001):
+            writer.write(b"hello\n")
+            assert (await reader.readline(), now()) == (b"HELLO\n", 10.0 * n)
+    writer.close()
+    await writer.wait_closed()
+    await server
 
 
 def test_without_a_timer_the_loop_waits_for_a_peer_outside(
@@ -519,15 +413,12 @@ def test_a_signal_interrupts_the_wait_for_a_peer() -> None:
         assert testing.run(main()) == "stopped"
 
 
-def test_a_subprocess_can_be_waited_for() -> None:
-    async def main() -> tuple[bytes, float]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", "print('hello')", stdout=subprocess.PIPE
-        )
-        output, _ = await process.communicate()
-        return output.strip(), now()
-
-    assert testing.run(main()) == (b"hello", 0.0)
+async def test_a_subprocess_can_be_waited_for() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "print('hello')", stdout=subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert (output.strip(), now()) == (b"hello", 0.0)
 
 
 # --- the library's clock ---
@@ -556,43 +447,18 @@ def test_the_clock_is_one_object_for_the_life_of_a_loop_and_another_for_the_next
         assert first.run(read()) is one
 
 
-def fails() -> Coroutine[Any, Any, None]:
-    async def main() -> None:
-        await asyncio.sleep(1)
-        raise LookupError
-
-    return main()
+async def fail(error: BaseException) -> None:
+    await asyncio.sleep(1)
+    raise error
 
 
-def interrupted() -> Coroutine[Any, Any, None]:
-    async def main() -> None:
-        raise KeyboardInterrupt
-
-    return main()
-
-
-def cancelled() -> Coroutine[Any, Any, None]:
-    async def main() -> None:
-        raise asyncio.CancelledError
-
-    return main()
-
-
-@pytest.mark.parametrize(
-    ("main", "error"),
-    [
-        (fails, LookupError),
-        (hang, DeadlockError),
-        (interrupted, KeyboardInterrupt),
-        (cancelled, asyncio.CancelledError),
-    ],
-)
+@pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt, asyncio.CancelledError, None])
 def test_however_a_run_ends_the_previous_clock_comes_back(
-    main: Callable[[], Coroutine[Any, Any, None]], error: type[BaseException]
+    error: type[BaseException] | None,
 ) -> None:
     before, held = library_clock(), names()
-    with pytest.raises(error):
-        testing.run(main())
+    with pytest.raises(error or DeadlockError):
+        testing.run(fail(error()) if error else hang())
     assert library_clock() is before
     assert names() == held
 
@@ -616,37 +482,32 @@ def test_a_run_within_a_run_is_refused_and_leaves_the_outer_clock() -> None:
     assert library_clock() is before
 
 
-def test_another_thread_keeps_the_real_clock() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
+async def test_another_thread_keeps_the_real_clock_and_may_call_into_the_loop() -> None:
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(3600)
+    seen = loop.create_future()
+    thread = threading.Thread(
+        target=lambda: loop.call_soon_threadsafe(seen.set_result, library_clock()())
+    )
+    before = time.monotonic_ns()
+    loop.call_soon(thread.start)
+    assert before <= await seen <= time.monotonic_ns()
+    assert now() == 3600
+    thread.join()
+
+
+async def test_a_job_has_the_clock_of_its_loop_and_its_thread_has_it_no_longer() -> None:
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as pool:
         await asyncio.sleep(3600)
-        seen = loop.create_future()
-        thread = threading.Thread(
-            target=lambda: loop.call_soon_threadsafe(seen.set_result, library_clock()())
-        )
+        assert await loop.run_in_executor(pool, library_clock()) == 3600 * 10**9
+        with pytest.raises(ZeroDivisionError):
+            await loop.run_in_executor(pool, divmod, 1, 0)
         before = time.monotonic_ns()
-        loop.call_soon(thread.start)
-        assert before <= await seen <= time.monotonic_ns()
-        thread.join()
-
-    testing.run(main())
+        assert before <= pool.submit(library_clock()).result() <= time.monotonic_ns()
 
 
-def test_a_job_has_the_clock_of_its_loop_and_its_thread_has_it_no_longer() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1) as pool:
-            await asyncio.sleep(3600)
-            assert await loop.run_in_executor(pool, library_clock()) == 3600 * 10**9
-            with pytest.raises(ZeroDivisionError):
-                await loop.run_in_executor(pool, divmod, 1, 0)
-            before = time.monotonic_ns()
-            assert before <= pool.submit(library_clock()).result() <= time.monotonic_ns()
-
-    testing.run(main())
-
-
-def test_a_job_that_runs_a_real_loop_has_a_real_clock_meanwhile() -> None:
+async def test_a_job_that_runs_a_real_loop_has_a_real_clock_meanwhile() -> None:
     async def read() -> int:
         return library_clock()()
 
@@ -655,29 +516,24 @@ def test_a_job_that_runs_a_real_loop_has_a_real_clock_meanwhile() -> None:
         assert before <= asyncio.run(read()) <= time.monotonic_ns()
         assert library_clock()() == 0
 
-    testing.run(asyncio.to_thread(job))
+    await asyncio.to_thread(job)
 
 
-def test_a_job_travels_to_another_process_without_its_loop() -> None:
+async def test_a_job_travels_to_another_process_without_its_loop() -> None:
     class Elsewhere(Executor):
         def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
             future: Future[Any] = Future()
             future.set_result(pickle.loads(pickle.dumps(fn))(*args, **kwargs))
             return future
 
-    async def main() -> int:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(Elsewhere(), partial(int, base=2), "11")
-
-    assert testing.run(main()) == 3
+    loop = asyncio.get_running_loop()
+    assert await loop.run_in_executor(Elsewhere(), partial(int, base=2), "11") == 3
 
 
-def test_a_coroutine_function_is_no_job_in_debug_mode() -> None:
-    async def main() -> None:
-        with pytest.raises(TypeError, match="coroutines cannot be used"):
-            asyncio.get_running_loop().run_in_executor(None, hang)
-
-    testing.run(main(), debug=True)
+async def test_a_coroutine_function_is_no_job_in_debug_mode() -> None:
+    asyncio.get_running_loop().set_debug(True)
+    with pytest.raises(TypeError, match="coroutines cannot be used"):
+        asyncio.get_running_loop().run_in_executor(None, hang)
 
 
 def test_loops_of_several_threads_run_at_once_each_in_its_own_time() -> None:
@@ -718,10 +574,6 @@ def test_a_throttle_notices_the_next_loop_though_another_thread_s_still_runs() -
 
     shared = Throttle(1, period=60)
     assert testing.run(other()) == (30.0, 0)
-
-
-def test_a_job_may_run_a_real_loop() -> None:
-    assert testing.run(asyncio.to_thread(asyncio.run, asyncio.sleep(0, "real"))) == "real"
 
 
 # --- freezegun ---
@@ -767,52 +619,6 @@ def test_a_run_under_frozen_dates_has_a_moving_clock() -> None:
 # --- the rest of asyncio ---
 
 
-def test_timeouts_expire_at_their_instant() -> None:
-    async def main() -> list[float]:
-        instants = []
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(60):
-                await hang()
-        instants.append(now())
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(hang(), 0.1)
-        return [*instants, now()]
-
-    assert testing.run(main()) == [60.0, 60.1]
-
-
-def test_a_task_group_cancels_the_others_at_the_instant_of_a_failure() -> None:
-    async def fail() -> None:
-        await asyncio.sleep(2)
-        raise LookupError
-
-    async def main() -> float:
-        with contextlib.suppress(ExceptionGroup):
-            async with asyncio.TaskGroup() as group:
-                group.create_task(fail())
-                group.create_task(hang())
-        return now()
-
-    assert testing.run(main()) == 2.0
-
-
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
-def test_eager_tasks_run_on_virtual_time() -> None:
-    async def nap(seconds: float) -> float:
-        await asyncio.sleep(seconds)
-        return now()
-
-    async def main() -> list[float]:
-        factory = getattr(asyncio, "eager_task_factory")  # noqa: B009
-        asyncio.get_running_loop().set_task_factory(factory)
-        naps = await asyncio.gather(*(nap(seconds) for seconds in (3, 1, 2)))
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.create_task(hang()), 1)
-        return [*naps, now()]
-
-    assert testing.run(main()) == [3.0, 1.0, 2.0, 4.0]
-
-
 @pytest.mark.parametrize("debug", [False, True, None])
 def test_debug_mode_is_passed_on_and_nothing_is_ever_slow(
     debug: bool | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -826,15 +632,6 @@ def test_debug_mode_is_passed_on_and_nothing_is_ever_slow(
     monkeypatch.setenv("PYTHONASYNCIODEBUG", "")
     assert testing.run(main(), debug=debug) == (bool(debug), 3600.0)
     assert not [record for record in caplog.records if record.levelname != "DEBUG"]
-
-
-def test_runs_one_after_another_each_start_at_zero() -> None:
-    async def main() -> tuple[float, float]:
-        start = now()
-        await asyncio.sleep(5)
-        return start, now()
-
-    assert [testing.run(main()) for _ in range(3)] == [(0.0, 5.0)] * 3
 
 
 def test_async_generators_are_closed_at_the_end() -> None:
@@ -884,18 +681,6 @@ def test_anyio_takes_the_loop() -> None:
 # --- with a throttle ---
 
 
-def test_a_throttle_grants_at_exact_instants() -> None:
-    async def main() -> list[float]:
-        throttle = Throttle(10, period=1.0, burst=3)
-        grants = []
-        for _ in range(103):
-            await throttle.acquire()
-            grants.append(now())
-        return grants
-
-    assert testing.run(main()) == [0.0, 0.0] + [n / 10 for n in range(101)]
-
-
 def test_a_throttle_of_a_module_serves_one_run_after_another() -> None:
     async def main() -> list[float]:
         grants = []
@@ -910,47 +695,17 @@ def test_a_throttle_of_a_module_serves_one_run_after_another() -> None:
     assert testing.run(main()) == [60.0, 120.0, 180.0]
 
 
-def test_a_throttle_counts_months() -> None:
-    async def main() -> list[float]:
-        throttle = Throttle(1, period=30 * DAY)
-        late = []
-        for month in range(40):
-            await throttle.acquire()
-            late.append(now() - month * 30 * DAY)
-        return late
-
-    late = testing.run(main())
-    assert set(late[:4]) == {0.0}
-    assert 0 <= min(late) <= max(late) < 1e-6
-
-
-def test_a_slot_that_nobody_returns_is_reported_as_a_hang() -> None:
-    async def main() -> None:
-        throttle = Throttle(100, 1)
+async def test_a_throttle_counts_months() -> None:
+    throttle = Throttle(1, period=30 * DAY)
+    for month in range(40):
         await throttle.acquire()
-        await throttle.acquire()
-
-    with pytest.raises(DeadlockError, match="main"):
-        testing.run(main())
-
-
-def test_a_throttle_with_a_timer_of_its_own_keeps_it() -> None:
-    async def main() -> bool:
-        throttle = Throttle(1, timer=lambda: 0.0)
-        assert throttle.try_acquire()
-        await asyncio.sleep(3600)
-        return throttle.try_acquire()
-
-    assert testing.run(main()) is False
+        assert 0 <= now() - month * 30 * DAY <= (0 if month < 4 else 1e-6)
 
 
 # --- the pytest plugin ---
 
-
-@pytest.fixture
-def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    pytester.makeconftest('pytest_plugins = ["async_throttle.pytest_plugin"]')
-    return configured(pytester)
+PLUGIN = "async_throttle.pytest_plugin"
+CONFTEST = f'pytest_plugins = ["{PLUGIN}"]'
 
 
 def configured(pytester: pytest.Pytester, *more: str) -> pytest.Pytester:
@@ -966,6 +721,12 @@ def configured(pytester: pytest.Pytester, *more: str) -> pytest.Pytester:
     return pytester
 
 
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makeconftest(CONFTEST)
+    return configured(pytester)
+
+
 VIRTUAL = """
     import asyncio, pytest
     from async_throttle.testing import VirtualTimeLoop
@@ -974,11 +735,7 @@ VIRTUAL = """
         return isinstance(asyncio.get_running_loop(), VirtualTimeLoop)
 """
 
-
-def test_a_mark_gives_a_test_virtual_time(project: pytest.Pytester) -> None:
-    project.makepyfile(
-        VIRTUAL
-        + """
+MARKED = """
     @pytest.fixture
     async def warm():
         await asyncio.sleep(5)
@@ -1004,9 +761,45 @@ def test_a_mark_gives_a_test_virtual_time(project: pytest.Pytester) -> None:
 
     def test_plain():
         pass
-    """
-    )
-    project.runpytest().assert_outcomes(passed=5)
+"""
+SET = """
+    async def test_virtual():
+        assert is_virtual()
+
+    @pytest.mark.virtual_time(False)
+    async def test_real():
+        assert not is_virtual()
+"""
+STRICT = """
+    pytestmark = [pytest.mark.asyncio, pytest.mark.virtual_time]
+
+    async def test_virtual():
+        assert is_virtual()
+"""
+
+
+@pytest.mark.parametrize(
+    ("tests", "passed", "setting", "conftest", "options"),
+    [
+        (MARKED, 5, "", CONFTEST, ()),
+        (SET, 2, "virtual_time = true", CONFTEST, ()),
+        (SET, 2, "virtual_time = true", "", ("-p", PLUGIN)),
+        (STRICT, 1, "", CONFTEST, ("--asyncio-mode=strict",)),
+    ],
+    ids=["a mark", "a setting", "no conftest", "the strict mode"],
+)
+def test_virtual_time_is_given_to_a_test_by(
+    pytester: pytest.Pytester,
+    tests: str,
+    passed: int,
+    setting: str,
+    conftest: str,
+    options: tuple[str, ...],
+) -> None:
+    configured(pytester, setting)
+    pytester.makeconftest(conftest)
+    pytester.makepyfile(VIRTUAL + tests)
+    pytester.runpytest(*options).assert_outcomes(passed=passed)
 
 
 def test_the_example_of_the_plugin_runs(project: pytest.Pytester) -> None:
@@ -1017,47 +810,6 @@ def test_the_example_of_the_plugin_runs(project: pytest.Pytester) -> None:
     project.runpytest().assert_outcomes(passed=1)
 
 
-def test_a_setting_gives_it_to_all_tests_but_those_excepted(project: pytest.Pytester) -> None:
-    configured(project, "virtual_time = true")
-    project.makepyfile(
-        VIRTUAL
-        + """
-    async def test_virtual():
-        assert is_virtual()
-
-    @pytest.mark.virtual_time(False)
-    async def test_real():
-        assert not is_virtual()
-    """
-    )
-    project.runpytest().assert_outcomes(passed=2)
-
-
-def test_the_plugin_needs_no_conftest(pytester: pytest.Pytester) -> None:
-    configured(pytester, "virtual_time = true")
-    pytester.makepyfile(
-        VIRTUAL
-        + """
-    async def test_virtual():
-        assert is_virtual()
-    """
-    )
-    pytester.runpytest("-p", "async_throttle.pytest_plugin").assert_outcomes(passed=1)
-
-
-def test_the_strict_mode_works_as_well(project: pytest.Pytester) -> None:
-    project.makepyfile(
-        VIRTUAL
-        + """
-    pytestmark = [pytest.mark.asyncio, pytest.mark.virtual_time]
-
-    async def test_virtual():
-        assert is_virtual()
-    """
-    )
-    project.runpytest("--asyncio-mode=strict").assert_outcomes(passed=1)
-
-
 @pytest.mark.parametrize("early", [False, True])
 def test_factories_of_the_user_stay_for_the_other_tests(
     pytester: pytest.Pytester, early: bool
@@ -1065,7 +817,7 @@ def test_factories_of_the_user_stay_for_the_other_tests(
     # Whether the plugin is registered before the conftest or after it.
     configured(pytester)
     pytester.makeconftest(
-        ("" if early else 'pytest_plugins = ["async_throttle.pytest_plugin"]')
+        ("" if early else CONFTEST)
         + """
 import asyncio
 class Own(asyncio.SelectorEventLoop):
@@ -1090,21 +842,11 @@ def pytest_asyncio_loop_factories(config, item):
         assert is_virtual() or type(asyncio.get_running_loop()).__name__ == "Own"
     """
     )
-    plugin = ["-p", "async_throttle.pytest_plugin"] if early else []
+    plugin = ["-p", PLUGIN] if early else []
     result = pytester.runpytest("-v", *plugin)
     result.assert_outcomes(passed=5)
-    result.stdout.fnmatch_lines_random(
-        [
-            f"*::test_{name} PASSED*"
-            for name in (
-                "own[[]own]",
-                "own[[]usual]",
-                "virtual",
-                "both[[]own]",
-                "both[[]virtual_time]",
-            )
-        ]
-    )
+    names = "own[[]own]", "own[[]usual]", "virtual", "both[[]own]", "both[[]virtual_time]"
+    result.stdout.fnmatch_lines_random([f"*::test_{name} PASSED*" for name in names])
 
 
 def test_a_hang_fails_the_test_and_its_fixtures_end_well(project: pytest.Pytester) -> None:

@@ -19,7 +19,6 @@ import gc
 import inspect
 import math
 import random
-import signal
 import sys
 import threading
 import time
@@ -32,11 +31,21 @@ from unittest import mock
 
 import pytest
 from explorer import Broken
+from scenes import SLOT
 from support import scaled
-from thread_explorer import SCENES, Loop, Stage, began, explore, play, sample
+from thread_explorer import (
+    SCENES,
+    Stage,
+    began,
+    die_later,
+    explore,
+    play,
+    sample,
+    staged,
+    taken,
+)
 
 from async_throttle import (
-    LimitPool,
     LimitSet,
     RateLimit,
     ThrottleClosed,
@@ -55,17 +64,6 @@ from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle._shell.states import ENTERING
 from async_throttle._shell.thread import LoopOfWaiters, Sleeper, ThreadScheduler, wait
 from async_throttle.threads import Lease, Throttle
-
-
-def staged(test: Callable[[Stage], object]) -> Callable[[], None]:
-    """*test* runs in a thread of a stage. Threads that it adds run whenever it waits."""
-
-    def in_virtual_time() -> None:
-        play(lambda stage: stage.thread("test", test, stage), [])
-
-    in_virtual_time.__name__ = test.__name__
-    return in_virtual_time
-
 
 # --- calls
 
@@ -190,8 +188,8 @@ def test_every_schedule_keeps_every_promise(scene: Any) -> None:
 
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES.keys())
 def test_a_switch_at_any_line_breaks_nothing(scene: Any) -> None:
-    sample(scene.scenario, range(scaled(10)), lines=0.03, late=scene.late)
-    sample(scene.scenario, range(10, 10 + scaled(5, least=2)), lines=0.3, late=scene.late)
+    sample(scene.scenario, range(scaled(10, least=3)), lines=0.03, late=scene.late)
+    sample(scene.scenario, range(10, 10 + scaled(5, least=1)), lines=0.3, late=scene.late)
 
 
 def eight_of_all_kinds(stage: Stage) -> Any:
@@ -402,32 +400,19 @@ def test_a_schedule_that_was_told_can_be_played_again() -> None:
 # --- who waits, sleeps
 
 
+@pytest.mark.parametrize("waits_for", ["tokens", "slots"])
 @staged
-def test_a_hundred_threads_lie_down_twice_each(stage: Stage) -> None:
-    throttle = stage.throttle(1, burst=1, initial=0)
+def test_a_hundred_threads_lie_down_twice_each_at_most(stage: Stage, waits_for: str) -> None:
+    if waits_for == "tokens":
+        throttle = stage.throttle(1, burst=1, initial=0)
+    else:
+        throttle = taken(stage, 1, **SLOT)
     for n in range(100):
-        stage.thread(str(n), stage.visit, throttle, 1, 1_000)
-    stage.sleep(100)
-    assert stage.instants == list(range(1, 101))
-    # Until it is told to keep the time, and until the time has come.
-    assert naps(stage) <= 2 * 100
-
-
-@staged
-def test_a_hundred_threads_that_wait_for_a_slot_lie_down_twice_at_most(stage: Stage) -> None:
-    throttle = stage.throttle(math.inf, 1)
-    throttle.acquire()
-    for n in range(100):
-        stage.thread(str(n), stage.visit, throttle, 1, 1)
-    stage.later(1, throttle.release)
+        stage.thread(str(n), stage.visit, throttle, 1, 1_000 if waits_for == "tokens" else 1)
     stage.sleep(1_000)
     assert stage.instants == list(range(1, 101))
-    assert naps(stage) <= 2 * 100
-
-
-def naps(stage: Stage) -> int:
-    """How often a thread or an event loop lay down to wait for others."""
-    return sum(what == "wants to be woken" for _, _, what, _ in stage.plot)
+    # Until it is told to keep the time, and until the time has come.
+    assert sum(what == "wants to be woken" for _, _, what, _ in stage.plot) <= 2 * 100
 
 
 @staged
@@ -450,39 +435,6 @@ def test_nobody_looks_while_there_is_nothing_to_see(stage: Stage) -> None:
 
 
 @staged
-def test_a_clock_of_the_users_own_is_looked_at_now_and_then(stage: Stage) -> None:
-    shown = 0.0
-    throttle = stage.throttle(1, burst=1, initial=0, timer=lambda: shown)
-    stage.thread("A", stage.visit, throttle)
-    stage.thread("B", stage.visit, throttle)
-    stage.sleep(5.05)
-    assert not stage.began
-    shown = 1.0
-    stage.sleep(5)
-    assert stage.began == [(5.1, "A")]
-    shown = 2.0
-    stage.sleep(1)
-    assert len(stage.began) == 2
-
-
-@staged
-def test_a_last_class_has_its_turn(stage: Stage) -> None:
-    throttle = stage.throttle(math.inf, 1)
-    throttle.acquire()
-    stage.thread("last", lambda: stage.visit(throttle, priority=9))
-    stage.sleep(1)
-    for n in range(40):
-        stage.thread(str(n), stage.visit, throttle)
-    stage.sleep(1)
-    throttle.release()
-    stage.sleep(1)
-    names = [name for _, name in stage.began]
-    assert names.index("last") == 32
-    names.remove("last")
-    assert names == [str(n) for n in range(40)]
-
-
-@staged
 def test_a_held_up_loop_is_no_reason_to_refuse_a_thread(stage: Stage) -> None:
     async def hold_up() -> None:
         task = asyncio.create_task(stage.stop_by(throttle))
@@ -494,11 +446,9 @@ def test_a_held_up_loop_is_no_reason_to_refuse_a_thread(stage: Stage) -> None:
     only = LimitSet(throttle)
     stage.loop("L", hold_up)
     stage.sleep(5)  # by now the task has been granted, and cannot run
-    assert throttle.level == 4
-    assert not throttle.locked()
+    assert (throttle.level, throttle.locked(), only.locked()) == (4, False, False)
     assert throttle.try_acquire()
     throttle.release()
-    assert not only.locked()
     with only.try_acquire() as acquisition:
         assert acquisition.successful
     assert throttle.level == 2
@@ -567,14 +517,6 @@ def test_an_interrupted_drain_is_forgotten(stage: Stage) -> None:
 def test_a_task_goes_while_its_own_grant_and_the_death_of_a_loop_are_noticed(
     stage: Stage,
 ) -> None:
-    def die() -> None:
-        loop = Loop(stage)
-        task: Any = loop.create_task(throttle.acquire_async())
-        loop.run_until_complete(asyncio.sleep(0.5))
-        loop.close()
-        task._log_destroy_pending = False
-        left.append(task)
-
     async def give_up() -> None:
         await asyncio.sleep(0.1)
         task = asyncio.create_task(throttle.acquire_async(timeout=100))
@@ -584,31 +526,20 @@ def test_a_task_goes_while_its_own_grant_and_the_death_of_a_loop_are_noticed(
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    left: list[Any] = []
     throttle = stage.throttle(1, burst=4, initial=0)
-    stage.thread("D", die)
+    die_later(stage, throttle, 0.5, collected=4)
     stage.loop("L", give_up)
     stage.sleep(4)
     assert throttle.level == 4
-    left.pop().get_coro().close()
+    stage.sleep(1)
     assert throttle.level == 4
 
 
 @staged
 def test_a_grant_in_a_loop_that_is_closed_before_it_is_noticed_is_undone(stage: Stage) -> None:
-    def die() -> None:
-        loop = Loop(stage)
-        task: Any = loop.create_task(stage.stop_by(throttle))
-        loop.run_until_complete(asyncio.sleep(0.5))
-        stage.sleep(1)  # and meanwhile it is granted
-        loop.close()
-        task._log_destroy_pending = False
-        left.append(task)
-
-    left: list[Any] = []
     throttle = stage.throttle(1, 1, burst=3)
     throttle.acquire(1)
-    stage.thread("D", die)
+    die_later(stage, throttle, 0.5, held_up=1, collected=2)  # it is granted meanwhile
     stage.sleep(0.6)
     stage.thread("A", stage.visit, throttle, 3)
     stage.sleep(0.4)
@@ -618,20 +549,8 @@ def test_a_grant_in_a_loop_that_is_closed_before_it_is_noticed_is_undone(stage: 
     assert (throttle.active, throttle.waiting, throttle.level) == (1, 0, 0)
     stage.sleep(1)
     assert stage.began == [(2, "A")]
-    left.pop().get_coro().close()
-    assert throttle.level == 1
-
-
-@staged
-def test_nothing_is_left_of_a_refusal_in_a_loop(stage: Stage) -> None:
-    async def be_refused() -> None:
-        with pytest.raises(ThrottleTimeout):
-            await throttle.acquire_async(timeout=0.5)
-        with pytest.raises(WeightTooLarge):
-            await throttle.acquire_async(2)
-
-    throttle = stage.throttle(1, burst=1, initial=0)
-    stage.loop("L", be_refused)  # the stage looks whether anything is left
+    stage.sleep(1)
+    assert throttle.level == 2
 
 
 # --- real threads
@@ -746,7 +665,7 @@ def at_rest(throttle: Throttle) -> None:
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("_switching")
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(scaled(2, least=1)))
 def test_a_storm_of_threads_and_loops(seed: int) -> None:
     rate, burst, slots = 5_000, 50, 5
     throttle = Throttle(rate, slots, burst=burst)
@@ -876,39 +795,8 @@ def test_a_storm_of_threads_and_loops(seed: int) -> None:
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("_switching")
-def test_the_rate_holds_for_threads_and_loops_together() -> None:
-    def work() -> None:
-        for _ in range(50):
-            asked = time.monotonic_ns()
-            with throttle(2) as lease:
-                log.enter(asked, lease.waited, 2)
-
-    async def call() -> None:
-        for _ in range(10):
-            asked = time.monotonic_ns()
-            async with throttle(1) as lease:
-                log.enter(asked, lease.waited, 1)
-
-    async def main() -> None:
-        await asyncio.gather(*(call() for _ in range(5)))
-
-    rate, burst = 3_000, 10
-    throttle = Throttle(rate, burst=burst)
-    log = Log()
-    with order_of_grants():
-        in_threads(*(work for _ in range(5)), *(lambda: asyncio.run(main()) for _ in range(2)))
-    log.check_envelope(rate, burst)
-    at_rest(throttle)
-
-
-@pytest.mark.real_time
-@pytest.mark.usefixtures("_switching")
-def test_sets_are_made_by_many_threads_at_once_while_others_wait() -> None:
-    for _ in range(10):
-        make_sets_at_once()
-
-
-def make_sets_at_once() -> None:
+@pytest.mark.parametrize("attempt", range(scaled(10, least=3)))
+def test_sets_are_made_by_many_threads_at_once_while_others_wait(attempt: int) -> None:
     def send(first: int) -> None:
         for key in range(first, first + 4):
             chat = chats[key % 4]
@@ -941,74 +829,6 @@ def make_sets_at_once() -> None:
     for key in range(4):
         assert log.most[chats[key]] <= 1
         assert (chats[key].active, chats[key].waiting) == (0, 0)
-
-
-@pytest.mark.real_time
-@pytest.mark.usefixtures("_switching")
-def test_a_pool_serves_threads_and_loops_at_once() -> None:
-    def work() -> None:
-        for _ in range(30):
-            with pool() as acquisition, log.inside(members[acquisition.limit_set]):
-                time.sleep(0)
-
-    async def call() -> None:
-        for _ in range(10):
-            async with pool() as acquisition:
-                with log.inside(members[acquisition.limit_set]):
-                    await asyncio.sleep(0)
-
-    async def main() -> None:
-        await asyncio.gather(*(call() for _ in range(4)))
-
-    throttles = [Throttle(math.inf, 1), Throttle(5_000, 2, burst=5)]
-    members: dict[Any, Throttle] = {LimitSet(throttle): throttle for throttle in throttles}
-    pool = LimitPool(members)
-    log = Log()
-    in_threads(*(work for _ in range(5)), *(lambda: asyncio.run(main()) for _ in range(2)))
-    assert log.most[throttles[0]] == 1
-    assert 1 <= log.most[throttles[1]] <= 2
-    assert pool.get_stats()["balancer_stats"]["total_dispatched"] == 5 * 30 + 2 * 40
-    assert [(throttle.active, throttle.waiting) for throttle in throttles] == [(0, 0)] * 2
-    at_rest(throttles[1])
-
-
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals between threads")
-def test_control_c_ends_a_wait_and_leaves_no_trace() -> None:
-    def interrupt() -> None:
-        while not throttle.waiting:
-            time.sleep(0.001)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    throttle = Throttle(math.inf, 1)
-    throttle.acquire()
-    helper = threading.Thread(target=interrupt)
-    helper.start()
-    with pytest.raises(KeyboardInterrupt):
-        throttle.acquire()
-    helper.join()
-    assert (throttle.active, throttle.waiting) == (1, 0)
-    throttle.release()
-    with throttle:
-        pass
-
-
-def test_a_loop_that_is_closed_over_its_callers_holds_up_nobody() -> None:
-    throttle = Throttle(math.inf, 1)
-    throttle.acquire()
-    loop = asyncio.new_event_loop()
-    task: Any = loop.create_task(throttle.acquire_async())
-    loop.run_until_complete(asyncio.sleep(0.001))
-    assert throttle.waiting == 1
-    loop.close()
-    assert throttle.waiting == 0
-    throttle.release()
-    in_threads(lambda: throttle.acquire(timeout=10))
-    assert throttle.active == 1
-    throttle.release()
-    task._log_destroy_pending = False
-    del task
-    gc.collect()
-    assert (throttle.active, throttle.waiting) == (0, 0)
 
 
 def test_idle_it_keeps_neither_threads_nor_timers() -> None:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support import at, now, others_run, queued
+from support import at, now, others_run, queued, scaled
 
 import async_throttle
 from async_throttle import (
@@ -37,48 +37,50 @@ ALGORITHMS: list[type[Rule]] = [TokenBucket, GCRA, LeakyBucket, SlidingWindow, F
 WINDOWS: list[type[Rule]] = [SlidingWindow, FixedWindow]
 
 
-def timers() -> list[asyncio.TimerHandle]:
-    """What the running loop has armed."""
-    scheduled: list[asyncio.TimerHandle] = vars(asyncio.get_running_loop())["_scheduled"]
-    return [handle for handle in scheduled if not handle.cancelled()]
-
-
-def seen(throttle: Throttle) -> tuple[Any, ...]:
+def seen(throttle: Throttle) -> list[Any]:
     """All that can be seen of it."""
-    return (
-        throttle.level,
-        throttle.active,
-        throttle.waiting,
-        throttle.paused_for,
-        throttle.locked(),
-        throttle.capacity,
-        throttle.concurrency,
-        throttle.period,
-        throttle.burst,
-    )
+    parameters = throttle.capacity, throttle.concurrency, throttle.period, throttle.burst
+    state = throttle.level, throttle.active, throttle.waiting, throttle.paused_for
+    return [*parameters, *state, throttle.locked()]
 
+
+async def ask(throttle: Throttle, form: str, *weight: Any, **options: Any) -> Any:
+    """Take what is asked for, in one of the forms of a throttle; a block is left again."""
+    if form == "plain":
+        async with throttle:
+            return None
+    if form == "block":
+        async with throttle(*weight, **options) as lease:
+            return lease
+    answer = getattr(throttle, form)(*weight, **options)
+    return answer if isinstance(answer, bool) else await answer
+
+
+FORMS = ["plain", "block", "acquire", "lease", "consume"]
+WEIGHED = FORMS[1:]
 
 # --- parameters ---
 
 
 @pytest.mark.parametrize(
-    ("arguments", "name"),
+    ("name", "bad", "others"),
     [
-        *(({"capacity": bad}, "capacity") for bad in (0, -1, -0.5, math.nan, -math.inf, "10")),
-        *(({"concurrency": bad}, "concurrency") for bad in (-1, 1.5, math.nan, math.inf, "2")),
-        *(({"period": bad}, "period") for bad in (0, -1.0, math.nan, math.inf, "1")),
-        ({"period": 1e-10}, "period"),  # rounds to no time at all
-        *(({"burst": bad}, "burst") for bad in (0, -1, math.nan, math.inf, "5")),
-        *(({"initial": bad}, "initial") for bad in (-1, 10.5, math.nan, math.inf)),
-        ({"initial": 4, "burst": 3}, "initial"),
-        *(({"max_waiting": bad}, "max_waiting") for bad in (-1, 0.5, math.nan)),
-        *(({"algorithm": window, "burst": 5}, "burst") for window in WINDOWS),
+        *(("capacity", bad, {}) for bad in (0, -1, -0.5, math.nan, -math.inf, "10")),
+        *(("concurrency", bad, {}) for bad in (-1, 1.5, math.nan, math.inf, "2")),
+        # 1e-10 rounds to no time at all.
+        *(("period", bad, {}) for bad in (0, -1.0, math.nan, math.inf, "1", 1e-10)),
+        *(("burst", bad, {}) for bad in (0, -1, math.nan, math.inf, "5")),
+        *(("initial", bad, {}) for bad in (-1, 10.5, math.nan, math.inf)),
+        ("initial", 4, {"burst": 3}),
+        *(("max_waiting", bad, {}) for bad in (-1, 0.5, math.nan)),
+        *(("burst", 5, {"algorithm": window}) for window in WINDOWS),
     ],
 )
-def test_a_bad_parameter_is_refused_by_name_and_value(arguments: dict[str, Any], name: str) -> None:
-    value = re.escape(repr(arguments[name])) if arguments[name] != 5 else "5"
-    with pytest.raises(ValueError, match=f"^{name} .*{value}"):
-        Throttle(**{"capacity": 10, **arguments})
+def test_a_bad_parameter_is_refused_by_name_and_value(
+    name: str, bad: Any, others: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=f"^{name} .*{re.escape(repr(bad))}"):
+        Throttle(**{"capacity": 10, name: bad, **others})
 
 
 def test_the_only_positional_parameters_are_those_of_version_1() -> None:
@@ -90,10 +92,8 @@ def test_the_only_positional_parameters_are_those_of_version_1() -> None:
 
 def test_defaults() -> None:
     throttle = Throttle(10)
-    assert (throttle.concurrency, throttle.period, throttle.burst) == (0, 1.0, 10.0)
-    assert (throttle.level, throttle.algorithm) == (10.0, TokenBucket)
-    assert (throttle.max_waiting, throttle.name, throttle.paused_for) == (None, None, 0.0)
-    assert (throttle.active, throttle.waiting, throttle.locked()) == (0, 0, False)
+    assert seen(throttle) == [10.0, 0, 1.0, 10.0, 10.0, 0, 0, 0.0, False]
+    assert (throttle.algorithm, throttle.max_waiting, throttle.name) == (TokenBucket, None, None)
 
 
 def test_a_period_is_rounded_to_whole_nanoseconds() -> None:
@@ -104,13 +104,6 @@ def test_a_period_is_rounded_to_whole_nanoseconds() -> None:
 @pytest.mark.parametrize(("capacity", "burst"), [(0.25, 1.0), (1, 1.0), (2.5, 2.5), (100, 100.0)])
 def test_an_unset_burst_is_the_capacity_but_at_least_one(capacity: float, burst: float) -> None:
     assert Throttle(capacity).burst == burst
-
-
-async def test_a_rate_below_one_per_period_can_be_acquired() -> None:
-    throttle = Throttle(0.5)
-    assert await throttle.acquire()
-    assert await throttle.acquire()
-    assert now() == 2.0
 
 
 @pytest.mark.parametrize("algorithm", WINDOWS)
@@ -173,11 +166,6 @@ async def test_initial_is_what_there_is_at_the_start(algorithm: type[Rule]) -> N
     assert throttle.try_acquire(0.25)
     assert not throttle.try_acquire()
     assert Throttle(10, initial=0, algorithm=algorithm).level == 0.0
-
-
-def test_initial_without_a_rate_changes_nothing() -> None:
-    assert Throttle(math.inf, initial=5).level == math.inf
-    assert Throttle(math.inf, initial=math.inf).level == math.inf
 
 
 async def test_max_waiting_refuses_the_next_one_at_once() -> None:
@@ -271,20 +259,14 @@ async def test_a_call_takes_its_weight_and_one_slot() -> None:
 # --- acquire, release, lease, try_acquire ---
 
 
-async def test_acquire_answers_true_and_release_gives_the_slot_back() -> None:
+async def test_acquire_is_a_coroutine_that_answers_true_and_release_gives_the_slot_back() -> None:
     throttle = Throttle(10, 1)
-    assert await throttle.acquire() is True
-    assert throttle.active == 1
+    call = throttle.acquire(5.5)
+    assert asyncio.iscoroutine(call)
+    assert await call is True
+    assert (throttle.level, throttle.active) == (4.5, 1)
     assert throttle.release() is None  # type: ignore[func-returns-value]
     assert throttle.active == 0
-    assert await throttle.acquire(4.5) is True
-    assert throttle.level == 4.5
-
-
-def test_acquire_is_a_coroutine() -> None:
-    call = Throttle(10).acquire()
-    assert asyncio.iscoroutine(call)
-    call.close()
 
 
 @pytest.mark.parametrize("concurrency", [0, 1, 5])
@@ -299,24 +281,17 @@ async def test_one_release_too_many_is_a_value_error(concurrency: int) -> None:
     assert throttle.active == 0
 
 
-async def test_try_acquire_never_waits() -> None:
-    throttle = Throttle(10, 2)
+def test_try_acquire_never_waits_and_needs_no_event_loop() -> None:
+    throttle = Throttle(10, 2, period=3600)
     assert throttle.try_acquire() is True
     assert throttle.try_acquire(9) is True
     assert throttle.try_acquire(0) is False  # no slot
     throttle.release()
     assert throttle.try_acquire(1) is False  # no token
     assert throttle.try_acquire(0) is True
-    assert (throttle.level, throttle.active) == (0.0, 2)
-
-
-def test_try_acquire_needs_no_event_loop() -> None:
-    throttle = Throttle(2, 5, period=3600)
-    assert [throttle.try_acquire() for _ in range(3)] == [True, True, False]
-    throttle.release()
+    assert throttle.active == 2
     throttle.charge(1)
-    throttle.pause(1)
-    assert throttle.active == 1
+    assert throttle.level == pytest.approx(-1, abs=0.1)
 
 
 # --- consume ---
@@ -348,15 +323,6 @@ async def test_consume_inside_a_body_does_not_wait_behind_a_caller_that_lacks_th
 
 
 # --- charge ---
-
-
-async def test_a_charge_is_debt_that_later_callers_wait_out() -> None:
-    throttle = Throttle(10)
-    throttle.charge(25)
-    assert throttle.level == -15.0
-    assert throttle.delay() == 1.6
-    await throttle.acquire()
-    assert now() == 1.6
 
 
 @pytest.mark.parametrize("bad", [-1, math.nan, math.inf])
@@ -397,49 +363,20 @@ def test_it_is_locked_if_not_even_one_token_will_ever_go_at_once() -> None:
 # --- pause, resume ---
 
 
-@pytest.mark.parametrize("form", ["throttle", "throttle(2)", "acquire", "lease", "consume"])
+@pytest.mark.parametrize("form", FORMS)
 async def test_a_pause_holds_newcomers(form: str) -> None:
     throttle = Throttle(10, 2)
     throttle.pause(3)
     assert throttle.paused_for == 3.0
     assert not throttle.try_acquire()
-    if form == "throttle":
-        async with throttle:
-            pass
-    elif form == "throttle(2)":
-        async with throttle(2):
-            pass
-    else:
-        await getattr(throttle, form)()
-    assert now() == 3.0
-    assert throttle.paused_for == 0.0
+    await ask(throttle, form)
+    assert (now(), throttle.paused_for) == (3.0, 0.0)
 
 
-async def test_pauses_merge_by_the_later_end() -> None:
+async def test_a_pause_may_be_awaited_takes_a_timedelta_and_does_not_block() -> None:
     throttle = Throttle(10)
-    throttle.pause(5)
-    throttle.pause(2)
-    assert throttle.paused_for == 5.0
-    await asyncio.sleep(1)
-    throttle.pause(4)
-    assert throttle.paused_for == 4.0
-    throttle.pause(6)
-    assert throttle.paused_for == 6.0
-    await throttle.acquire()
-    assert now() == 7.0
-
-
-async def test_a_pause_is_a_plain_call_that_may_be_awaited_and_does_not_block() -> None:
-    throttle = Throttle(10)
-    await throttle.pause(5)
-    assert now() == 0.0
-    assert throttle.paused_for == 5.0
-
-
-async def test_a_pause_takes_a_timedelta() -> None:
-    throttle = Throttle(10)
-    throttle.pause(timedelta(minutes=1, microseconds=1))
-    assert throttle.paused_for == 60.000001
+    await throttle.pause(timedelta(minutes=1, microseconds=1))
+    assert (now(), throttle.paused_for) == (0.0, 60.000001)
 
 
 async def test_a_pause_for_ever_lasts_until_resume() -> None:
@@ -448,7 +385,6 @@ async def test_a_pause_for_ever_lasts_until_resume() -> None:
     assert throttle.paused_for == math.inf
     assert throttle.delay() == math.inf
     waiter = await queued(throttle.acquire())
-    assert not timers()  # nothing to wait for
     await asyncio.sleep(1e6)
     assert not waiter.done()
     throttle.resume()
@@ -465,37 +401,6 @@ def test_a_pause_is_not_negative(bad: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(bad))):
         throttle.pause(bad)
     assert throttle.paused_for == 0.0
-
-
-async def test_a_pause_that_empties_restarts_gently() -> None:
-    throttle = Throttle(10)
-    throttle.pause(2, empty=True)
-    assert throttle.delay() == 2.1
-    assert throttle.delay(10) == 3.0
-    began = []
-    for _ in range(3):
-        await throttle.acquire()
-        began.append(now())
-    assert began == [2.1, 2.2, 2.3]
-
-
-async def test_an_emptying_pause_empties_though_nobody_looks_when_it_ends() -> None:
-    throttle = Throttle(10)
-    throttle.pause(2, empty=True)
-    await asyncio.sleep(2.5)
-    assert throttle.level == 5.0
-
-
-@pytest.mark.parametrize("algorithm", WINDOWS)
-async def test_an_emptying_pause_counts_as_a_whole_window_used_when_it_ends(
-    algorithm: type[Rule],
-) -> None:
-    throttle = Throttle(10, algorithm=algorithm)
-    throttle.pause(2, empty=True)
-    await asyncio.sleep(2)
-    assert throttle.level == 0.0
-    await throttle.acquire(10)
-    assert now() == 3.0
 
 
 # --- delay ---
@@ -584,26 +489,6 @@ def test_a_guarantee_is_about_a_stretch_of_time(bad: float) -> None:
 # --- live changes ---
 
 
-async def test_a_new_capacity_replans_those_who_wait() -> None:
-    throttle = Throttle(1, initial=0)
-    slow = await queued(throttle.acquire())
-    await asyncio.sleep(0.5)
-    throttle.capacity = 5
-    assert throttle.level == 0.5  # the level stays
-    await slow
-    assert now() == 0.6
-
-
-async def test_the_level_stays_cut_to_the_new_burst() -> None:
-    throttle = Throttle(10, burst=20)
-    throttle.burst = 5
-    assert (throttle.burst, throttle.level) == (5.0, 5.0)
-    throttle.burst = 20
-    assert throttle.level == 5.0
-    await asyncio.sleep(1)
-    assert throttle.level == 15.0
-
-
 def test_an_unset_burst_follows_the_capacity_and_a_set_one_does_not() -> None:
     throttle = Throttle(10)
     throttle.capacity = 4
@@ -615,18 +500,6 @@ def test_an_unset_burst_follows_the_capacity_and_a_set_one_does_not() -> None:
     assert throttle.burst == 7.0
     throttle.burst = None
     assert throttle.burst == 20.0
-
-
-async def test_more_slots_let_waiters_in_at_once() -> None:
-    throttle = Throttle(100, 1)
-    await throttle.acquire()
-    waiters = [await queued(throttle.acquire()) for _ in range(3)]
-    throttle.concurrency = 3
-    await others_run()
-    assert [waiter.done() for waiter in waiters] == [True, True, False]
-    throttle.concurrency = 4
-    await waiters[2]
-    assert (throttle.active, now()) == (4, 0.0)
 
 
 async def test_concurrency_zero_lifts_the_limit_and_counts_the_holders_all_the_same() -> None:
@@ -657,22 +530,19 @@ async def test_a_waiter_that_no_longer_fits_fails_at_once_and_the_others_go_on()
     assert now() == 0.4
 
 
-async def test_a_refused_change_changes_nothing() -> None:
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        *(("capacity", 0), ("capacity", math.nan), ("concurrency", -1), ("concurrency", 0.5)),
+        *(("period", 0), ("period", math.inf), ("burst", 0), ("burst", math.inf)),
+    ],
+)
+def test_a_refused_change_changes_nothing(name: str, bad: float) -> None:
     throttle = Throttle(10, 2)
     before = seen(throttle)
-    for name, bad in [
-        ("capacity", 0),
-        ("capacity", math.nan),
-        ("concurrency", -1),
-        ("concurrency", 0.5),
-        ("period", 0),
-        ("period", math.inf),
-        ("burst", 0),
-        ("burst", math.inf),
-    ]:
-        with pytest.raises(ValueError, match=name):
-            setattr(throttle, name, bad)
-        assert seen(throttle) == before
+    with pytest.raises(ValueError, match=name):
+        setattr(throttle, name, bad)
+    assert seen(throttle) == before
 
 
 async def test_a_rate_can_be_lifted_and_put_back_while_callers_wait() -> None:
@@ -706,39 +576,34 @@ def test_level_without_a_rate_is_infinite() -> None:
     throttle.charge(1000)
     assert throttle.try_acquire(10**9)
     assert (throttle.level, throttle.burst, throttle.capacity) == (math.inf, math.inf, math.inf)
+    assert Throttle(math.inf, initial=5).level == math.inf
+    assert Throttle(math.inf, initial=math.inf).level == math.inf
 
 
-async def test_repr_is_in_the_manner_of_asyncio() -> None:
-    throttle = Throttle(10, 3)
-    pattern = r"<async_throttle\.Throttle object at 0x[0-9a-f]+ \[{}\]>"
-    await throttle.acquire(7.5)
-    assert re.fullmatch(
-        pattern.format("unlocked, tokens:2.5, slots:2, waiters:0"), repr(throttle)
-    ), repr(throttle)
-    waiter = await queued(throttle.acquire(5))
-    assert re.fullmatch(pattern.format("locked, tokens:2.5, slots:2, waiters:1"), repr(throttle))
-    await waiter
-    throttle.pause(1)
-    assert re.fullmatch(pattern.format("paused, tokens:0, slots:1, waiters:0"), repr(throttle))
-    throttle.resume()
-    throttle.close()
-    assert re.fullmatch(pattern.format("closed, tokens:0, slots:1, waiters:0"), repr(throttle))
-    assert "slots" not in repr(Throttle(10))
-
-
-async def test_repr_tells_the_present() -> None:
-    throttle = Throttle(10, initial=0)
-    throttle.pause(1)
-    assert "paused, tokens:0," in repr(throttle)
-    await asyncio.sleep(1)
-    assert "unlocked, tokens:10," in repr(throttle)
-
-
-def test_repr_of_a_subclass_tells_its_name() -> None:
+async def test_repr_is_in_the_manner_of_asyncio_and_tells_the_present() -> None:
     class Polite(Throttle):
         pass
 
-    assert "Polite" in repr(Polite(10))
+    def told() -> str:
+        found = re.fullmatch(r"<(.*)Polite object at 0x[0-9a-f]+ \[(.*)\]>", repr(throttle))
+        assert found, repr(throttle)
+        return found[2]
+
+    throttle = Polite(10, 3)
+    await throttle.acquire(7.5)
+    assert told() == "unlocked, tokens:2.5, slots:2, waiters:0"
+    waiter = await queued(throttle.acquire(5))
+    assert told() == "locked, tokens:2.5, slots:2, waiters:1"
+    await waiter
+    throttle.pause(1)
+    assert told() == "paused, tokens:0, slots:1, waiters:0"
+    await asyncio.sleep(1)
+    assert told() == "unlocked, tokens:10, slots:1, waiters:0"
+    throttle.close()
+    assert told() == "closed, tokens:10, slots:1, waiters:0"
+    assert re.fullmatch(
+        r"<async_throttle\.Throttle object at .*tokens:10, waiters:0]>", repr(Throttle(10))
+    )
 
 
 # --- drain, close ---
@@ -760,165 +625,42 @@ async def test_drain_waits_until_nobody_waits_or_holds() -> None:
     await asyncio.gather(*jobs)
 
 
-async def test_many_may_drain_and_one_may_give_up() -> None:
-    throttle = Throttle(10, 1)
-    await throttle.acquire()
-    drains = [await queued(throttle.drain()) for _ in range(3)]
-    drains[1].cancel()
-    await others_run()
-    assert [drain.done() for drain in drains] == [False, True, False]
-    throttle.release()
-    await drains[0]
-    await drains[2]
-    assert not throttle.locked()
-
-
-@pytest.mark.parametrize("form", ["throttle", "throttle(2)", "acquire", "lease", "consume", "try"])
+@pytest.mark.parametrize("form", [*FORMS, "try_acquire"])
 async def test_a_closed_throttle_refuses_newcomers(form: str) -> None:
     throttle = Throttle(10, name="api")
     throttle.close()
     throttle.close()  # again is harmless
-    with pytest.raises(ThrottleClosed, match="api") as refusal:  # noqa: PT012
-        if form == "throttle":
-            async with throttle:
-                pass
-        elif form == "throttle(2)":
-            async with throttle(2):
-                pass
-        elif form == "try":
-            throttle.try_acquire()
-        else:
-            await getattr(throttle, form)()
+    with pytest.raises(ThrottleClosed, match="api") as refusal:
+        await ask(throttle, form)
     assert refusal.value.limit == "api"
     assert (throttle.level, throttle.active) == (10.0, 0)
-
-
-async def test_close_fails_the_waiters_and_lets_holders_finish() -> None:
-    throttle = Throttle(10, 1)
-    async with throttle:
-        waiters = [await queued(throttle.acquire()), await queued(throttle.consume(10))]
-        throttle.close()
-        results = await asyncio.gather(*waiters, return_exceptions=True)
-        assert [type(result) for result in results] == [ThrottleClosed] * 2
-        assert (throttle.active, throttle.waiting) == (1, 0)
-    assert throttle.active == 0
-
-
-async def test_close_without_dropping_lets_those_queued_go() -> None:
-    throttle = Throttle(1, initial=0)
-    waiters = [await queued(throttle.acquire()) for _ in range(3)]
-    throttle.close(drop_waiting=False)
-    with pytest.raises(ThrottleClosed):
-        await throttle.acquire()
-    await asyncio.gather(*waiters)
-    assert now() == 3.0
-
-
-# --- one decision ---
-
-
-async def test_a_pause_a_slot_and_tokens_are_granted_together() -> None:
-    throttle = Throttle(10, 1, initial=0)
-    await throttle.acquire(0)
-    waiter = await queued(throttle.acquire(10))
-    throttle.pause(2)
-    await asyncio.sleep(1.5)
-    assert (throttle.level, waiter.done()) == (10.0, False)  # tokens alone will not do
-    await asyncio.sleep(1.5)
-    assert not waiter.done()  # nor tokens and the end of the pause
-    throttle.release()
-    await waiter
-    assert (now(), throttle.level, throttle.active) == (3.0, 0.0, 1)
-
-
-# --- wake-ups ---
-
-
-async def test_one_timer_at_most_and_only_while_the_head_waits_for_time() -> None:
-    throttle = Throttle(10, 2)
-    assert not timers()
-    await throttle.acquire(10)
-    assert not timers()
-    waiters = [await queued(throttle.acquire()) for _ in range(50)]
-    assert len(timers()) == 1
-    await waiters[0]
-    await others_run()
-    assert not timers()  # the head lacks a slot: no instant to wait for
-    throttle.release()
-    await others_run()
-    assert len(timers()) == 1
-    for waiter in waiters:
-        waiter.cancel()
-    await others_run()
-    assert not timers()
-
-
-async def test_all_who_have_a_timeout_share_one_more_timer() -> None:
-    throttle = Throttle(10, 1)
-    await throttle.acquire()
-    waiters = [await queued(throttle.acquire(timeout=10 + n)) for n in range(50)]
-    assert len(timers()) == 1
-    throttle.release()
-    await waiters[0]
-    throttle.charge(20)
-    throttle.release()
-    await others_run()
-    assert len(timers()) == 2
-    for waiter in waiters:
-        waiter.cancel()
-    await others_run()
-    assert not timers()
 
 
 # --- refusals ---
 
 
-@pytest.mark.parametrize("form", ["acquire", "lease", "consume", "throttle()"])
+@pytest.mark.parametrize("form", WEIGHED)
 @pytest.mark.parametrize("weight", [10.000000001, 11, 1e300])
 async def test_a_weight_above_the_burst_is_refused_before_anything_is_taken(
     form: str, weight: float
 ) -> None:
     throttle = Throttle(10, 1)
     before = seen(throttle)
-    with pytest.raises(WeightTooLarge, match="10") as refusal:  # noqa: PT012
-        if form == "throttle()":
-            async with throttle(weight):
-                pass
-        else:
-            await getattr(throttle, form)(weight)
+    with pytest.raises(WeightTooLarge, match="10") as refusal:
+        await ask(throttle, form, weight)
     assert isinstance(refusal.value, ValueError)
-    assert refusal.value.largest == 10.0
-    assert refusal.value.retry_after is None
+    assert (refusal.value.largest, refusal.value.retry_after) == (10.0, None)
     assert seen(throttle) == before
 
 
-@pytest.mark.parametrize("form", ["acquire", "lease", "consume", "throttle()", "try_acquire"])
+@pytest.mark.parametrize("form", [*WEIGHED, "try_acquire"])
 @pytest.mark.parametrize("weight", [-1, -1e-9, math.nan, math.inf, -math.inf, "1"])
 async def test_a_weight_is_a_finite_number_of_at_least_zero(form: str, weight: Any) -> None:
     throttle = Throttle(10, 1)
     before = seen(throttle)
-    with pytest.raises(ValueError, match=f"weight .*{re.escape(repr(weight))}"):  # noqa: PT012
-        if form == "throttle()":
-            async with throttle(weight):
-                pass
-        elif form == "try_acquire":
-            throttle.try_acquire(weight)
-        else:
-            await getattr(throttle, form)(weight)
+    with pytest.raises(ValueError, match=f"weight .*{re.escape(repr(weight))}"):
+        await ask(throttle, form, weight)
     assert seen(throttle) == before
-
-
-async def test_weight_zero_takes_nothing_but_queues_obeys_and_needs_a_slot() -> None:
-    throttle = Throttle(10, 1)
-    async with throttle(0) as lease:
-        assert (lease.weight, throttle.level, throttle.active) == (0, 10.0, 1)
-        waiter = await queued(throttle.acquire(0))
-        assert not waiter.done()
-    await waiter
-    throttle.release()
-    throttle.pause(2)
-    await throttle.acquire(0)
-    assert now() == 2.0
 
 
 # --- timeout ---
@@ -934,77 +676,31 @@ async def test_a_timeout_shorter_than_the_known_wait_is_refused_at_once() -> Non
     assert (refusal.value.retry_after, refusal.value.limit) == (1.0, "api")
 
 
-@pytest.mark.parametrize("form", ["throttle()", "acquire", "lease"])
+@pytest.mark.parametrize("form", ["block", "acquire", "lease"])
 async def test_a_timeout_as_long_as_the_wait_is_enough(form: str) -> None:
-    throttle = Throttle(1)
-    assert throttle.try_acquire()
-    if form == "throttle()":
-        async with throttle(timeout=1) as lease:
-            assert lease.waited == 1.0
-    else:
-        await getattr(throttle, form)(timeout=1)
+    throttle = Throttle(1, initial=0)
+    answer = await ask(throttle, form, timeout=1)
     assert now() == 1.0
+    assert form not in ("block", "lease") or answer.waited == 1.0
 
 
-async def test_once_queued_only_the_deadline_counts() -> None:
-    throttle = Throttle(10, initial=0)
-    waiter = await queued(throttle.acquire(timeout=0.5))
-    throttle.charge(10)  # now it can not make it any more, and is not told before its time
-    await asyncio.sleep(0.4)
-    assert not waiter.done()
-    throttle.capacity = 100  # and now it can again
-    await waiter
-    assert now() == 0.47  # seven tokens at a hundred per second
-
-
-async def test_a_deadline_passes_exactly_though_its_grant_is_much_later() -> None:
-    throttle = Throttle(10, 1)
-    await throttle.acquire()
-    for seconds in (0.1, 0.25, 1 / 3):
-        began = now()
-        with pytest.raises(ThrottleTimeout) as refusal:
-            await throttle.acquire(timeout=seconds)
-        assert now() - began == pytest.approx(seconds, abs=2e-9)
-        assert refusal.value.retry_after is None  # nobody knows when a slot is freed
-
-
-@pytest.mark.parametrize("comes", ["a slot released", "a slot more", "a resume"])
+@pytest.mark.parametrize("comes", ["a slot more", "a resume", "a refund"])
 async def test_what_comes_at_the_deadline_s_instant_is_in_time(comes: str) -> None:
-    throttle = Throttle(10, 1)
-    await throttle.acquire()
-    waiter = await queued(throttle.acquire(timeout=2))
-    if comes == "a resume":
-        throttle.pause(math.inf)
-        throttle.release()
-        at(2.0, throttle.resume)
-    elif comes == "a slot more":
+    throttle = Throttle(1, 1, burst=10)
+    lease = await throttle.lease(10)
+    if comes == "a slot more":
         at(2.0, lambda: setattr(throttle, "concurrency", 2))
     else:
-        at(2.0, throttle.release)
+        lease.release()
+    waiter = await queued(throttle.acquire(2, timeout=2))
+    if comes == "a refund":
+        throttle.charge(5)
+        at(2.0, lambda: lease.settle(5))
+    elif comes == "a resume":
+        throttle.pause(math.inf)
+        at(2.0, throttle.resume)
     assert await waiter
-    active = 2 if comes == "a slot more" else 1
-    assert (now(), throttle.active, throttle.waiting) == (2.0, active, 0)
-
-
-async def test_a_refund_at_the_deadline_s_instant_is_in_time() -> None:
-    throttle = Throttle(1, burst=10)
-    lease = await throttle.lease(10)
-    waiter = await queued(throttle.acquire(5, timeout=5))
-    throttle.charge(10)
-    at(5.0, lambda: lease.settle(0))
-    assert await waiter
-    assert (now(), throttle.level, throttle.waiting) == (5.0, 0.0, 0)
-
-
-async def test_who_was_told_that_it_is_too_late_has_no_claim_at_that_instant_any_more() -> None:
-    throttle = Throttle(10, 1)
-    await throttle.acquire()
-    waiter = await queued(throttle.acquire(timeout=2))
-    at(1.9999999, lambda: at(2.0, throttle.release))  # so that the timer of the deadline is first
-    with pytest.raises(ThrottleTimeout):
-        await waiter
-    await others_run()
-    assert (now(), throttle.active, throttle.waiting) == (2.0, 0, 0)
+    assert (now(), throttle.level, throttle.waiting) == (2.0, 0.0, 0)
 
 
 async def test_a_nanosecond_after_the_deadline_it_is_too_late_though_the_timer_is_later() -> None:
@@ -1021,19 +717,6 @@ async def test_a_nanosecond_after_the_deadline_it_is_too_late_though_the_timer_i
     assert (throttle.active, throttle.waiting) == (0, 0)
 
 
-async def test_a_newcomer_at_the_deadline_s_instant_does_not_keep_it_from_being_told() -> None:
-    throttle = Throttle(10, 1)
-    await throttle.acquire()
-    waiter = await queued(throttle.acquire(timeout=2))
-    newcomer = throttle.acquire(timeout=5)
-    at(2.0, lambda: newcomer.send(None))  # in this very step, before the timer of the deadline
-    with pytest.raises(ThrottleTimeout):
-        await waiter
-    assert (now(), throttle.waiting) == (2.0, 1)
-    newcomer.close()
-    assert throttle.waiting == 0
-
-
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -math.inf])
 async def test_a_timeout_of_nothing_is_now_or_never(timeout: float) -> None:
     throttle = Throttle(10, 1)
@@ -1048,13 +731,19 @@ async def test_a_timeout_of_nothing_is_now_or_never(timeout: float) -> None:
     assert now() == 0.0
 
 
-async def test_an_infinite_timeout_is_none() -> None:
+async def test_an_infinite_timeout_is_none_and_a_finite_one_never_outlasts_an_endless_pause() -> (
+    None
+):
     throttle = Throttle(10, initial=0)
     await throttle.acquire(timeout=math.inf)
     throttle.pause(math.inf)
+    with pytest.raises(ThrottleTimeout) as refusal:
+        await throttle.acquire(timeout=1e6)
+    assert refusal.value.retry_after is None  # who knows when it is resumed
     waiter = await queued(throttle.acquire(timeout=math.inf))
     throttle.resume()
     await waiter
+    assert now() == 0.2
 
 
 @pytest.mark.parametrize("bad", [math.nan, "1"])
@@ -1063,15 +752,6 @@ async def test_a_timeout_that_is_no_number_is_a_value_error(bad: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         await throttle.acquire(timeout=bad)
     assert throttle.waiting == 0
-
-
-async def test_a_finite_timeout_never_outlasts_an_endless_pause() -> None:
-    throttle = Throttle(10)
-    throttle.pause(math.inf)
-    with pytest.raises(ThrottleTimeout) as refusal:
-        await throttle.acquire(timeout=1e6)
-    assert now() == 0.0
-    assert refusal.value.retry_after is None  # who knows when it is resumed
 
 
 # --- as exact as integers ---
@@ -1086,12 +766,12 @@ def test_a_million_grants_do_not_drift(capacity: float, period: float) -> None:
     assert throttle.delay() == pytest.approx(10**6 * period / capacity, rel=1e-15, abs=2e-9)
 
 
-@pytest.mark.parametrize("rate", [3, 7, 999, 30_000, 999_983, 1_000_000])
+@pytest.mark.parametrize("rate", [3, 999, 30_000, 999_983])
 @pytest.mark.parametrize("burst", [1, 2])
 async def test_the_drift_of_real_grants_is_below_one_in_a_million(rate: int, burst: int) -> None:
     throttle = Throttle(rate, burst=burst, initial=0)
-    grants = 2_000
+    grants = scaled(3_000)
     for _ in range(grants):
         await throttle.acquire()
     late = now() - grants / rate
-    assert -1e-9 <= late * rate <= grants / 1e6
+    assert -1e-9 <= late <= grants / rate / 1e6 + 1e-9

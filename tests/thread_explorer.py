@@ -21,9 +21,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import inspect
 import itertools
 import math
-import operator
 import os
 import random
 import sys
@@ -34,12 +34,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, SimpleNamespace
-from typing import Any, Final, TypeVarTuple, cast
+from typing import Any, Final, cast
 from unittest import mock
 
 from explorer import DEEP, SECOND, Broken, SearchCut
 from scenes import (
     SHARED,
+    SLOT,
     Charge,
     Close,
     Drain,
@@ -49,6 +50,7 @@ from scenes import (
     Slots,
     Visit,
     Wait,
+    rate,
 )
 from support import check
 
@@ -60,10 +62,8 @@ from async_throttle import (
     RateLimit,
     RateLimitAlgorithm,
     ResourceLimit,
-    ThrottleClosed,
+    ResourceLimitError,
     Throttles,
-    ThrottleTimeout,
-    WeightTooLarge,
     keyed,
     threads,
 )
@@ -85,8 +85,6 @@ MOST_TOLD: Final = 60
 
 Scenario = Callable[["Stage"], Callable[[], object] | None]
 """Gives the stage its threads; what it returns is called when all have ended."""
-
-Ts = TypeVarTuple("Ts")
 
 
 class Abandoned(KeyboardInterrupt):
@@ -247,6 +245,7 @@ class Stage:
         now: the clock.
         running: whose turn it is.
         began: the calls that began, in order: the instant in seconds, and who it was.
+        refused: when an `attempt` was in vain, in seconds.
         broken: what went wrong.
         plot: who stopped where: the instant, the name, what it wanted, and until when.
     """
@@ -262,6 +261,7 @@ class Stage:
         self.now = 0
         self.running: Actor | None = None
         self.began: list[tuple[float, str]] = []
+        self.refused: list[float] = []
         self.broken: BaseException | None = None
         self.plot: list[tuple[int, str, str, int]] = []
         self._choose = choose
@@ -284,13 +284,16 @@ class Stage:
         self._throttles[throttle] = core_of(throttle).slots.limit
         return throttle
 
-    def thread(self, name: str, function: Callable[[*Ts], object], *args: *Ts) -> None:
+    def thread(self, name: str, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         """Let *function* run in a thread."""
-        self._add(Actor(name, functools.partial(function, *args)))
+        self._add(Actor(name, functools.partial(function, *args, **kwargs)))
 
-    def loop(
-        self, name: str, main: Callable[[*Ts], Coroutine[Any, Any, object]], *args: *Ts
-    ) -> None:
+    def crew(self, names: str, function: Callable[..., object], *args: Any, **how: Any) -> None:
+        """Let it run in several."""
+        for name in names:
+            self.thread(name, function, *args, **how)
+
+    def loop(self, name: str, main: Callable[..., Coroutine[Any, Any, object]], *args: Any) -> None:
         """Let the coroutine function *main* run in a thread with an event loop."""
 
         def run() -> None:
@@ -350,6 +353,13 @@ class Stage:
                 if lasts:
                     await asyncio.sleep(lasts)
 
+    def attempt(self, visit: Callable[..., object], *args: Any, **how: Any) -> None:
+        """A call that may be refused or interrupted, which is noted."""
+        try:
+            visit(*args, **how)
+        except (ResourceLimitError, KeyboardInterrupt):
+            self.refused.append(self.now / SECOND)
+
     def act(self, throttle: threads.Throttle, part: Part) -> None:
         """What one does in a scene that tasks play as well."""
         for step in part:
@@ -386,7 +396,7 @@ class Stage:
                 case Drain():
                     throttle.drain()
 
-    def later(self, seconds: float, action: Callable[[*Ts], object], *args: *Ts) -> None:
+    def later(self, seconds: float, action: Callable[..., object], *args: Any) -> None:
         """Have a thread do something after some time."""
 
         def wait_and_act() -> None:
@@ -692,6 +702,19 @@ def play(scenario: Scenario, schedule: Sequence[int], **bounds: Any) -> None:
     _perform(scenario, Stage(lambda options: next(choices, 0), **bounds), list(schedule))
 
 
+def staged(test: Callable[..., object]) -> Callable[..., None]:
+    """*test*, whose first argument is a stage, runs in a thread of it. Threads that it adds run
+    whenever it waits."""
+
+    @functools.wraps(test)
+    def in_virtual_time(**kwargs: Any) -> None:
+        play(lambda stage: stage.thread("test", lambda: test(stage, **kwargs)), [])
+
+    parameters = list(inspect.signature(test).parameters.values())[1:]
+    in_virtual_time.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return in_virtual_time
+
+
 def _perform(scenario: Scenario, stage: Stage, schedule: Any) -> None:
     try:
         stage.perform(scenario)
@@ -761,294 +784,184 @@ for _name, _told in SHARED.items():
     scene(switches=_told.switches)(shared(_name))
 
 
-def began(stage: Stage, *instants: float) -> Callable[[], None]:
-    """That calls began at these instants, and none besides."""
+def began(stage: Stage, *instants: float, refused: Sequence[float] = ()) -> Callable[[], None]:
+    """That calls began at these instants, others were refused at those, and none besides."""
 
     def check() -> None:
-        assert stage.instants == list(instants), stage.began
+        assert (stage.instants, stage.refused) == (list(instants), list(refused)), stage.began
 
     return check
 
 
-def not_before(stage: Stage, *instants: float) -> Callable[[], None]:
-    """That so many calls began, each no earlier than that."""
+def began_like(stage: Stage, *possible: Sequence[float]) -> Callable[[], None]:
+    """That calls began in one of several ways."""
 
     def check() -> None:
-        assert len(stage.began) == len(instants), stage.began
-        assert all(map(operator.ge, stage.instants, instants)), stage.began
+        assert tuple(stage.instants) in possible, stage.began
 
     return check
 
 
-@contextmanager
-def fails_with(kind: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except kind:
-        return
-    raise AssertionError(f"no {kind.__name__}")
+def taken(stage: Stage, until: float, *args: Any, **kwargs: Any) -> threads.Throttle:
+    """A throttle of which somebody holds a slot until that instant."""
+    throttle = stage.throttle(*args, **kwargs)
+    throttle.acquire()
+    stage.later(until, throttle.release)
+    return throttle
 
 
-@scene(switches=1)
-def leases(stage: Stage) -> Any:
-    throttle = stage.throttle(2, 1, burst=2)
-    for name in "ABC":
-        stage.thread(name, stage.visit, throttle, 2)
-    return began(stage, 0, 1, 2)
+def crowd(
+    name: str,
+    throttle: dict[str, Any],
+    *expected: float,
+    crew: str = "AB",
+    weight: float = 1,
+    lasts: float = 7,
+    then: Callable[[threads.Throttle], object] = lambda throttle: None,
+    at: float = 0.5,
+    **bounds: Any,
+) -> None:
+    """A scene in which threads come at once, and one does something to the throttle *then*."""
+
+    def scenario(stage: Stage) -> Callable[[], None]:
+        limiter = stage.throttle(**throttle)
+        stage.crew(crew, stage.visit, limiter, weight, lasts)
+        stage.later(at, then, limiter) if at else then(limiter)
+
+        def check() -> None:
+            if "late" in bounds:
+                assert len(stage.instants) == len(expected)
+                assert all(a >= b for a, b in zip(stage.instants, expected, strict=True))
+            else:
+                began(stage, *expected)()
+
+        return check
+
+    scenario.__name__ = name
+    scene(**bounds)(scenario)
 
 
-@scene(switches=2)
-def tokens(stage: Stage) -> Any:
-    throttle = stage.throttle(1, burst=1)
-    for name in "ABC":
-        stage.thread(name, stage.visit, throttle, 1, 7)
-    return began(stage, 0, 1, 2)
+EMPTY: Final = rate(burst=1, initial=0)
+crowd("leases", rate(2, 1, burst=2), 0, 1, 2, crew="ABC", weight=2, lasts=0, at=0)
+crowd("tokens", rate(burst=1), 0, 1, 2, crew="ABC", at=0, switches=2)
+crowd("tokens_and_a_busy_machine", rate(), 0, 1, 2, crew="ABC", at=0, switches=0, late=1)
+crowd(
+    "several_go_at_once_and_others_wait_on",
+    *(rate(burst=2, initial=0), 2, 2, 3, 4),
+    crew="ABCD",
+    then=lambda throttle: throttle.pause(2),
+    at=0,
+    switches=0,
+)
+crowd("a_pause_while_others_wait", EMPTY, 2.5, 3.5, then=lambda throttle: throttle.pause(2))
+crowd("usage_that_is_learnt_later", EMPTY, 3, 4, then=lambda throttle: throttle.charge(2))
+crowd("a_faster_rate", EMPTY, 0.75, 1.25, then=lambda throttle: setattr(throttle, "capacity", 2))
 
 
-@scene(switches=0, late=1)
-def tokens_and_a_busy_machine(stage: Stage) -> Any:
-    throttle = stage.throttle(1, burst=1)
-    for name in "ABC":
-        stage.thread(name, stage.visit, throttle, 1, 7)
-    return not_before(stage, 0, 1, 2)
-
-
-@scene(switches=0)
-def several_go_at_once_and_others_wait_on(stage: Stage) -> Any:
-    throttle = stage.throttle(1, burst=2, initial=0)
-    for name in "ABCD":
-        stage.thread(name, stage.visit, throttle, 1, 7)
-    throttle.pause(2)
-    return began(stage, 2, 2, 3, 4)
-
-
-@scene(switches=1)
+@scene()
 def tokens_alone(stage: Stage) -> Any:
     def consume() -> None:
         throttle.consume()
-        stage.began.append((stage.now / SECOND, ""))
+        with stage.inside():
+            pass
 
     throttle = stage.throttle(1, 1, burst=2, initial=0)
     throttle.pause(2)
-    for name in "ABC":
-        stage.thread(name, consume)
+    stage.crew("AB", consume)
     stage.thread("D", stage.visit, throttle, 1, 7)
-    return began(stage, 2, 2, 3, 4)
+    return began(stage, 2, 2, 3)
 
 
 @scene(switches=0)
 def timeouts(stage: Stage) -> Any:
-    def try_a_second() -> None:
-        try:
-            stage.visit(throttle, timeout=1)
-        except ThrottleTimeout:
-            refused.append(stage.now / SECOND)
-
-    refused: list[float] = []
-    throttle = stage.throttle(math.inf, 1)
-    throttle.acquire()
-    for name in "AB":
-        stage.thread(name, try_a_second)
+    throttle = taken(stage, 2, **SLOT)
+    stage.crew("AB", stage.attempt, stage.visit, throttle, timeout=1)
     stage.thread("C", stage.visit, throttle)
-    stage.later(2, throttle.release)
-
-    def check() -> None:
-        assert refused == [1, 1]
-        began(stage, 2)()
-
-    return check
+    return began(stage, 2, refused=[1, 1])
 
 
-@scene(switches=1)
+@scene()
 def a_slot_comes_at_the_deadline(stage: Stage) -> Any:
-    def try_a_second() -> None:
-        try:
-            stage.visit(throttle, timeout=1)
-        except ThrottleTimeout:
-            refused.append(stage.now / SECOND)
-
-    refused: list[float] = []
-    throttle = stage.throttle(math.inf, 1)
-    throttle.acquire()
-    stage.thread("A", try_a_second)
+    throttle = taken(stage, 1, **SLOT)
+    stage.thread("A", stage.attempt, stage.visit, throttle, timeout=1)
     stage.thread("B", stage.visit, throttle)
-    stage.later(1, throttle.release)
 
     def check() -> None:
-        assert stage.instants + refused == [1, 1]
+        assert stage.instants + stage.refused == [1, 1]
 
     return check
 
 
-@scene(switches=1)
+@scene()
 def a_timeout_while_others_wait_for_time(stage: Stage) -> Any:
-    def try_a_while() -> None:
-        try:
-            stage.visit(throttle, timeout=2.5)
-        except ThrottleTimeout:
-            refused.append(stage.now / SECOND)
-
-    refused: list[float] = []
     throttle = stage.throttle(1, 1, burst=1, initial=0)
-    for name in "AB":
-        stage.thread(name, try_a_while)
+    stage.crew("AB", stage.attempt, stage.visit, throttle, timeout=2.5)
     stage.thread("C", stage.visit, throttle, 1, 2)
 
     def check() -> None:
         # Who is known to come too late is told at once, the others at their time.
-        assert all(at in (0, 2.5) for at in refused)
-        assert len(refused) + len(stage.began) == 3
+        assert all(at in (0, 2.5) for at in stage.refused)
+        assert len(stage.refused) + len(stage.began) == 3
 
     return check
 
 
-@scene(switches=1)
+@scene()
 def an_interrupt_of_one_who_waits(stage: Stage) -> Any:
-    def visit() -> None:
-        with suppress(KeyboardInterrupt):
-            stage.visit(throttle)
-
     throttle = stage.throttle(1, burst=1)
-    for name in "ABC":
-        stage.thread(name, visit)
+    stage.crew("ABC", stage.attempt, stage.visit, throttle)
     stage.later(0.5, stage.interrupt, "A")
-
-    def check() -> None:
-        assert stage.instants in ([0, 1], [0, 1, 2]), stage.began
-
-    return check
+    return began_like(stage, (0, 1), (0, 1, 2))
 
 
 @scene(switches=0)
 def an_interrupt_at_the_instant_of_the_grant(stage: Stage) -> Any:
-    def visit() -> None:
-        with suppress(KeyboardInterrupt):
-            stage.visit(throttle, lasts=7)
-
-    throttle = stage.throttle(1, 1, burst=1)
-    throttle.acquire()
-    stage.thread("A", visit)
+    throttle = taken(stage, 1, 1, 1, burst=1)
+    stage.thread("A", stage.attempt, stage.visit, throttle, lasts=7)
     stage.thread("B", stage.visit, throttle)
-    stage.later(1, throttle.release)
     stage.later(1, stage.interrupt, "A")
-
-    def check() -> None:
-        assert stage.instants in ([1], [1, 2], [1, 8]), stage.began  # as if it had never asked
-
-    return check
+    return began_like(stage, (1,), (1, 2), (1, 8))  # as if it had never asked
 
 
-@scene(switches=1)
-def a_pause_while_others_wait(stage: Stage) -> Any:
-    throttle = stage.throttle(1, burst=1, initial=0)
-    for name in "AB":
-        stage.thread(name, stage.visit, throttle, 1, 7)
-    stage.later(0.5, throttle.pause, 2)
-    return began(stage, 2.5, 3.5)
-
-
-@scene(switches=1)
-def usage_that_is_learnt_later(stage: Stage) -> Any:
-    throttle = stage.throttle(1, burst=1, initial=0)
-    for name in "AB":
-        stage.thread(name, stage.visit, throttle, 1, 7)
-    stage.later(0.5, throttle.charge, 2)
-    return began(stage, 3, 4)
-
-
-@scene(switches=1)
+@scene()
 def a_refund(stage: Stage) -> Any:
-    lease = None
     throttle = stage.throttle(1, burst=3)
     lease = throttle.lease(3)
-    for name in "AB":
-        stage.thread(name, stage.visit, throttle, 3, 7)
+    stage.crew("AB", stage.visit, throttle, 3, 7)
     stage.later(1, lease.settle, 1)
     stage.later(2, lease.release)
     return began(stage, 1, 4)
 
 
-@scene(switches=1)
-def more_slots(stage: Stage) -> Any:
-    def change() -> None:
-        throttle.concurrency = 3
-
-    throttle = stage.throttle(math.inf, 1)
-    throttle.acquire()
-    for name in "AB":
-        stage.thread(name, stage.visit, throttle, 1, 1)
-    stage.later(1, change)
-    stage.later(9, throttle.release)
-    return began(stage, 1, 1)
-
-
-@scene(switches=1)
-def a_faster_rate(stage: Stage) -> Any:
-    def change() -> None:
-        throttle.capacity = 2
-
-    throttle = stage.throttle(1, burst=1, initial=0)
-    for name in "AB":
-        stage.thread(name, stage.visit, throttle, 1, 7)
-    stage.later(0.5, change)
-    return began(stage, 0.75, 1.25)
-
-
-@scene(switches=1)
+@scene()
 def some_who_fit_no_more(stage: Stage) -> Any:
-    def change() -> None:
-        throttle.burst = 2
-
-    def fail() -> None:
-        with fails_with(WeightTooLarge):
-            throttle.acquire(3)
-        refused.append(stage.now / SECOND)
-
-    refused: list[float] = []
     throttle = stage.throttle(1, burst=3, initial=0)
-    stage.thread("A", fail)
+    stage.thread("A", stage.attempt, throttle.acquire, 3)
     stage.thread("B", stage.visit, throttle)
-    stage.later(0.5, change)
-
-    def check() -> None:
-        assert refused == [0.5]
-        began(stage, 1)()
-
-    return check
+    stage.later(0.5, setattr, throttle, "burst", 2)
+    return began(stage, 1, refused=[0.5])
 
 
-@scene(switches=1)
+@scene()
 def a_close_that_drops_them(stage: Stage) -> Any:
-    def fail() -> None:
-        with fails_with(ThrottleClosed):
-            throttle.acquire()
-        refused.append(stage.now / SECOND)
+    async def stop_by() -> None:
+        try:
+            await stage.stop_by(throttle)
+        except ResourceLimitError:
+            stage.refused.append(stage.now / SECOND)
 
-    async def fail_too() -> None:
-        with fails_with(ThrottleClosed):
-            await throttle.acquire_async()
-        refused.append(stage.now / SECOND)
-
-    refused: list[float] = []
     throttle = stage.throttle(1, burst=1, initial=0)
-    stage.thread("A", fail)
-    stage.loop("L", fail_too)
+    stage.thread("A", stage.attempt, throttle.acquire)
+    stage.loop("L", stop_by)
     stage.later(0.5, throttle.close)
-
-    def check() -> None:
-        assert refused == [0.5, 0.5]
-
-    return check
+    return began(stage, refused=[0.5, 0.5])
 
 
-@scene(switches=1)
+@scene()
 def priorities(stage: Stage) -> Any:
-    throttle = stage.throttle(math.inf, 1)
-    throttle.acquire()
-    stage.thread("A", functools.partial(stage.visit, throttle, lasts=1, priority=1))
-    stage.thread("B", functools.partial(stage.visit, throttle, lasts=1, priority=-1))
-    stage.thread("C", stage.visit, throttle, 1, 1)
-    stage.later(1, throttle.release)
+    throttle = taken(stage, 1, **SLOT)
+    for name, priority in zip("ABC", (1, -1, 0), strict=True):
+        stage.thread(name, stage.visit, throttle, lasts=1, priority=priority)
 
     def check() -> None:
         assert stage.began == [(1, "B"), (2, "C"), (3, "A")]
@@ -1056,7 +969,7 @@ def priorities(stage: Stage) -> Any:
     return check
 
 
-@scene(switches=1)
+@scene()
 def a_drain(stage: Stage) -> Any:
     def drain() -> None:
         throttle.drain()
@@ -1067,60 +980,40 @@ def a_drain(stage: Stage) -> Any:
         drained.append(stage.now / SECOND)
 
     drained: list[float] = []
-    throttle = stage.throttle(1, burst=1)
-    throttle.acquire()
+    throttle = taken(stage, 0.5, 1, burst=1)
     stage.thread("A", stage.visit, throttle, 1, 1)
     stage.thread("D", drain)
     stage.loop("L", drain_too)
-    stage.later(0.5, throttle.release)
 
     def check() -> None:
-        assert all(at in (0.5, 2) for at in drained)
-        # Who looked before A had come may have seen nobody from 0.5 on; after 0 s A has.
         assert drained == [2, 2]
 
     return check
 
 
-@scene(switches=2)
-def a_kept_lease_that_all_enter(stage: Stage) -> Any:
-    def enter() -> None:
-        with kept as lease, stage.inside(throttle):
-            assert lease not in inside
-            inside.add(lease)
-            stage.sleep(1)
-            inside.remove(lease)
-
-    inside: set[object] = set()
-    throttle = stage.throttle(math.inf, 1)
-    kept = throttle(1)
-    for name in "AB":
-        stage.thread(name, enter)
-    return began(stage, 0, 1)
-
-
-@scene(switches=1)
+@scene()
 def a_kept_lease_that_threads_and_tasks_enter(stage: Stage) -> Any:
-    def enter() -> None:
-        with kept as lease, stage.inside(throttle):
-            assert lease not in inside
+    @contextmanager
+    def alone(lease: object) -> Iterator[None]:
+        with stage.inside(throttle):
+            assert lease not in inside, "two blocks share a lease"
             inside.add(lease)
-            stage.sleep(1)
+            yield
             inside.remove(lease)
+
+    def enter() -> None:
+        with kept as lease, alone(lease):
+            stage.sleep(1)
 
     async def enter_too() -> None:
         async with kept as lease:
-            with stage.inside(throttle):
-                assert lease not in inside
-                inside.add(lease)
+            with alone(lease):
                 await asyncio.sleep(1)
-                inside.remove(lease)
 
     inside: set[object] = set()
     throttle = stage.throttle(2, 2, burst=2)
     kept = throttle(1)
-    for name in "AB":
-        stage.thread(name, enter)
+    stage.crew("AB", enter)
     stage.loop("L", enter_too)
     return began(stage, 0, 0, 1)
 
@@ -1136,7 +1029,7 @@ def a_loop_and_a_thread(stage: Stage) -> Any:
     return began(stage, 0, 1)
 
 
-@scene(switches=1)
+@scene()
 def two_loops_and_a_thread(stage: Stage) -> Any:
     async def two() -> None:
         await asyncio.gather(stage.stop_by(throttle, 1, 7), stage.stop_by(throttle, 1, 7))
@@ -1148,7 +1041,7 @@ def two_loops_and_a_thread(stage: Stage) -> Any:
     return began(stage, 0, 1, 2, 3)
 
 
-@scene(switches=1)
+@scene()
 def a_loop_that_is_held_up(stage: Stage) -> Any:
     async def hold_up() -> None:
         task = asyncio.create_task(throttle.acquire_async())
@@ -1159,120 +1052,91 @@ def a_loop_that_is_held_up(stage: Stage) -> Any:
 
     throttle = stage.throttle(1, burst=1, initial=0)
     stage.loop("L", hold_up)
-    for name in "AB":
-        stage.thread(name, stage.visit, throttle, 1, 7)
-
-    def check() -> None:
-        # L has its turn, and the others theirs, whether it notices or not.
-        assert stage.instants in ([1, 2], [1, 3], [2, 3]), stage.began
-
-    return check
+    stage.crew("AB", stage.visit, throttle, 1, 7)
+    # L has its turn, and the others theirs, whether it notices or not.
+    return began_like(stage, (1, 2), (1, 3), (2, 3))
 
 
-@scene(switches=1)
-def a_task_that_is_cancelled(stage: Stage) -> Any:
+def cancel_later(stage: Stage, throttle: threads.Throttle, seconds: float) -> None:
+    """A task comes in a loop, and is cancelled from another thread."""
+
     def cancel() -> None:
-        stage.sleep(0.5)
-        if tasks:
-            with suppress(RuntimeError):  # its loop was closed
-                tasks[0].get_loop().call_soon_threadsafe(tasks[0].cancel)
+        stage.sleep(seconds)
+        with suppress(RuntimeError, IndexError):  # its loop was closed, or has not begun
+            tasks[0].get_loop().call_soon_threadsafe(tasks[0].cancel)
 
     async def come() -> None:
-        tasks.append(asyncio.current_task())  # type: ignore[arg-type]
+        tasks.append(cast("asyncio.Task[None]", asyncio.current_task()))
         with suppress(asyncio.CancelledError):
             await stage.stop_by(throttle)
 
     tasks: list[asyncio.Task[None]] = []
-    throttle = stage.throttle(1, burst=1)
     stage.loop("L", come)
-    for name in "AB":
-        stage.thread(name, stage.visit, throttle, 1, 7)
     stage.thread("cancel", cancel)
 
-    def check() -> None:
-        assert stage.instants in ([0, 1], [0, 1, 2]), stage.began
 
-    return check
+@scene()
+def a_task_that_is_cancelled(stage: Stage) -> Any:
+    throttle = stage.throttle(1, burst=1)
+    cancel_later(stage, throttle, 0.5)
+    stage.crew("AB", stage.visit, throttle, 1, 7)
+    return began_like(stage, (0, 1), (0, 1, 2))
 
 
 @scene(switches=0)
 def a_task_that_is_cancelled_as_it_is_granted(stage: Stage) -> Any:
-    def cancel() -> None:
-        stage.sleep(1)
-        with suppress(RuntimeError):  # its loop was closed
-            tasks[0].get_loop().call_soon_threadsafe(tasks[0].cancel)
-
-    async def come() -> None:
-        tasks.append(asyncio.current_task())  # type: ignore[arg-type]
-        with suppress(asyncio.CancelledError):
-            await stage.stop_by(throttle)
-
-    tasks: list[asyncio.Task[None]] = []
-    throttle = stage.throttle(math.inf, 1)
-    throttle.acquire()
-    stage.loop("L", come)
+    throttle = taken(stage, 1, **SLOT)
+    cancel_later(stage, throttle, 1)
     stage.thread("A", stage.visit, throttle)
-    stage.later(1, throttle.release)
-    stage.thread("cancel", cancel)
-
-    def check() -> None:
-        assert stage.instants in ([1], [1, 1]), stage.began
-
-    return check
+    return began_like(stage, (1,), (1, 1))
 
 
-@scene(switches=1)
-def a_loop_that_is_closed_over_its_callers(stage: Stage) -> Any:
-    def run() -> None:
-        loop = Loop(stage)
-        task = loop.create_task(throttle.acquire_async())
-        loop.run_until_complete(asyncio.sleep(0.5))
-        loop.close()
-        left.append(task)
+def die_later(
+    stage: Stage,
+    throttle: threads.Throttle,
+    seconds: float,
+    *,
+    held_up: float = 0,
+    collected: float = 0,
+) -> None:
+    """A task waits in a loop that runs so long, is held up, and closed; then the collector finds
+    the task."""
 
-    left: list[Any] = []
-    throttle = stage.throttle(math.inf, 1)
-    throttle.acquire()
-    stage.thread("L", run)
-    stage.thread("A", stage.visit, throttle)
-    stage.later(1, throttle.release)
-
-    def check() -> None:
-        task = left.pop()
-        task._log_destroy_pending = False
-        task.get_coro().close()
-        began(stage, 1)()
-
-    return check
-
-
-@scene(switches=1)
-def a_loop_that_is_closed_as_its_caller_is_granted(stage: Stage) -> Any:
     def run() -> None:
         loop = Loop(stage)
         task: Any = loop.create_task(stage.stop_by(throttle))
-        loop.run_until_complete(asyncio.sleep(1))
+        loop.run_until_complete(asyncio.sleep(seconds))
+        if held_up:
+            stage.sleep(held_up)
         loop.close()
-        # What the collector does to a task that was left behind, some time or other.
         task._log_destroy_pending = False
+        if collected:
+            stage.sleep(collected)
         task.get_coro().close()
 
-    throttle = stage.throttle(math.inf, 1)
-    throttle.acquire()
     stage.thread("L", run)
+
+
+@scene()
+def a_loop_that_is_closed_over_its_callers(stage: Stage) -> Any:
+    throttle = taken(stage, 1, **SLOT)
+    die_later(stage, throttle, 0.5, collected=1)
     stage.thread("A", stage.visit, throttle)
-    stage.later(1, throttle.release)
+    return began(stage, 1)
 
-    def check() -> None:
-        assert stage.instants in ([1], [1, 1]), stage.began
 
-    return check
+@scene()
+def a_loop_that_is_closed_as_its_caller_is_granted(stage: Stage) -> Any:
+    throttle = taken(stage, 1, **SLOT)
+    die_later(stage, throttle, 1)
+    stage.thread("A", stage.visit, throttle)
+    return began_like(stage, (1,), (1, 1))
 
 
 # --- several throttles
 
 
-@scene(switches=1)
+@scene()
 def two_taken_together(stage: Stage) -> Any:
     def visit() -> None:
         with both(), stage.inside(one, other):
@@ -1283,24 +1147,22 @@ def two_taken_together(stage: Stage) -> Any:
     stage.thread("A", visit)
     stage.thread("B", stage.visit, one, 1, 1)
     stage.thread("C", stage.visit, other)
+    return began_like(stage, (0, 0, 1), (0, 1, 1), (0, 1, 2))
 
-    def check() -> None:
-        assert stage.instants in ([0, 0, 1], [0, 1, 1], [0, 1, 2]), stage.began
 
-    return check
+def visit_both(stage: Stage, one: threads.Throttle, other: threads.Throttle) -> None:
+    """A call of a set that is made for it."""
+    with LimitSet(one, other)(), stage.inside(one, other):
+        pass
 
 
 @scene(switches=0)
 def throttles_brought_together_while_others_wait(stage: Stage) -> Any:
-    def visit(one: threads.Throttle, other: threads.Throttle) -> None:
-        with LimitSet(one, other)():
-            stage.began.append((stage.now / SECOND, ""))
-
     one, other, third = (stage.throttle(1, burst=1, initial=0) for _ in range(3))
     stage.thread("A", stage.visit, one)
     stage.thread("B", stage.visit, other)
-    stage.thread("C", visit, one, other)
-    stage.thread("D", visit, other, third)
+    stage.thread("C", visit_both, stage, one, other)
+    stage.thread("D", visit_both, stage, other, third)
 
     def check() -> None:
         assert stage.instants[0] == 1
@@ -1309,20 +1171,16 @@ def throttles_brought_together_while_others_wait(stage: Stage) -> Any:
     return check
 
 
-@scene(switches=1)
+@scene()
 def sets_made_in_opposite_orders(stage: Stage) -> Any:
-    def visit(one: threads.Throttle, other: threads.Throttle) -> None:
-        with LimitSet(one, other)(), stage.inside(one, other):
-            pass
-
     one, other, third = (stage.throttle(math.inf, 1) for _ in range(3))
-    stage.thread("A", visit, one, other)
-    stage.thread("B", visit, other, third)
-    stage.thread("C", visit, third, one)
+    stage.thread("A", visit_both, stage, one, other)
+    stage.thread("B", visit_both, stage, other, third)
+    stage.thread("C", visit_both, stage, third, one)
     return began(stage, 0, 0, 0)
 
 
-@scene(switches=1)
+@scene()
 def a_loop_and_throttles_brought_together(stage: Stage) -> Any:
     async def stop_by() -> None:
         async with LimitSet(one, other)():
@@ -1333,12 +1191,8 @@ def a_loop_and_throttles_brought_together(stage: Stage) -> Any:
     stage.thread("A", stage.visit, one, 1, 1)
     stage.thread("B", stage.visit, other, 1, 1)
     stage.loop("L", stop_by)
-
-    def check() -> None:
-        # Who lacks one slot keeps the other, if it came first.
-        assert stage.instants in ([0, 0, 1], [0, 1, 1], [0, 1, 2]), stage.began
-
-    return check
+    # Who lacks one slot keeps the other, if it came first.
+    return began_like(stage, (0, 0, 1), (0, 1, 1), (0, 1, 2))
 
 
 @scene(switches=0)
@@ -1353,23 +1207,50 @@ def loops_with_callers_at_throttles_brought_together(stage: Stage) -> Any:
     return began(stage, 1, 1, 2)
 
 
-@scene(switches=1)
-def a_pool(stage: Stage) -> Any:
+def two_threads_and_a_loop(
+    stage: Stage, call: Callable[[], Any], end: Callable[[Any], object] = lambda held: None
+) -> Callable[[], None]:
+    """Calls of a second each, of which two can go at once."""
+
     def visit() -> None:
-        with pool():
-            stage.began.append((stage.now / SECOND, ""))
+        with call() as held, stage.inside():
             stage.sleep(1)
+            end(held)
 
     async def stop_by() -> None:
-        async with pool():
-            stage.began.append((stage.now / SECOND, ""))
-            await asyncio.sleep(1)
+        async with call() as held:
+            with stage.inside():
+                await asyncio.sleep(1)
+                end(held)
 
-    pool = LimitPool([LimitSet(stage.throttle(math.inf, 1)) for _ in range(2)])
-    for name in "AB":
-        stage.thread(name, visit)
+    stage.crew("AB", visit)
     stage.loop("L", stop_by)
     return began(stage, 0, 0, 1)
+
+
+@scene()
+def a_pool(stage: Stage) -> Any:
+    pool = LimitPool([LimitSet(stage.throttle(math.inf, 1)) for _ in range(2)])
+    return two_threads_and_a_loop(stage, pool)
+
+
+@scene()
+def limits_in_the_manner_of_concurry(stage: Stage) -> Any:
+    limits = LimitSet(
+        [
+            CallLimit(window_seconds=60, capacity=100),
+            RateLimit("tokens", 60, RateLimitAlgorithm.TokenBucket, capacity=4),
+            ResourceLimit("connections", 2),
+        ],
+        shared=True,
+        mode="thread",
+    )
+    # The first two take all tokens, and hold all connections; each gives one token back.
+    return two_threads_and_a_loop(
+        stage,
+        lambda: limits.acquire(requested={"tokens": 2}),
+        lambda acquisition: acquisition.update(usage={"tokens": 1}),
+    )
 
 
 @scene(switches=2)
@@ -1379,11 +1260,8 @@ def keys(stage: Stage) -> Any:
         with throttle, stage.inside(throttle):
             stage.sleep(1)
 
-    throttles: Throttles[str, threads.Throttle] = Throttles(
-        lambda key: threads.Throttle(math.inf, 1)
-    )
-    for name in "AB":
-        stage.thread(name, visit, "one")
+    throttles: Throttles[str, Any] = Throttles(lambda key: threads.Throttle(math.inf, 1))
+    stage.crew("AB", visit, "one")
     stage.thread("C", visit, "other")
     return began(stage, 0, 0, 1)
 
@@ -1395,11 +1273,9 @@ def keys_that_are_forgotten(stage: Stage) -> Any:
             throttle = throttles[key]
             with throttle, stage.inside(throttle):
                 pass
-            del throttle
+            del throttle  # and may be forgotten
 
-    throttles: Throttles[str, threads.Throttle] = Throttles(
-        lambda key: threads.Throttle(math.inf, 1)
-    )
+    throttles: Throttles[str, Any] = Throttles(lambda key: threads.Throttle(math.inf, 1))
     stage.thread("A", visit, *"abc")
     stage.thread("B", visit, *"bca")
 
@@ -1410,53 +1286,22 @@ def keys_that_are_forgotten(stage: Stage) -> Any:
     return check
 
 
-@scene(switches=1)
+@scene()
 def an_interrupt_of_one_who_waits_for_two(stage: Stage) -> Any:
     def visit() -> None:
-        with suppress(KeyboardInterrupt), both():
-            stage.began.append((stage.now / SECOND, ""))
+        with both(), stage.inside():
+            pass
 
     one, other = (stage.throttle(1, burst=1, initial=0) for _ in range(2))
     both = LimitSet(one, other)
-    for name in "AB":
-        stage.thread(name, visit)
+    stage.crew("AB", stage.attempt, visit)
     stage.later(1, stage.interrupt, "A")
 
     def check() -> None:
-        assert stage.instants in ([1], [1, 2]), stage.began
+        began_like(stage, (1,), (1, 2))()
         assert one.level == other.level, "one of them was charged alone"
 
     return check
-
-
-@scene(switches=1)
-def limits_in_the_manner_of_concurry(stage: Stage) -> Any:
-    def visit() -> None:
-        with limits.acquire(requested={"tokens": 2}) as acquisition:
-            stage.began.append((stage.now / SECOND, ""))
-            stage.sleep(1)
-            acquisition.update(usage={"tokens": 1})
-
-    async def stop_by() -> None:
-        async with limits.acquire(requested={"tokens": 2}) as acquisition:
-            stage.began.append((stage.now / SECOND, ""))
-            await asyncio.sleep(1)
-            acquisition.update(usage={"tokens": 1})
-
-    limits = LimitSet(
-        [
-            CallLimit(window_seconds=60, capacity=100),
-            RateLimit("tokens", 60, RateLimitAlgorithm.TokenBucket, capacity=4),
-            ResourceLimit("connections", 2),
-        ],
-        shared=True,
-        mode="thread",
-    )
-    for name in "AB":
-        stage.thread(name, visit)
-    stage.loop("L", stop_by)
-    # The first two take all tokens, and hold all connections; each gives one token back.
-    return began(stage, 0, 0, 1)
 
 
 @scene(switches=2)
@@ -1468,8 +1313,7 @@ def an_acquisition_that_two_threads_release(stage: Stage) -> Any:
 
     throttle = stage.throttle(math.inf, 1)
     acquisition = LimitSet(throttle).acquire()
-    for name in "AB":
-        stage.thread(name, release)
+    stage.crew("AB", release)
     return began(stage, 0, 0)
 
 
@@ -1477,8 +1321,7 @@ def an_acquisition_that_two_threads_release(stage: Stage) -> Any:
 def a_settlement_by_two_threads(stage: Stage) -> Any:
     throttle = stage.throttle(1, burst=10)
     acquisition = LimitSet(tokens=throttle).acquire({"tokens": 10})
-    for name in "AB":
-        stage.thread(name, acquisition.update, {"tokens": 4})
+    stage.crew("AB", acquisition.update, {"tokens": 4})
 
     def check() -> None:
         assert throttle.level == 6
