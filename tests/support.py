@@ -26,6 +26,7 @@ SEARCH = [Phase.explicit, Phase.reuse, Phase.generate]
 
 PROFILES = {"quick": 20, "mutants": 20, "ci": 100, "deep": 1_000}
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
+QUICK = PROFILE == "quick"
 
 for profile, tries in PROFILES.items():
     settings.register_profile(

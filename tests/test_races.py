@@ -118,3 +118,28 @@ async def test_a_full_queue_has_a_place_again_in_the_step_in_which_one_leaves() 
     assert (first.done(), second.done()) == (True, False)
     throttle.release()
     await second
+
+
+async def test_all_tasks_of_the_loop_are_cancelled_and_the_throttle_is_used_again() -> None:
+    """Shutdown code cancels all tasks. Waiters, holders, somebody granted, somebody draining:
+    all go in one step. Afterwards the throttle must work as if new."""
+    throttle = Throttle(10, 2)
+
+    async def job(weight: float) -> None:
+        async with throttle(weight):
+            await asyncio.sleep(10)
+
+    async def consume() -> None:
+        await throttle.consume(3)
+
+    tasks = [await queued(job(weight)) for weight in (1, 2, 3, 1, 8)]
+    tasks += [await queued(consume()) for _ in range(3)]
+    tasks.append(await queued(throttle.drain()))
+    throttle.pause(1)
+    await asyncio.sleep(2)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (throttle.active, throttle.waiting) == (0, 0)
+    async with throttle, asyncio.timeout(2):
+        await throttle.consume(9)
