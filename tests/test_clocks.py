@@ -87,7 +87,25 @@ def iterations() -> int:
 
 @pytest.mark.parametrize("algorithm", [TokenBucket, SlidingWindow, FixedWindow])
 def test_back_and_forth_is_as_if_the_clock_had_only_ever_waited(algorithm: type[Rule]) -> None:
-    steps = [0.0, 0.25, 0.1, 0.3, 0.05, 0.9, 0.6, 0.95, 0.2, 1.0, 1.3, 0.7, 1.4, 2.5, 1.9, 3.0]
+    steps = [
+        -0.1,
+        0.0,
+        0.25,
+        0.1,
+        0.3,
+        0.05,
+        0.9,
+        0.6,
+        0.95,
+        0.2,
+        1.0,
+        1.3,
+        0.7,
+        1.4,
+        2.5,
+        1.9,
+        3.0,
+    ]
     wild, tame = Clock(5.0), Clock(5.0)
     jumping = Throttle(4, period=2, algorithm=algorithm, timer=wild)
     waiting = Throttle(4, period=2, algorithm=algorithm, timer=tame)
@@ -315,6 +333,16 @@ def test_a_frozen_clock_is_the_throttle_s_clock(date: str) -> None:
         assert throttle.level == 2.5
         frozen.tick(timedelta(hours=1))
         assert throttle.level == 10.0
+
+
+def test_time_stands_still_until_a_frozen_clock_that_was_set_back_has_caught_up() -> None:
+    with freeze_time(DATES[0]) as frozen:
+        throttle = Throttle(10, initial=0)
+        for step in (-0.25, 0.125, 0.125):
+            frozen.tick(step)
+            assert throttle.level == 0.0
+        frozen.tick(0.5)
+        assert throttle.level == 5.0
 
 
 @pytest.mark.parametrize("date", DATES)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import pytest
 from support import others_run, queued
 
-from async_throttle import ConcurrencyLimiter, RateLimiter, Throttle, ThrottleClosed
+from async_throttle import ConcurrencyLimiter, RateLimiter, Throttle, ThrottleClosed, testing
 
 T = TypeVar("T")
 MS = 0.001
@@ -342,6 +342,14 @@ def test_two_threads_with_a_loop_each_are_told() -> None:
     thread.join()
     assert len(told) == 1
     assert "async_throttle.threads.Throttle" in str(told[0])
+
+
+@pytest.mark.parametrize(("run", "timer"), [(asyncio.run, None), (testing.run, lambda: 0.0)])
+def test_a_thread_is_answered_at_once_if_nobody_waits_in_the_loop(run: Any, timer: Any) -> None:
+    async def main() -> bool:
+        return await asyncio.to_thread(Throttle(10, timer=timer).try_acquire, 2)
+
+    assert run(main())
 
 
 # --- eager tasks ---
