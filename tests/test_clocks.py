@@ -27,6 +27,7 @@ from async_throttle import (
     ThrottleTimeout,
     TokenBucket,
 )
+from async_throttle._shell.alarm import Alarm, surely
 from async_throttle.testing import VirtualTimeLoop
 
 pytestmark = pytest.mark.virtual_time
@@ -268,6 +269,27 @@ def test_timeouts_that_fire_early_do_not_expire_early() -> None:
 
     with asyncio.Runner(loop_factory=EarlyLoop) as runner:
         runner.run(main())
+
+
+# --- interrupted timers ---
+
+
+async def test_what_is_interrupted_in_a_timer_is_done_again_and_told_once() -> None:
+    calls: list[str] = []
+    told: list[Any] = []
+
+    def call(name: str) -> None:
+        calls.append(name)
+        if calls.count(name) == 1:
+            raise BaseException("interrupted")
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context["exception"].args))
+    Alarm().set(loop, SECOND, 0, lambda: call("alarm"), watched=False)
+    loop.call_soon(surely(call, "callback"), None)
+    await asyncio.sleep(2)
+    assert calls == ["callback"] * 2 + ["alarm"] * 2
+    assert told == [("interrupted",)] * 2
 
 
 # --- loops that refuse what is past ---

@@ -350,6 +350,29 @@ async def test_what_is_too_heavy_for_some_sets_goes_to_those_that_it_fits(
     assert went == [(None, 8.0, "large")]
 
 
+@pytest.mark.parametrize(
+    "turn_out",
+    [lambda tokens: tokens.close(), lambda tokens: setattr(tokens, "burst", 1)],
+    ids=["closed", "too small"],
+)
+@pytest.mark.parametrize("which", [0, 1])
+async def test_who_is_turned_out_of_one_set_waits_on_in_the_other(
+    kind: Any, turn_out: Callable[[Any], object], which: int, went: Went
+) -> None:
+    sets = [region(name, tokens=kind(1, burst=9, initial=0)) for name in ("us", "eu")]
+    task = await waits(LimitPool(sets), went, tokens=6)
+    turn_out(sets[which]["tokens"])
+    await task
+    assert went == [(None, 6.0, sets[1 - which].config["region"])]
+
+
+async def test_a_refusal_by_all_is_that_of_the_first_in_turn(kind: Any) -> None:
+    sets = [region("", tokens=kind(1, burst=burst)) for burst in (4, 3)]
+    with pytest.raises(WeightTooLarge) as refused:
+        LimitPool(sets, Algorithm.RoundRobin).try_acquire(tokens=5)
+    assert refused.value.largest == 4
+
+
 async def test_what_is_too_heavy_for_all_or_closed_everywhere_is_refused_at_once(
     kind: Any, algorithm: Algorithm
 ) -> None:
