@@ -20,6 +20,7 @@ from async_throttle import (
     WeightTooLarge,
     testing,
 )
+from async_throttle._shell.lease import Blocks
 
 pytestmark = pytest.mark.virtual_time
 
@@ -349,6 +350,17 @@ async def test_the_timeout_of_a_kept_lease_counts_from_each_entry() -> None:
             assert now() == end
         assert throttle.active == 1
     assert throttle.active == 0
+
+
+def test_of_a_block_that_came_to_nothing_nothing_is_kept() -> None:
+    blocks = Blocks()
+    for name in "abc":
+        blocks.enter(name)
+    blocks.forget("b")
+    assert [blocks.leave(), bool(blocks), blocks.leave(), bool(blocks)] == ["c", True, "a", False]
+    blocks.enter("d")
+    blocks.forget("d")
+    assert not blocks
 
 
 def test_a_misspelt_attribute_is_an_error() -> None:

@@ -29,6 +29,8 @@ from async_throttle import (
     TokenBucket,
     WeightTooLarge,
 )
+from async_throttle._shell.waiting import known
+from async_throttle._units import NEVER
 from async_throttle.testing import VirtualTimeLoop
 
 pytestmark = pytest.mark.virtual_time
@@ -674,6 +676,13 @@ async def test_a_timeout_shorter_than_the_known_wait_is_refused_at_once() -> Non
     assert now() == 0.0
     assert isinstance(refusal.value, TimeoutError)
     assert (refusal.value.retry_after, refusal.value.limit) == (1.0, "api")
+
+
+@pytest.mark.parametrize(
+    ("wait", "told"), [(0, None), (1, 1e-9), (NEVER // 2 - 1, NEVER / 2e9), (NEVER // 2, None)]
+)
+def test_a_refusal_tells_the_wait_unless_it_is_for_a_slot_or_for_ever(wait: int, told: Any) -> None:
+    assert known(wait) == told
 
 
 @pytest.mark.parametrize("form", ["block", "acquire", "lease"])
