@@ -19,6 +19,7 @@ from async_throttle import (
     ThrottleTimeout,
     WeightTooLarge,
     testing,
+    threads,
 )
 from async_throttle._shell.lease import Blocks
 
@@ -352,6 +353,24 @@ async def test_the_timeout_of_a_kept_lease_counts_from_each_entry() -> None:
     assert throttle.active == 0
 
 
+async def test_a_further_entry_that_is_interrupted_after_its_grant_gives_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(blocks: Blocks, held: object) -> None:
+        raise KeyboardInterrupt
+
+    throttle = Throttle(10, 5)
+    async with throttle(1) as lease:
+        monkeypatch.setattr(Blocks, "enter", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            await lease.__aenter__()
+        assert throttle.active == 1
+        of_threads = threads.Throttle(10, 5)
+        with of_threads(1) as other, pytest.raises(KeyboardInterrupt):
+            other.__enter__()
+        assert (throttle.active, of_threads.active) == (1, 0)
+
+
 def test_of_a_block_that_came_to_nothing_nothing_is_kept() -> None:
     blocks = Blocks()
     for name in "abc":
@@ -361,6 +380,15 @@ def test_of_a_block_that_came_to_nothing_nothing_is_kept() -> None:
     blocks.enter("d")
     blocks.forget("d")
     assert not blocks
+
+
+async def test_an_entry_that_is_undone_leaves_no_trace() -> None:
+    throttle = Throttle(10, 1)
+    lease = await throttle.lease(4)
+    blocks = Blocks()
+    blocks.enter(lease)
+    blocks.undo(lease)
+    assert (bool(blocks), throttle.level, throttle.active) == (False, 10.0, 0)
 
 
 def test_a_misspelt_attribute_is_an_error() -> None:

@@ -240,6 +240,28 @@ async def test_all_limits_of_a_set_tell_the_time_by_the_same_clock() -> None:
         assert (own.level, usual.level) == (4, 4)
 
 
+def test_a_throttle_that_is_at_work_neither_goes_into_a_set_nor_grants_while_it_goes() -> None:
+    calls: list[Callable[[], object]] = []
+    granted: list[bool] = []
+
+    def timer() -> float:
+        if calls:
+            calls[-1]()
+        return 0.0
+
+    one, other = Throttle(10, timer=timer), Throttle(10, timer=timer)
+    calls.append(lambda: LimitSet([one, other]))
+    for throttle in (one, other):
+        with pytest.raises(RuntimeError, match="at work"):
+            throttle.pause(0)
+    calls.append(lambda: granted.extend([one.try_acquire(), other.try_acquire()]))
+    LimitSet([one, other])
+    calls.clear()
+    assert granted
+    assert not any(granted)
+    assert (one.level, other.level) == (10, 10)
+
+
 @pytest.mark.parametrize("mode", ["sync", "thread", "asyncio", *ExecutionMode])
 async def test_every_mode_serves_coroutines_and_none_changes_what_is_taken(mode: Any) -> None:
     api = LimitSet(shared=True, mode=mode, requests=Throttle(5), concurrency=2)

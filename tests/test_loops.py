@@ -20,7 +20,14 @@ from typing import Any, TypeVar
 import pytest
 from support import others_run, queued
 
-from async_throttle import ConcurrencyLimiter, RateLimiter, Throttle, ThrottleClosed, testing
+from async_throttle import (
+    ConcurrencyLimiter,
+    LimitSet,
+    RateLimiter,
+    Throttle,
+    ThrottleClosed,
+    testing,
+)
 
 T = TypeVar("T")
 MS = 0.001
@@ -312,6 +319,21 @@ def test_the_second_loop_may_queue_when_nobody_waits_in_the_first_any_more() -> 
         for runner in (first, second, first, second):
             runner.run(wait_a_little())
     throttle.release()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_callers_in_a_loop_that_was_closed_keep_no_set_from_being_made(first: bool) -> None:
+    both = Throttle(1, initial=0, period=3600), Throttle(1, initial=0, period=3600)
+    left, used = both if first else both[::-1]
+    leave_behind(left.acquire())
+
+    async def main() -> None:
+        waiter = await queued(used.acquire())
+        LimitSet(both)
+        assert (left.waiting, used.waiting) == (0, 1)
+        waiter.cancel()
+
+    asyncio.run(main())
 
 
 def test_two_threads_with_a_loop_each_are_told() -> None:
