@@ -21,6 +21,7 @@ from support import at, now, others_run, queued
 
 from async_throttle import (
     FixedWindow,
+    LimitSet,
     Rule,
     SlidingWindow,
     Throttle,
@@ -154,6 +155,22 @@ def test_another_clock_is_taken_over_at_the_same_level(algorithm: type[Rule]) ->
         assert throttle.level == 3.0
     clock.reading = 6.0
     assert throttle.level == 10.0
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_who_saw_different_instants_of_the_clock_before_it_became_another_one_may_join(
+    ahead: int,
+) -> None:
+    clock = Clock(1_000.0)
+    both = Throttle(10, timer=clock), Throttle(10, timer=clock)
+    for throttle in both:
+        throttle.pause(2_000)
+    clock.reading = 2_000.0
+    assert both[ahead].paused_for == 1_000.0
+    clock.reading = 5.0
+    LimitSet(both)
+    clock.reading = 6.0
+    assert [both[ahead].paused_for, both[1 - ahead].paused_for] == [999.0, 1_999.0]
 
 
 async def test_whoever_waits_while_the_clock_becomes_another_one_waits_no_longer() -> None:
