@@ -29,6 +29,7 @@ from async_throttle import (
     TokenBucket,
     WeightTooLarge,
 )
+from async_throttle._base import core_of
 from async_throttle._shell.waiting import known
 from async_throttle._units import NEVER
 from async_throttle.testing import VirtualTimeLoop
@@ -269,6 +270,16 @@ async def test_acquire_is_a_coroutine_that_answers_true_and_release_gives_the_sl
     assert (throttle.level, throttle.active) == (4.5, 1)
     assert throttle.release() is None  # type: ignore[func-returns-value]
     assert throttle.active == 0
+
+
+@pytest.mark.parametrize(("done", "active"), [([], 1), ([True], 2)])
+async def test_a_release_that_was_interrupted_is_made_once(done: list[bool], active: int) -> None:
+    throttle = Throttle(2, 3)
+    assert throttle.try_acquire()
+    assert throttle.try_acquire()
+    await queued(throttle.acquire())  # for time, not for a slot
+    core_of(throttle).release_again(done, KeyboardInterrupt())
+    assert throttle.active == active
 
 
 @pytest.mark.parametrize("concurrency", [0, 1, 5])
@@ -609,6 +620,17 @@ async def test_repr_is_in_the_manner_of_asyncio_and_tells_the_present() -> None:
 
 
 # --- drain, close ---
+
+
+async def test_drain_waits_for_a_caller_without_a_slot_that_was_granted_and_does_not_run_yet() -> (
+    None
+):
+    throttle = Throttle(10)
+    throttle.pause(math.inf)
+    granted = await queued(throttle.consume())
+    throttle.resume()
+    await throttle.drain()
+    assert granted.done()
 
 
 async def test_drain_waits_until_nobody_waits_or_holds() -> None:
