@@ -210,17 +210,26 @@ def test_a_block_around_a_fork_ends_in_the_child_without_effect(
     limiter = kind.make(1e6, 2)
 
     async def main() -> None:
-        def child() -> None:
-            full(limiter)
+        def leave() -> None:
             ends = block.__aexit__(type(error) if error else None, error, None)
             with pytest.raises(StopIteration):
                 ends.send(None)
+
+        def child() -> None:
             full(limiter)
+            leave()
+            full(limiter)
+
+        def busy_child() -> None:
+            assert limiter.try_acquire()
+            leave()
+            assert limiter.throttle.active == 1
 
         block = limiter.call()
         async with limiter.call():
             await block.__aenter__()
             in_child(child)
+            in_child(busy_child)
             assert limiter.throttle.active == 2
             await block.__aexit__(None, None, None)
         full(limiter)
