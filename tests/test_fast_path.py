@@ -34,11 +34,14 @@ from async_throttle import (
     ThrottleClosed,
     TokenBucket,
     testing,
+    threads,
 )
+from async_throttle._base import core_of
 from async_throttle._shell import fast
 from async_throttle._shell.clock import Clock
 from async_throttle._shell.core import Core
 from async_throttle._shell.loop import LoopScheduler
+from async_throttle._shell.scheduler import Scheduler
 from async_throttle.rules.slots import Slots
 from async_throttle.testing import VirtualTimeLoop
 
@@ -694,3 +697,18 @@ async def test_one_release_too_many_is_told_on_the_short_way_too() -> None:
     with pytest.raises(ValueError, match="release"):
         async with throttle:
             throttle.release()
+
+
+@pytest.mark.parametrize("kind", [Throttle, threads.Throttle])
+def test_a_grant_after_which_the_notes_are_interrupted_is_given_back(kind: type[Any]) -> None:
+    def interrupted(scheduler: Scheduler) -> None:
+        raise KeyboardInterrupt
+
+    throttle = kind(10, 2)
+    core = core_of(throttle)
+    core.scheduler.notes.append(lambda now: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(core.scheduler), "catch_up", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            core.scheduler.grab(core.lane, fast.UNIT)
+    assert (throttle.active, throttle.level) == (0, 10)

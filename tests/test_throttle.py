@@ -677,6 +677,35 @@ async def test_a_weight_above_the_burst_is_refused_before_anything_is_taken(
     assert seen(throttle) == before
 
 
+def test_a_weight_above_the_burst_is_refused_even_while_the_throttle_is_at_work() -> None:
+    def timer() -> float:
+        return 0.0 if not made else made[0].try_acquire(11)
+
+    made: list[Throttle] = []
+    made.append(Throttle(10, timer=timer))
+    with pytest.raises(WeightTooLarge):
+        made[0].pause(0)
+
+
+async def test_a_delay_asked_for_while_the_throttle_is_at_work_counts_pauses_and_waiters() -> None:
+    def timer() -> float:
+        told.extend(throttle.delay(3) for throttle in asked)
+        return 0.0
+
+    asked: list[Throttle] = []
+    told: list[float] = []
+    throttle = Throttle(10, initial=0, timer=timer)
+    waiter = await queued(throttle.acquire(4))
+    asked.append(throttle)
+    assert throttle.level == 0
+    assert told.pop() == 0.7
+    throttle.pause(5)
+    told.clear()
+    assert throttle.level == 0
+    assert told == [5.0]
+    waiter.cancel()
+
+
 @pytest.mark.parametrize("form", [*WEIGHED, "try_acquire"])
 @pytest.mark.parametrize("weight", [-1, -1e-9, math.nan, math.inf, -math.inf, "1"])
 async def test_a_weight_is_a_finite_number_of_at_least_zero(form: str, weight: Any) -> None:
