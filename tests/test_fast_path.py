@@ -712,3 +712,22 @@ def test_a_grant_after_which_the_notes_are_interrupted_is_given_back(kind: type[
         with pytest.raises(KeyboardInterrupt):
             core.scheduler.grab(core.lane, fast.UNIT)
     assert (throttle.active, throttle.level) == (0, 10)
+
+
+@pytest.mark.parametrize("kind", [Throttle, threads.Throttle])
+@pytest.mark.parametrize("capacity", [10, 3])
+@pytest.mark.parametrize("before", ["", "plain", "lease", "lease plain", "plain lease"])
+@pytest.mark.parametrize("form", ["plain", "lease", "try"])
+async def test_an_entry_by_the_short_way_keeps_the_instant_that_it_has_read(
+    kind: type[Any], capacity: float, before: str, form: str
+) -> None:
+    throttle = kind(capacity, 5, burst=10)
+    core = core_of(throttle)
+    for entry in [*before.split(), form]:
+        await asyncio.sleep(0.01)
+        if entry == "try":
+            assert throttle.try_acquire()
+        else:
+            await (throttle if entry == "plain" else throttle(1)).__aenter__()
+        assert core.scheduler.clock.seen == core.scheduler.clock.read()
+    assert throttle.active == len(before.split()) + 1
