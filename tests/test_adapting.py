@@ -461,12 +461,22 @@ async def test_a_judge_that_fails_costs_no_slot() -> None:
         def judge(self, error: BaseException | None) -> Outcome:
             raise ZeroDivisionError
 
-    throttle = Throttle(math.inf, 1, adapt=Failing())
-    for make in (lambda: throttle, lambda: throttle(2), lambda: LimitSet(throttle)):
-        with pytest.raises(ZeroDivisionError):
-            async with make():
-                pass
-        assert throttle.active == 0
+    of_threads = threads.Throttle(math.inf, 1, adapt=Failing())
+    for throttle in (Throttle(math.inf, 1, adapt=Failing()), of_threads):
+        for make in (lambda t: t, lambda t: t(2), lambda t: LimitSet(t)):
+            with pytest.raises(ZeroDivisionError):
+                async with make(throttle):
+                    pass
+            assert throttle.active == 0
+            with pytest.raises(KeyError) as raised:
+                async with make(throttle):
+                    raise KeyError("of the body")
+            assert "ZeroDivisionError" in raised.value.__notes__[0]
+            assert throttle.active == 0
+    for make in (lambda t: t, lambda t: t(2)):
+        with pytest.raises(ZeroDivisionError), make(of_threads):
+            pass
+        assert of_threads.active == 0
 
 
 async def test_those_who_share_a_scheduler_with_it_lose_nothing() -> None:

@@ -28,6 +28,7 @@ from async_throttle import (
     ThrottleTimeout,
     TokenBucket,
     WeightTooLarge,
+    threads,
 )
 from async_throttle._base import core_of
 from async_throttle._shell.waiting import known
@@ -835,3 +836,34 @@ async def test_the_drift_of_real_grants_is_below_one_in_a_million(rate: int, bur
         await throttle.acquire()
     late = now() - grants / rate
     assert -1e-9 <= late <= grants / rate / 1e6 + 1e-9
+
+
+# --- what is not said ---
+
+
+@pytest.mark.parametrize("kind", [Throttle, threads.Throttle])
+@pytest.mark.parametrize("form", ["acquire", "lease", "consume", "call"])
+async def test_the_usual_priority_is_0_and_the_usual_weight_1(kind: type[Any], form: str) -> None:
+    async def ask(n: int, how: dict[str, Any]) -> None:
+        if form == "call":
+            await throttle(**how).__aenter__()
+        else:
+            await getattr(throttle, form if kind is Throttle else f"{form}_async")(**how)
+        order.append((n, round(now(), 3)))
+
+    throttle = kind(10, initial=0)
+    order: list[tuple[int, float]] = []
+    told: list[dict[str, Any]] = [{}, {"priority": 0, "weight": 1}, {}, {"priority": 0}]
+    tasks = [await queued(ask(n, how)) for n, how in enumerate(told)]
+    tasks += [await queued(ask(9, {"priority": 1})), await queued(ask(-9, {"priority": -1}))]
+    assert throttle.delay() == throttle.delay(1, priority=0) == 0.6
+    await asyncio.gather(*tasks)
+    assert order == [(-9, 0.1), (0, 0.2), (1, 0.3), (2, 0.4), (3, 0.5), (9, 0.6)]
+
+
+async def test_a_call_that_weighs_nothing_takes_nothing() -> None:
+    throttle, of_threads = Throttle(10), threads.Throttle(10)
+    assert await throttle.acquire(0)
+    assert of_threads.acquire(0)
+    assert await of_threads.acquire_async(0)
+    assert (throttle.level, of_threads.level) == (10, 10)
