@@ -239,6 +239,15 @@ async def test_a_deadline_passed_on_a_blocked_loop_is_a_refusal_unless_it_was_du
         await too_late
 
 
+async def test_who_is_due_on_a_blocked_loop_starts_before_a_newcomer() -> None:
+    throttle = Throttle(10, initial=0)
+    waiter = await queued(throttle.acquire())
+    block(0.5)
+    assert not throttle.try_acquire()
+    await waiter
+    assert throttle.try_acquire()
+
+
 # --- early timers ---
 
 

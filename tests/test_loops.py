@@ -14,6 +14,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -372,6 +373,11 @@ def test_a_thread_is_answered_at_once_if_nobody_waits_in_the_loop(run: Any, time
         return await asyncio.to_thread(Throttle(10, timer=timer).try_acquire, 2)
 
     assert run(main())
+
+
+def test_a_throttle_that_no_loop_has_used_may_be_asked_in_a_thread() -> None:
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(Throttle(10).try_acquire, 2).result()
 
 
 # --- eager tasks ---

@@ -838,6 +838,34 @@ async def test_the_drift_of_real_grants_is_below_one_in_a_million(rate: int, bur
     assert -1e-9 <= late <= grants / rate / 1e6 + 1e-9
 
 
+async def test_an_interrupt_in_the_middle_of_a_grant_forgets_nobody() -> None:
+    class Interrupted(TokenBucket):
+        def take(self, now: int, weight: int) -> int | None:
+            if interrupts.pop():
+                raise KeyboardInterrupt
+            return super().take(now, weight)
+
+    interrupts = [False, True, False]
+    throttle = Throttle(10, 1, algorithm=Interrupted)
+    await throttle.acquire()
+    waiter = await queued(throttle.acquire())
+    with pytest.raises(KeyboardInterrupt):
+        throttle.concurrency = 2
+    await asyncio.wait_for(waiter, 1)
+    assert (throttle.active, throttle.waiting) == (2, 0)
+
+
+def test_the_clock_of_a_throttle_for_threads_may_take_and_release_of_another() -> None:
+    def timer() -> float:
+        with other(2):
+            return 0.0
+
+    other = threads.Throttle(1_000, 1)
+    throttle = threads.Throttle(10, timer=timer)
+    assert throttle.try_acquire()
+    assert (other.active, throttle.level) == (0, 9)
+
+
 # --- what is not said ---
 
 
