@@ -559,6 +559,21 @@ def test_freezing_within_a_running_loop() -> None:
     run(main())
 
 
+def test_a_slot_is_handed_over_at_the_instant_of_a_clock_that_became_another_one() -> None:
+    async def main(frozen: Any) -> None:
+        throttle = Throttle(10, 1)
+        frozen.tick(-5)
+        await throttle.acquire()
+        waiter = await queued(throttle.acquire())
+        frozen.tick(6)
+        throttle.release()
+        await waiter
+        assert throttle.level == 9.0
+
+    with freeze_time(DATES[0], real_asyncio=True) as frozen:
+        run(main(frozen))
+
+
 # --- other loops ---
 
 
