@@ -150,6 +150,7 @@ def test_another_clock_is_taken_over_at_the_same_level(algorithm: type[Rule]) ->
     if algorithm is TokenBucket:
         assert throttle.delay(4) == 0.2
         clock.reading = 5.1
+        assert "tokens:3" in repr(throttle)
         assert throttle.level == 3.0
         clock.reading = 5.05  # small steps back are small again
         assert throttle.level == 3.0
