@@ -28,7 +28,7 @@ from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, example, given, note, settings
+from hypothesis import HealthCheck, Phase, event, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -42,9 +42,7 @@ from oracle import (
     MS,
     TOKEN,
     Algorithm,
-    Bucket,
     Call,
-    Entry,
     Gate,
     Limit,
     Option,
@@ -1604,91 +1602,17 @@ class SetMachine(Machine):
         self.build(config)
 
 
+LIFE: Final = settings(
+    deadline=None,
+    report_multiple_bugs=False,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+    suppress_health_check=[HealthCheck.too_slow],
+)
 TestThrottleMachine = ThrottleMachine.TestCase
 TestThrottleMachine.settings = settings(
-    examples(200),
-    stateful_step_count=40,
-    deadline=None,
-    report_multiple_bugs=False,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-    suppress_health_check=[HealthCheck.too_slow],
+    LIFE, max_examples=examples(200).max_examples, stateful_step_count=40
 )
-
-
 TestSetMachine = SetMachine.TestCase
 TestSetMachine.settings = settings(
-    examples(150),
-    stateful_step_count=30,
-    deadline=None,
-    report_multiple_bugs=False,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-    suppress_health_check=[HealthCheck.too_slow],
+    LIFE, max_examples=examples(150).max_examples, stateful_step_count=30
 )
-
-
-# ------------------------------------------------------- a bucket alone, to the last fraction
-
-HEAVINESS: Final = WEIGHTS.filter(lambda weight: weight is not None)
-BUCKETS: Final = st.tuples(CAPACITIES, PERIODS, CAPACITIES)
-"""Capacity, period and burst."""
-
-STEPS: Final = st.one_of(
-    st.tuples(st.just("take"), HEAVINESS),
-    st.tuples(st.just("charge"), HEAVINESS),
-    st.tuples(st.just("wait"), st.one_of(st.integers(1, 3 * SECOND), st.integers(1, 9))),
-    st.tuples(st.just("wait"), st.integers(1, 12).map(Eighths)),
-    st.tuples(st.just("refund"), WHICH, st.integers(1, 8)),
-    st.tuples(st.just("change"), BUCKETS),
-    st.just(("empty",)),
-)
-
-
-@examples(1_000)
-@given(BUCKETS, st.lists(STEPS, min_size=4, max_size=16))
-@example(  # the refund was worth nothing, for 59/60 of a nanotoken had been rounded down to 0
-    (TOKEN, 60 * SECOND, TOKEN),
-    [
-        ("take", 1),
-        ("wait", 1),
-        ("change", (TOKEN // 10, SECOND // 10, 5 * TOKEN)),
-        ("refund", 0, 8),
-    ],
-)
-def test_a_bucket_alone_says_what_the_oracle_s_says(
-    numbers: tuple[int, int, int], steps: list[tuple[Any, ...]]
-) -> None:
-    """What a life of a throttle meets too rarely: refunds across changes, fraction by fraction."""
-    capacity, period, burst = numbers
-    now, real, naive = 0, TokenBucket(0, *numbers), Bucket(0, *numbers, burst)
-    taken: list[tuple[int | None, Entry]] = []
-    for step in steps:
-        match step:
-            case "take", weight:
-                weight = burst * weight.count // 8 if isinstance(weight, Eighths) else weight
-                weight = min(weight, burst)
-                ready = real.ready_at(now, weight)
-                assert ready == math.ceil(naive.ready(now, weight))
-                now = max(now, ready)
-                taken.append((real.take(now, weight), naive.take(now, weight)))
-            case "charge", weight:
-                weight = burst * weight.count // 8 if isinstance(weight, Eighths) else weight
-                real.charge(now, weight)
-                naive.take(now, weight)
-            case "wait", time:
-                fill = burst * period // capacity
-                now += fill * time.count // 8 if isinstance(time, Eighths) else time
-            case "refund", which, eighths if taken:
-                receipt, entry = taken[which % len(taken)]
-                back = entry.weight * eighths // 8
-                real.refund(now, receipt, back)
-                naive.refund(entry, now, back)
-            case "change", (capacity, period, burst):
-                real.configure(now, capacity, period, burst)
-                naive.change(now, capacity, period, burst)
-            case ("empty",):
-                real.empty(now)
-                naive.empty(now)
-        missing = Fraction(
-            max(0, real.state.full_at - now * real.ticks.scale) * TOKEN, real.ticks.token
-        )
-        assert burst - missing == naive.level(now)
