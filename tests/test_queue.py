@@ -678,7 +678,8 @@ class NaiveQueue:
         for head in sorted(aged, key=lambda head: (-self.age(head), *self.rank(head))):
             better = [other for other in self.first() if other.priority < head.priority]
             asked = {limit for other in better for limit in self.lanes[other.lane]}
-            shared = asked & set(self.lanes[head.lane])
+            times = self.overtaken.get(self.place(head), Counter())
+            shared = {limit for limit in self.lanes[head.lane] if times[limit] or limit in asked}
             waits_elsewhere = self.opens_at(head) > self.now or any(
                 limit not in shared and limit.left(self.now) < weight
                 for limit, weight in self.wants(head)
