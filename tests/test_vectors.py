@@ -129,27 +129,16 @@ CLOCK_GOES_BACK: list[Row] = [
 ]
 
 
-@pytest.mark.parametrize("algorithm", [TokenBucket, GCRA, LeakyBucket])
-@pytest.mark.parametrize(("burst", "rows"), [(1, BURST_1), (3, BURST_3)])
-def test_a_bucket_follows_the_tables_of_go(
-    algorithm: type[Rule], burst: int, rows: list[Row]
-) -> None:
-    rule = algorithm(0, 10 * TOKEN, SECOND, burst * TOKEN)
-    for tick, level, weight, admitted in rows:
-        now = tick * 100 * MS
-        assert rule.level(now) == level
-        if weight * TOKEN > rule.burst:
-            assert admitted == "big"  # refused by whoever asks, before the rule sees it
-        else:
-            assert ask(rule, now, weight) == (admitted == "yes"), (tick, level, weight)
+GO: dict[str, tuple[int, int, list[Row]]] = {
+    "burst 1": (1, 0, BURST_1),
+    "burst 3": (3, 0, BURST_3),
+    "the clock goes back": (3, 1, CLOCK_GOES_BACK),
+}
+"""Burst, first tick, rows."""
 
 
 @pytest.mark.parametrize("algorithm", [TokenBucket, GCRA, LeakyBucket])
-@pytest.mark.parametrize(
-    ("burst", "first_tick", "rows"),
-    [(1, 0, BURST_1), (3, 0, BURST_3), (3, 1, CLOCK_GOES_BACK)],
-    ids=["burst 1", "burst 3", "the clock goes back"],
-)
+@pytest.mark.parametrize(("burst", "first_tick", "rows"), GO.values(), ids=GO)
 def test_a_throttle_follows_the_tables_of_go(
     algorithm: type[Rule], burst: int, first_tick: int, rows: list[Row]
 ) -> None:
@@ -166,9 +155,6 @@ def test_a_throttle_follows_the_tables_of_go(
 
 
 def test_of_fifteen_at_once_exactly_a_burst_of_five_goes() -> None:
-    rule = bucket(10, burst=5)
-    assert [ask(rule, 0, 1) for _ in range(15)] == [True] * 5 + [False] * 10
-
     queue = OneLane(bucket(10, burst=5))
     callers = [queue.join(1, deadline=0) for _ in range(15)]
     queue.run(SECOND)
@@ -178,18 +164,7 @@ def test_of_fifteen_at_once_exactly_a_burst_of_five_goes() -> None:
 def test_five_seconds_of_polling_find_the_burst_and_the_whole_rate() -> None:
     rule = bucket(100, burst=100)
     admitted = sum(ask(rule, now, 1) for now in range(0, 5 * SECOND + 1, 2 * MS))
-    ideal = 100 + 100 * 5
-    assert 0.999 * ideal <= admitted <= ideal + 1
-    assert admitted == ideal
-
-
-# ----------------------------------------------------------------- long idle gives no extra
-# governor
-
-
-def test_two_idle_seconds_at_five_per_second_give_exactly_five() -> None:
-    rule = bucket(5, burst=5, level=0)
-    assert [ask(rule, 2 * SECOND, 1) for _ in range(6)] == [True] * 5 + [False]
+    assert admitted == 100 + 100 * 5
 
 
 # ------------------------------------------------ waits, and several limits at once
@@ -221,13 +196,6 @@ def test_waits_are_those_of_bucket4j(
     caller = queue.join(weight)
     queue.run(HOUR)
     assert caller.granted_at == wait
-
-
-@pytest.mark.parametrize(("weight", "wait"), [(1, 800 * MS), (3, 2800 * MS)])
-def test_the_time_already_waited_counts(weight: int, wait: int) -> None:
-    rule = bucket(4, 4 * SECOND, burst=4, level=0)
-    now = 200 * MS
-    assert rule.ready_at(now, weight * TOKEN) == now + wait
 
 
 def test_after_twelve_idle_hours_the_tightest_of_three_limits_decides() -> None:
