@@ -85,6 +85,19 @@ moves = pytest.mark.parametrize("moves", [True, False], ids=["moves", "stays"])
 """Which of the two groups that are joined a throttle is in."""
 
 
+def joined(test: Any) -> Any:
+    """A test of a throttle that is joined with others."""
+    return kinds(joins(moves(test)))
+
+
+def taken(kind: Any, slots: int) -> Any:
+    """A throttle whose slots are all taken."""
+    throttle = kind(math.inf, slots)
+    for _ in range(slots):
+        assert throttle.try_acquire()
+    return throttle
+
+
 def apart(throttle: Any, moves: bool, **options: Any) -> tuple[LimitSet, LimitSet]:
     """Two throttles that depend on each other, and a single one: which of them is *throttle*."""
     one, other = (type(throttle)(10, **options) for _ in range(2))
@@ -199,9 +212,7 @@ async def test_each_set_of_a_pool_wakes_callers_when_resumed_also_one_without_li
 # -- throttles that are joined ------------------------------------------------------------
 
 
-@kinds
-@joins
-@moves
+@joined
 async def test_a_throttle_that_was_closed_before_it_was_joined_grants_nothing(
     kind: Any, join: Join, moves: bool
 ) -> None:
@@ -217,18 +228,15 @@ async def test_a_throttle_that_was_closed_before_it_was_joined_grants_nothing(
         groups[moves].acquire()
 
 
-@kinds
-@joins
-@moves
+@joined
 @pytest.mark.parametrize("drained", ["throttle", "set"])
 async def test_drain_ends_also_if_the_throttle_was_joined_meanwhile(
     kind: Any, join: Join, moves: bool, drained: str
 ) -> None:
     # The slot comes back where the throttle is now. If a join leaves the callers of drain()
     # behind, they wait for ever.
-    throttle = kind(math.inf, 1)
+    throttle = taken(kind, 1)
     groups = apart(throttle, moves)
-    assert throttle.try_acquire()
     of_the_throttle = getattr(throttle, "drain_async", throttle.drain)
     end = await queued(groups[moves].drain() if drained == "set" else of_the_throttle())
     join(*groups)
@@ -239,18 +247,14 @@ async def test_drain_ends_also_if_the_throttle_was_joined_meanwhile(
     assert end.done()
 
 
-@kinds
-@joins
-@moves
+@joined
 async def test_a_newcomer_waits_for_those_granted_just_before_a_join(
     kind: Any, join: Join, moves: bool
 ) -> None:
     # A caller is granted, its task has not run yet, and a second slot is free. If a join in
     # that very step forgets the caller, a newcomer starts before it.
-    throttle = kind(math.inf, 2)
+    throttle = taken(kind, 2)
     groups = apart(throttle, moves)
-    assert throttle.try_acquire()
-    assert throttle.try_acquire()
     caller = await queued(enter(throttle))
     throttle.release()
     throttle.release()
@@ -261,20 +265,17 @@ async def test_a_newcomer_waits_for_those_granted_just_before_a_join(
     assert throttle.try_acquire()
 
 
-@kinds
-@joins
-@moves
+@joined
 def test_a_slot_granted_just_before_a_join_comes_back_if_the_loop_closes(
     kind: Any, join: Join, moves: bool
 ) -> None:
     # The granted task never runs and never gives its slot back. If a join forgets the task,
     # the throttle does not do it either, and the slot is lost.
-    throttle = kind(math.inf, 1)
+    throttle = taken(kind, 1)
     groups = apart(throttle, moves)
     tasks: list[asyncio.Task[None]] = []  # kept, or the garbage collector would end them
 
     async def main() -> None:
-        assert throttle.try_acquire()
         tasks.append(await queued(enter(throttle)))
         throttle.release()
         join(*groups)
@@ -288,9 +289,7 @@ def test_a_slot_granted_just_before_a_join_comes_back_if_the_loop_closes(
     assert not tasks[1].done()
 
 
-@kinds
-@joins
-@moves
+@joined
 def test_a_clock_that_goes_back_mints_nothing_whichever_of_the_joined_has_the_longest_period(
     kind: Any, join: Join, moves: bool
 ) -> None:
@@ -311,9 +310,7 @@ def test_a_clock_that_goes_back_mints_nothing_whichever_of_the_joined_has_the_lo
     assert slow.level == 0
 
 
-@kinds
-@joins
-@moves
+@joined
 @pytest.mark.parametrize("way", ["plain", "lease", "set"])
 async def test_a_limit_that_follows_its_calls_still_does_after_it_was_joined(
     kind: Any, join: Join, moves: bool, way: str
@@ -338,9 +335,7 @@ async def test_a_caller_gets_the_first_slot_that_is_given_back_above_a_lowered_l
 ) -> None:
     # While another slot is free, callers wait for time, and a release wakes none of them. The
     # first free slot is not such a release: if it is taken for one, the caller waits for ever.
-    throttle = kind(math.inf, 3)
-    for _ in range(3):
-        assert throttle.try_acquire()
+    throttle = taken(kind, 3)
     throttle.concurrency = 1
     caller = await queued(enter(throttle))
     for free in (-1, 0, 1):
@@ -352,9 +347,7 @@ async def test_a_caller_gets_the_first_slot_that_is_given_back_above_a_lowered_l
 @kinds
 async def test_a_second_slot_given_back_wakes_a_set_that_wants_two(kind: Any) -> None:
     # A slot was free before, and yet a set waits for a slot: for the second of two.
-    throttle = kind(math.inf, 3)
-    for _ in range(3):
-        assert throttle.try_acquire()
+    throttle = taken(kind, 3)
     caller = await queued(enter(LimitSet(x=throttle)(x=2)))
     throttle.release()
     await others_run()
@@ -419,40 +412,6 @@ def test_settling_on_a_clock_that_has_gone_back_does_not_take_time_back(
 
 
 @kinds
-@sources
-async def test_a_cancelled_head_is_out_of_the_way_at_once(
-    kind: Any, source: Callable[[Any], Any]
-) -> None:
-    # Callers further back may leave without a look at the queue. The head may not: those behind
-    # it would sleep on, until its instant.
-    throttle = kind(1, burst=10, initial=5)
-    asked = source(throttle)
-    heavy = await queued(enter(ask(asked, 8)))
-    light = await queued(enter(ask(asked, 3)))
-    heavy.cancel()
-    await others_run()
-    assert (light.done(), now()) == (True, 0.0)
-
-
-@kinds
-@sources
-async def test_a_caller_cancelled_between_its_grant_and_its_start_hands_the_slot_on(
-    kind: Any, source: Callable[[Any], Any]
-) -> None:
-    # The caller is not the head any more, but it holds a slot: if it leaves as if it were still
-    # queued behind the head, the slot is free and the next caller is not woken.
-    throttle = kind(math.inf, 1)
-    asked = source(throttle)
-    assert throttle.try_acquire()
-    first = await queued(enter(ask(asked)))
-    second = await queued(enter(ask(asked)))
-    throttle.release()
-    first.cancel()
-    await others_run()
-    assert (first.cancelled(), second.done()) == (True, True)
-
-
-@kinds
 async def test_a_cancelled_caller_of_a_pool_is_out_of_the_way_in_each_of_its_sets(
     kind: Any,
 ) -> None:
@@ -476,8 +435,7 @@ def test_a_cancelled_caller_takes_the_timer_of_its_timeout_along(
 ) -> None:
     # A timer that is left behind wakes the loop for nothing, here after five seconds.
     async def main() -> None:
-        throttle = kind(math.inf, 1)
-        assert throttle.try_acquire()
+        throttle = taken(kind, 1)
         asked = source(throttle)
         if behind:
             await queued(enter(ask(asked)))
