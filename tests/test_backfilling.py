@@ -64,30 +64,6 @@ def test_who_is_held_up_is_looked_at_again_as_soon_as_there_is_enough_for_all() 
     assert story.grants == [(10, "newcomer"), (90, "a"), (190, "b")]
 
 
-def test_a_fixed_window_forgets_a_newcomer_at_its_edge() -> None:
-    shared, own = FixedWindow(0, 4 * TOKEN, 10), bucket(1, 10, 1, level=0)
-    story = Story([shared, own], [shared])
-    story.run(1)
-    story.join("a", 4, 1)
-    story.run(2)
-    assert story.ask(4, lane=1)
-    story.run(100)
-    assert story.grants == [(10, "a")]
-
-
-def test_a_sliding_window_forgets_a_newcomer_a_period_later() -> None:
-    shared, own = SlidingWindow(0, 4 * TOKEN, 10), bucket(1, 15, 1, level=0)
-    story = Story([shared, own], [shared])
-    story.join("a", 4, 1)
-    assert story.ask(2, lane=1)
-    story.run(5)
-    assert story.ask(2, lane=1)
-    story.run(6)
-    assert not story.ask(1, lane=1)
-    story.run(100)
-    assert story.grants == [(15, "a")]
-
-
 # ------------------------------------------------------------------------------------ random limits
 
 
@@ -327,27 +303,6 @@ def test_whoever_ranks_last_takes_no_slot_from_a_head_that_waits_for_time(
             heads.setdefault((limits.lane(arrival), arrival.priority), f"{n}")
     for head in heads.values():
         assert with_it.get(head, NEVER) <= without.get(head, NEVER)
-
-
-@given(limits=limits(slots=(1,)), coming=arrivals(), pauses=PAUSES)
-@examples(200)
-def test_who_lacks_a_slot_holds_up_nobody_on_the_rates(
-    limits: Limits, coming: list[Arrival], pauses: list[Break]
-) -> None:
-    # No slot is ever free: it is as if those who want one had never come, nor those behind them.
-    slot = len(limits.rates)
-    stuck_lanes = set()
-    stuck = []
-    for n, arrival in enumerate(coming):
-        lane = limits.lane(arrival)
-        asked = dict(zip(limits.lanes[lane], limits.amounts(arrival), strict=True))
-        if lane in stuck_lanes or asked.get(slot):
-            stuck_lanes.add(lane)
-            stuck.append(n)
-    with_them = play(limits, coming, pauses, taken=1)
-    without = play(limits, coming, pauses, taken=1, absent=stuck)
-    assert with_them.grants == without.grants
-    assert with_them.queue.waiting == len(stuck)
 
 
 # -------------------------------------------------------------------------------- what was promised

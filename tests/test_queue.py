@@ -10,7 +10,7 @@ import copy
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, ClassVar
@@ -500,44 +500,6 @@ def test_a_rule_of_ones_own_is_told_the_time_only_ever_forwards(grace: int) -> N
 
 
 # ------------------------------------------------------------------------------------ the quote
-
-
-Quoted = Callable[[], Story]
-QUOTED: dict[str, Quoted] = {
-    "a bucket": lambda: Story([bucket(3, 7, 40)]),
-    "a bucket and slots for all": lambda: Story([Slots(1000), bucket(10, SECOND, 40)]),
-    "a sliding window": lambda: Story([SlidingWindow(0, 20 * TOKEN, 1000)]),
-    "a fixed window": lambda: Story([FixedWindow(0, 20 * TOKEN, 1000)]),
-    "two buckets": lambda: Story([bucket(3, 7, 20), bucket(50, 600, 20)]),
-    "a window and a bucket": lambda: Story([SlidingWindow(0, 20 * TOKEN, 1000), bucket(1, 9, 40)]),
-}
-
-
-@given(
-    kind=st.sampled_from(sorted(QUOTED)),
-    arrivals=st.lists(
-        st.tuples(st.integers(0, 30) | st.integers(0, 1000), st.integers(0, 20)), max_size=12
-    ),
-    pause=st.none() | st.tuples(st.integers(0, 300), st.booleans()),
-)
-@examples(250)
-def test_the_quoted_instant_is_the_one_of_the_grant(
-    kind: str, arrivals: list[tuple[int, int]], pause: tuple[int, bool] | None
-) -> None:
-    story = QUOTED[kind]()
-    quoted = {}
-    if pause is not None:
-        story.pause(pause[0], empties=pause[1])
-    for n, (gap, weight) in enumerate(arrivals):
-        story.run(story.now + gap)
-        weights = [1 if isinstance(rule, Slots) else weight for rule in story.lanes[0].rules]
-        before = twin(story.queue)
-        quoted[f"{n}"] = story.quote(*weights)
-        story.decide()
-        assert (story.queue.due_at, story.queue.waiting) == (before.due_at, before.waiting)
-        story.join(f"{n}", *weights)
-    story.run(10**12)
-    assert {name: now for now, name in story.grants} == quoted
 
 
 @pytest.mark.parametrize("capacity", [3, 999_999])
