@@ -51,19 +51,6 @@ def test_a_later_caller_goes_first_unless_the_earlier_one_would_run_short_by_a_s
     assert sorted(story.run(100)) == sorted([(30, "set"), (later, "later")])
 
 
-def test_who_is_held_up_is_looked_at_again_as_soon_as_there_is_enough_for_all() -> None:
-    # "b" is held up by "a" elsewhere, and the newcomer by "b" until there is enough for both.
-    other, slow = bucket(1, 100, 1), bucket(1, 90, 1, level=0)
-    shared = bucket(1, 10, 5, level=1)
-    story = Story([other, slow], [other, shared], [shared])
-    story.join("a", 1, 1, lane=0)
-    story.join("b", 1, 1, lane=1)
-    story.join("newcomer", 1, lane=2)
-    assert story.queue.wake_at == 10
-    story.run(1000)
-    assert story.grants == [(10, "newcomer"), (90, "a"), (190, "b")]
-
-
 # ------------------------------------------------------------------------------------ random limits
 
 
@@ -336,22 +323,6 @@ def test_the_quote_is_the_instant_of_the_grant_and_names_what_held_it_up_longest
         assert place == -1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_heavy_caller_goes_at_its_instant_however_many_light_ones_come(kind: type[Rule]) -> None:
-    shared = Rate(kind, every=10, burst=10, used=10).rule()
-    own, another = bucket(1, 400, 1, level=0), bucket(1, 1, 1)
-    story = Story([shared, own], [shared], [shared, another])
-    assert story.quote(10, 1) == 400
-    story.join("heavy", 10, 1)
-    for now in range(600):
-        story.run(now)
-        asked = [1] if now % 2 else [1, 1]
-        story.join(f"light {now}", *asked, lane=2 - now % 2)
-    assert granted(story)["heavy"] == 400
-    # Of the forty that came back until then, ten were its own, and most of the others theirs.
-    assert 20 <= sum(name != "heavy" and at < 400 for at, name in story.grants) <= 30
-
-
 # ------------------------------------------------------------------------ a slow chat and idle ones
 
 
@@ -500,21 +471,6 @@ def test_each_moment_counts_for_the_limit_that_the_head_waits_for_then(
     for name in granted(story):
         counts = counted.get(name, Counter())
         assert story.actors[name].spans == [counts[place] for place in places]
-
-
-def test_what_is_kept_for_earlier_ones_counts_for_the_limit_of_which_it_is_kept() -> None:
-    slots, own, shared = Slots(1), bucket(1, 40, 1, level=0), bucket(1, 100, 5)
-    story = Story([slots, own, shared], [slots], [bucket(1, 10, 1), shared], sets=True)
-    story.join("first", 1, 1, 5, lane=0)
-    kept_slot = story.join("slot", 1, lane=1)
-    kept_tokens = story.join("tokens", 1, 1, lane=2)
-    story.run(180)
-    assert story.grants == [(40, "first"), (140, "tokens")]
-    assert kept_tokens.spans == [0, 140, 0]
-    slots.free += 1
-    story.decide()
-    assert story.grants[2:] == [(180, "slot")]
-    assert kept_slot.spans == [180, 0]
 
 
 # ----------------------------------------------------------------------------------- two become one
@@ -710,22 +666,6 @@ def test_each_caller_in_several_lanes_is_granted_in_one_and_leaves_no_trace_in_t
             for n, _ in lane.rates:
                 wanted[n] += max(0, waiter.weights[n])
         assert [lane.backlog[n] for n, _ in lane.rates] == [wanted[n] for n, _ in lane.rates]
-
-
-@given(limits=limits(sets=True), arrival=arrivals(most=1), pauses=PAUSES)
-@examples(100)
-def test_a_caller_in_all_lanes_goes_at_the_earliest_instant_that_any_of_them_quotes(
-    limits: Limits, arrival: list[Arrival], pauses: list[Break]
-) -> None:
-    story = limits.story()
-    for pause in pauses:
-        pause.begin(story)
-    lanes = range(len(limits.lanes))
-    asked = {lane: limits.amounts(replace(arrival[0], lane=lane)) for lane in lanes}
-    quoted = [story.quote(*asked[lane], lane=lane) for lane in lanes]
-    join_all(story, "pool", asked)
-    story.run(LONG)
-    assert [at for at, _ in story.grants] == [min(quoted)]
 
 
 # ----------------------------------------------------------------------------------- what it costs

@@ -98,6 +98,15 @@ HISTORIES = st.lists(st.tuples(SHARES, SHARES), max_size=6)
 """Gaps and weights of what was taken before."""
 
 
+def age(history: list[tuple[Fraction, Fraction]], *rules: Any, now: int = 0) -> int:
+    """Take of *rules* what was taken before, the instant after that; what does not fit is debt."""
+    for gap, part in history:
+        now += share(gap, rules[0].period)
+        for rule in rules:
+            rule.take(now, share(part, rules[0].burst))
+    return now
+
+
 def share(part: Fraction, whole: float | Fraction) -> int:
     return math.floor(part * Fraction(whole))
 
@@ -129,12 +138,7 @@ def test_refused_until_just_before_the_promised_instant_and_admitted_at_it(
     between: Fraction,
 ) -> None:
     rule, yardstick = limit.rule(birth), limit.yardstick(birth)
-    now = birth
-    for gap, part in history:  # what does not fit is debt
-        now += share(gap, limit.period)
-        rule.take(now, share(part, rule.burst))
-        yardstick.take(now, share(part, rule.burst))
-
+    now = age(history, rule, yardstick, now=birth)
     wanted = share(weight, rule.burst)
     due = rule.ready_at(now, wanted)
     assert due == math.ceil(yardstick.ready(now, wanted))
@@ -1080,10 +1084,7 @@ def test_what_can_go_at_once_at_an_instant_can_go_in_parts_until_then(
     parts: list[tuple[Fraction, Fraction]],
 ) -> None:
     rule = limit.rule()
-    now = 0
-    for gap, part in history:
-        now += share(gap, limit.period)
-        rule.take(now, share(part, rule.burst))
+    now = age(history, rule)
     weight = share(whole, rule.burst)
     until = rule.ready_at(now, weight) + share(longer, limit.period)
     assert rule.ready_at(until, weight) == until
@@ -1128,10 +1129,7 @@ def test_a_queue_before_a_divisible_rule_ends_when_its_sum_may_go_even_beyond_th
     limit: Limit, history: list[tuple[Fraction, Fraction]], parts: list[Fraction]
 ) -> None:
     rule = limit.rule()
-    now = 0
-    for gap, part in history:
-        now += share(gap, limit.period)
-        rule.take(now, share(part, rule.burst))
+    now = age(history, rule)
     weights = [share(part, rule.burst) for part in parts]
     end = rule.ready_at(now, sum(weights))
     for weight in weights:
