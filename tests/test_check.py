@@ -259,8 +259,7 @@ def test_a_rule_that_raises_while_room_is_kept_for_others_fails_the_newcomer() -
         story.ask(5, lane=1)
     story.join("newcomer", 5, lane=1)
     assert story.actors["newcomer"].state is FAILED
-    story.run(100)
-    assert story.grants == [(30, "head")]
+    assert story.run(100) == [(30, "head")]
 
 
 def test_a_newcomer_does_not_see_what_a_rule_raises_for_a_waiter() -> None:

@@ -95,9 +95,6 @@ ANSWERS: Final[dict[type[Exception], str]] = {
 KEYS: Final = 4
 """Of how many keys there are throttles."""
 
-SHARED_SLOTS: Final = False
-"""Whether the sets of the pool may share slots, too, besides rates. Left to simpler tests."""
-
 # ----------------------------------------------------------------- what Hypothesis may choose
 
 Kind = Literal["acquire", "lease", "block", "plain block", "consume"]
@@ -285,8 +282,8 @@ def configs(draw: st.DrawFn) -> Config:
     sets = draw(st.lists(members.map(tuple), min_size=1, max_size=3))
     pool = tuple(draw(st.permutations(range(len(sets)))))[:2]
     shared = set.intersection(*(set(sets[n]) for n in pool))
-    if not SHARED_SLOTS and any(throttles[n].concurrency for n in shared):
-        pool = pool[:1]
+    if any(throttles[n].concurrency for n in shared):
+        pool = pool[:1]  # that sets share slots as well is left to simpler tests
     return Config(
         tuple(throttles),
         tuple(sets),
@@ -1101,7 +1098,7 @@ class Machine(RuleBasedStateMachine):
         limit, throttle = self.which_throttle(which)
         slots = slots if self.alone else max(slots, 1)
         shared = not self.alone and len(self.pool.sets) > 1
-        if shared and not (SHARED_SLOTS or limit.concurrency):
+        if shared and not limit.concurrency:
             return  # it might be shared by the sets of the pool
         self.do(
             partial(self.oracle.set_concurrency, limit, slots),

@@ -11,16 +11,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from limiters import KINDS, Kind
 from support import examples, others_run
 from test_queue import Story, bucket
 
-from async_throttle import LimitPool, LimitSet, SlidingWindow, Throttle, threads
+from async_throttle import LimitSet, SlidingWindow, Throttle, threads
 from async_throttle._engine.patience import MAX_OVERTAKEN
 
 # ---------------------------------------------------------------------------- those who are there
@@ -227,29 +229,22 @@ Ask = Callable[[int], Any]
 """A call of a priority: a coroutine function of one argument."""
 
 
-def rate(algorithm: Any = None, kind: Any = Throttle, **options: Any) -> Any:
-    """A throttle that grants one call every millisecond."""
-    return kind(1, period=0.001, **({"algorithm": algorithm} if algorithm else {}), **options)
+def by_kind(kind: Kind, **options: Any) -> Ask:
+    """One limiter for all, which grants a call every millisecond."""
+    limiter = kind.make(1, period=0.001, **options)
+    return lambda priority: limiter.lease(priority=priority)
 
 
-def by_throttle(throttle: Any) -> Ask:
-    return lambda priority: throttle(priority=priority).__aenter__()
-
-
-def one_set(kind: Any = Throttle) -> Ask:
-    return by_throttle(LimitSet(common=rate(kind=kind), other=kind(1e6)))
-
-
-def a_set_for_each(kind: Any = Throttle) -> Ask:
+def a_set_for_each(kind: Any) -> Ask:
     """Callers of each priority use a set of their own: all sets have one throttle in common."""
-    common = rate(kind=kind)
+    common = kind(1, period=0.001)
     sets = [LimitSet(common=common, own=kind(1e6)) for _ in range(3)]
     return lambda priority: sets[priority](priority=priority).__aenter__()
 
 
 def tokens_beside_calls() -> Ask:
     """The best class takes a slot as well, the others only tokens: they share the rate."""
-    throttle = rate()
+    throttle = Throttle(1, period=0.001)
     return lambda priority: (
         throttle.consume(priority=priority)
         if priority
@@ -269,14 +264,10 @@ def slots_only() -> Ask:
 
 
 SHAPES: dict[str, Callable[[], Ask]] = {
-    "throttle": lambda: by_throttle(rate()),
-    "window": lambda: by_throttle(rate(SlidingWindow)),
-    "threads": lambda: by_throttle(rate(kind=threads.Throttle)),
-    "set": one_set,
-    "set of threads": lambda: one_set(threads.Throttle),
-    "a set for each class": a_set_for_each,
-    "a set of threads for each class": lambda: a_set_for_each(threads.Throttle),
-    "pool": lambda: by_throttle(LimitPool([LimitSet(common=rate(), other=Throttle(1e6))])),
+    **{kind.name: partial(by_kind, kind) for kind in KINDS},
+    "window": partial(by_kind, KINDS[0], algorithm=SlidingWindow),
+    "a set for each class": partial(a_set_for_each, Throttle),
+    "a set of threads for each class": partial(a_set_for_each, threads.Throttle),
     "tokens beside calls": tokens_beside_calls,
     "slots": slots_only,
 }
@@ -311,7 +302,7 @@ async def test_turns_out_of_rank_alternate_and_32_grants_in_rank_lie_between_the
 async def test_an_urgent_newcomer_waits_for_one_turn_out_of_rank_of_70_classes_at_most(
     gone: int, urgent: int
 ) -> None:
-    ask, order = by_throttle(rate()), list[int]()
+    ask, order = by_kind(KINDS[0]), list[int]()
 
     async def call(priority: int) -> None:
         await ask(priority)
