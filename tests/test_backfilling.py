@@ -198,18 +198,10 @@ def play(
     limits: Limits,
     coming: Sequence[Arrival],
     pauses: Iterable[Break] = (),
-    *,
-    taken: int = 0,
     absent: Container[int] = (),
 ) -> Story:
-    """Everybody comes but those who are *absent*, and then time passes.
-
-    Of each kind of slots, *taken* are held by somebody who never gives them back.
-    """
+    """Everybody comes but those who are *absent*, and then time passes."""
     story = limits.story()
-    for lane in story.lanes:
-        for _, slots in lane.slots:
-            slots.free = max(0, slots.limit - taken)
     for pause in pauses:
         pause.begin(story)
     for n, arrival in enumerate(coming):
@@ -266,32 +258,6 @@ def test_what_was_quoted_holds_whoever_comes_later(
     assert granted(story) == quoted
 
 
-@given(
-    limits=limits(slots=(3, 2)),
-    coming=arrivals(classes=2),
-    last=arrivals(most=1),
-    pauses=PAUSES,
-    taken=st.integers(0, 3),
-)
-@examples(400)
-def test_whoever_ranks_last_takes_no_slot_from_a_head_that_waits_for_time(
-    limits: Limits, coming: list[Arrival], last: list[Arrival], pauses: list[Break], taken: int
-) -> None:
-    # Slots are kept for heads only, so it is they who may count on their instants. They may go
-    # sooner: somebody who stands behind another head may lack the slot that the newcomer has.
-    coming = [*coming, replace(last[0], priority=1)]
-    newcomer = len(coming) - 1
-    came_at = sum(arrival.gap for arrival in coming)
-    with_it = granted(play(limits, coming, pauses, taken=taken))
-    without = granted(play(limits, coming, pauses, taken=taken, absent=[newcomer]))
-    heads: dict[tuple[int, int], str] = {}
-    for n, arrival in enumerate(coming[:newcomer]):
-        if without.get(f"{n}", NEVER) > came_at:
-            heads.setdefault((limits.lane(arrival), arrival.priority), f"{n}")
-    for head in heads.values():
-        assert with_it.get(head, NEVER) <= without.get(head, NEVER)
-
-
 # -------------------------------------------------------------------------------- what was promised
 
 
@@ -326,26 +292,13 @@ def test_the_quote_is_the_instant_of_the_grant_and_names_what_held_it_up_longest
 # ------------------------------------------------------------------------ a slow chat and idle ones
 
 
-def chats(queued: int) -> Story:
-    """Thirty a second for everybody, twenty a minute for each chat; one of them is slow."""
-    everybody = TokenBucket(0, 30 * TOKEN, SECOND)
-    each = [TokenBucket(0, 20 * TOKEN, 60 * SECOND) for _ in range(31)]
-    story = Story(*([everybody, chat] for chat in each))
-    for n in range(queued):
-        story.join(f"slow {n}", 1, 1)
-    return story
-
-
-def test_messages_queued_for_one_slow_chat_do_not_hold_up_an_idle_one() -> None:
-    story = chats(queued=40)
-    for second in range(1, 31):
-        story.run(second * SECOND + 7)
-        assert story.ask(1, 1, lane=second)
-    assert [at for at, _ in story.grants] == [0] * 20 + [3 * n * SECOND for n in range(1, 11)]
-
-
 def test_where_everybody_is_the_bottleneck_all_of_its_rate_is_used() -> None:
-    story = chats(queued=40)
+    # Thirty a second for everybody, twenty a minute for each chat; one of them is slow.
+    everybody = TokenBucket(0, 30 * TOKEN, SECOND)
+    chats = [TokenBucket(0, 20 * TOKEN, 60 * SECOND) for _ in range(31)]
+    story = Story(*([everybody, chat] for chat in chats))
+    for n in range(40):
+        story.join(f"slow {n}", 1, 1)
     for n in range(300):
         story.join(f"other {n}", 1, 1, lane=1 + n % 30)
     # Twenty of the slow chat, all three hundred, and one more of the slow every three seconds.

@@ -170,15 +170,6 @@ async def test_a_cancelled_head_of_a_set_holds_up_nobody_at_its_throttles(
     assert common.try_acquire()
 
 
-async def test_a_cancelled_caller_of_consume_holds_up_nobody() -> None:
-    throttle = Throttle(1, burst=5)
-    await throttle.acquire(3)
-    head = await queued(throttle.consume(4))
-    head.cancel()
-    assert throttle.delay(2) == 0
-    assert throttle.try_acquire(2)
-
-
 @every_kind
 async def test_a_caller_in_a_timeout_block_that_just_ran_out_counts_no_longer(kind: Kind) -> None:
     limiter = kind.make(1, burst=5)

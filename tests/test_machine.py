@@ -1030,21 +1030,6 @@ class Machine(RuleBasedStateMachine):
         if any(caller.lease is not None for caller in self.callers):
             self.settle(0, eighths)
 
-    @precondition(lambda self: not self.alone)
-    @rule(arrival=SET_ARRIVALS, member=WHICH, duration=PAUSES)
-    def do_without_one_that_is_paused(
-        self, arrival: Arrival, member: int, duration: int | float
-    ) -> None:
-        limit_set, together = self.sets[arrival.target.which % len(self.sets)]
-        key, limit = list(together.keys.items())[member % len(together.keys)]
-        self.do(
-            partial(self.oracle.pause, limit, duration),
-            partial(limit_set[key].pause, seconds(duration)),
-        )
-        weights = [0 if key == each else w for each, w in zip("abc", arrival.weights, strict=True)]
-        target = replace(arrival.target, what="set")
-        self.arrive(replace(arrival, target=target, weights=tuple(weights), kind="block"))
-
     def granted(self) -> set[int]:
         return {ident for ident, seen in self.seen.items() if seen.how == "granted"} | {
             caller.ident for caller in self.callers if caller.kind == "try"

@@ -427,12 +427,6 @@ async def test_of_a_limit_with_a_rate_or_without_any_a_fraction_may_be_asked(
         assert lease.weights == {"x": 0.5}
 
 
-@kinds
-def test_of_a_limit_that_has_only_slots_no_fraction_may_be_asked(kind: Any) -> None:
-    with pytest.raises(ValueError, match=r"x must be a whole number.* got 0\.5"):
-        LimitSet(x=kind(math.inf, 2))(x=0.5)
-
-
 # -- who gets out of whose way ------------------------------------------------------------
 
 

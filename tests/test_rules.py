@@ -752,35 +752,19 @@ def test_a_bucket_is_fresh_when_it_is_full_and_its_credit_of_a_part_of_a_nanosec
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "fresh_at"),
-    [
-        (TokenBucket, 905 * MS),
-        (GCRA, 905 * MS),
-        (SlidingWindow, 1105 * MS),
-        (FixedWindow, 1000 * MS),
-    ],
+    ("algorithm", "fresh_at"), [(SlidingWindow, 1105 * MS), (FixedWindow, 1000 * MS)]
 )
-def test_a_rule_that_was_used_is_fresh_at(algorithm: type[Rule], fresh_at: int) -> None:
+def test_a_window_is_fresh_when_all_has_left_it_or_was_given_back(
+    algorithm: type[Rule], fresh_at: int
+) -> None:
     rule = algorithm(0, 10 * TOKEN, SECOND)
     assert rule.fresh_at(5 * MS) == 5 * MS
-    rule.take(5 * MS, 8 * TOKEN)
-    last = rule.take(105 * MS, TOKEN)
+    receipts = [rule.take(5 * MS, 8 * TOKEN), rule.take(105 * MS, 7 * TOKEN)]
     assert rule.fresh_at(105 * MS) == rule.fresh_at(fresh_at - 1) == fresh_at
     assert rule.fresh_at(fresh_at) == fresh_at
-    assert rule.fresh_at(3 * SECOND) == 3 * SECOND
-    rule.charge(105 * MS, 5 * TOKEN)  # a debt
-    later = 0 if algorithm in WINDOWS else 500 * MS
-    assert rule.fresh_at(105 * MS) == fresh_at + later
-    rule.refund(105 * MS, last, TOKEN)
-    assert rule.fresh_at(105 * MS) == fresh_at + (0 if algorithm in WINDOWS else 400 * MS)
-
-
-@pytest.mark.parametrize("algorithm", WINDOWS)
-def test_a_window_that_gave_everything_back_is_fresh_at_once(algorithm: type[Rule]) -> None:
-    rule = algorithm(0, 10 * TOKEN, SECOND)
-    receipt = rule.take(5 * MS, 4 * TOKEN)
-    rule.refund(6 * MS, receipt, 4 * TOKEN)
-    assert rule.fresh_at(6 * MS) == 6 * MS
+    for receipt, weight in zip(receipts, (8, 7), strict=True):
+        rule.refund(106 * MS, receipt, weight * TOKEN)
+    assert rule.fresh_at(106 * MS) == 106 * MS
 
 
 # ------------------------------------------------------------------------ a question writes nothing

@@ -217,19 +217,6 @@ def test_with_every_second_of_2000_cancelled_the_last_goes_in_half_the_time(
     assert stayed[-1].granted_at == 10 * SECOND
 
 
-def test_ten_light_callers_go_at_once_when_the_heavy_head_leaves() -> None:
-    rule = bucket(200, burst=10_000, level=0)
-    queue = OneLane(rule)
-    head = queue.join(10_000)
-    behind = [queue.join(10) for _ in range(10)]
-    queue.run(SECOND)
-    assert rule.level(SECOND) == 200
-    assert not any(caller.state is GRANTED for caller in behind)
-    queue.leave(head)
-    assert [caller.granted_at for caller in behind] == [SECOND] * 10
-    assert rule.level(SECOND) == 100
-
-
 # ------------------------------------------------------------- splitting a weight changes nothing
 # Guava, failsafe
 
