@@ -25,6 +25,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from oracle import Bucket, Entry, Fixed, Sliding
 from support import examples, scaled
+from support import now as loop_time
 
 from async_throttle import (
     GCRA,
@@ -36,7 +37,6 @@ from async_throttle import (
     Throttle,
     TokenBucket,
     WeightTooLarge,
-    testing,
 )
 from async_throttle._base import core_of
 from async_throttle._units import NEVER, TOKEN, UNKNOWN
@@ -818,19 +818,16 @@ def test_a_question_writes_nothing(limit: Limit, steps: list[Step]) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALL)
-def test_nothing_that_a_throttle_tells_writes_its_rule(algorithm: type[Rule]) -> None:
-    async def main() -> None:
-        throttle = Throttle(10, algorithm=algorithm)
-        await throttle.acquire(0.5)
-        await asyncio.sleep(0.25)
-        rule = core_of(throttle).rule
-        rule.state = Frozen(rule.state)
-        assert repr(throttle)
-        assert throttle.delay(0.3) <= throttle.delay(throttle.burst) <= 1
-        assert throttle.level <= throttle.burst
-        assert throttle.guarantee(1) > 0
-
-    testing.run(main())
+async def test_nothing_that_a_throttle_tells_writes_its_rule(algorithm: type[Rule]) -> None:
+    throttle = Throttle(10, algorithm=algorithm)
+    await throttle.acquire(0.5)
+    await asyncio.sleep(0.25)
+    rule = core_of(throttle).rule
+    rule.state = Frozen(rule.state)
+    assert repr(throttle)
+    assert throttle.delay(0.3) <= throttle.delay(throttle.burst) <= 1
+    assert throttle.level <= throttle.burst
+    assert throttle.guarantee(1) > 0
 
 
 # ------------------------------------------------------------------------ written and read
@@ -1208,56 +1205,48 @@ class Spaced(Rule):
 
 async def entered(throttle: Throttle, weights: Sequence[float]) -> list[float]:
     """The instants at which so many tasks enter that all come now."""
-    loop = asyncio.get_running_loop()
     instants = []
 
     async def enter(weight: float) -> None:
         async with throttle(weight):
-            instants.append(loop.time())
+            instants.append(loop_time())
 
     await asyncio.gather(*map(enter, weights))
     return instants
 
 
-def test_a_rule_of_ones_own_decides_when_callers_go() -> None:
-    async def main() -> None:
-        throttle = Throttle(4, algorithm=Spaced)
-        assert throttle.algorithm is Spaced
-        assert throttle.burst == 4
-        assert await entered(throttle, [1, 3, 0, 4]) == [0.0, 0.25, 0.5, 0.75]
-        assert throttle.level == 0
-        assert throttle.delay() == 0.25
-        assert not throttle.try_acquire()
-        with pytest.raises(WeightTooLarge, match="5 exceeds the burst"):
-            throttle.try_acquire(5)
-        assert throttle.guarantee(1) == math.inf
-        assert throttle.active == 0
-
-    testing.run(main())
+async def test_a_rule_of_ones_own_decides_when_callers_go() -> None:
+    throttle = Throttle(4, algorithm=Spaced)
+    assert throttle.algorithm is Spaced
+    assert throttle.burst == 4
+    assert await entered(throttle, [1, 3, 0, 4]) == [0.0, 0.25, 0.5, 0.75]
+    assert throttle.level == 0
+    assert throttle.delay() == 0.25
+    assert not throttle.try_acquire()
+    with pytest.raises(WeightTooLarge, match="5 exceeds the burst"):
+        throttle.try_acquire(5)
+    assert throttle.guarantee(1) == math.inf
+    assert throttle.active == 0
 
 
-def test_a_rule_of_ones_own_can_be_paused_and_emptied_charged_and_changed() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        throttle = Throttle(4, algorithm=Spaced)
-        throttle.pause(2, empty=True)
-        assert throttle.delay() == 2.25
-        assert await entered(throttle, [1]) == [2.25]
-        throttle.charge(3)
-        assert throttle.delay() == 0.5
-        throttle.capacity = 1
-        await throttle.acquire()
-        await throttle.acquire()
-        assert loop.time() == 2.25 + 0.5 + 1
-        throttle.capacity = math.inf
-        throttle.capacity = 4
-        lease = await throttle.lease(1)
-        lease.settle(0)  # it keeps what it took: this rule knows no refund
-        assert throttle.delay() > 0
-        throttle.pause(0, empty=True)
-        assert throttle.level == 0
-
-    testing.run(main())
+async def test_a_rule_of_ones_own_can_be_paused_and_emptied_charged_and_changed() -> None:
+    throttle = Throttle(4, algorithm=Spaced)
+    throttle.pause(2, empty=True)
+    assert throttle.delay() == 2.25
+    assert await entered(throttle, [1]) == [2.25]
+    throttle.charge(3)
+    assert throttle.delay() == 0.5
+    throttle.capacity = 1
+    await throttle.acquire()
+    await throttle.acquire()
+    assert loop_time() == 2.25 + 0.5 + 1
+    throttle.capacity = math.inf
+    throttle.capacity = 4
+    lease = await throttle.lease(1)
+    lease.settle(0)  # it keeps what it took: this rule knows no refund
+    assert throttle.delay() > 0
+    throttle.pause(0, empty=True)
+    assert throttle.level == 0
 
 
 def test_what_a_rule_of_ones_own_does_not_say_is_not_taken_for_granted() -> None:
@@ -1286,9 +1275,6 @@ class Later(TokenBucket):
         return max(SECOND, super().ready_at(now, weight))
 
 
-def test_a_bucket_that_somebody_has_made_stricter_is_asked() -> None:
-    async def main() -> float:
-        async with Throttle(10, algorithm=Later):
-            return asyncio.get_running_loop().time()
-
-    assert testing.run(main()) == 1.0
+async def test_a_bucket_that_somebody_has_made_stricter_is_asked() -> None:
+    async with Throttle(10, algorithm=Later):
+        assert loop_time() == 1.0
