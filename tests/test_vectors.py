@@ -43,14 +43,6 @@ def bucket(capacity: int, period: int = SECOND, *, burst: int, level: int | None
     return rule
 
 
-def ask(rule: Rule, now: int, weight: int) -> bool:
-    """Take *weight* tokens if they may go at *now*."""
-    if rule.ready_at(now, weight * TOKEN) > now:
-        return False
-    rule.take(now, weight * TOKEN)
-    return True
-
-
 class OneLane:
     """A queue that is told the time, with one lane for all of *rules*."""
 
@@ -133,12 +125,6 @@ def test_of_fifteen_at_once_exactly_a_burst_of_five_goes() -> None:
     callers = [queue.join(1, deadline=0) for _ in range(15)]
     queue.run(SECOND)
     assert [caller.state for caller in callers] == [GRANTED] * 5 + [EXPIRED] * 10
-
-
-def test_five_seconds_of_polling_find_the_burst_and_the_whole_rate() -> None:
-    rule = bucket(100, burst=100)
-    admitted = sum(ask(rule, now, 1) for now in range(0, 5 * SECOND + 1, 2 * MS))
-    assert admitted == 100 + 100 * 5
 
 
 # ------------------------------------------------ waits, and several limits at once
