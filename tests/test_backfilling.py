@@ -51,6 +51,28 @@ def test_a_later_caller_goes_first_unless_the_earlier_one_would_run_short_by_a_s
     assert sorted(story.run(100)) == sorted([(30, "set"), (later, "later")])
 
 
+def test_who_is_held_up_is_looked_at_again_as_soon_as_there_is_enough_for_all() -> None:
+    # "b" is held up by "a" elsewhere, and the newcomer by "b" until there is enough for both.
+    other, slow = bucket(1, 100, 1), bucket(1, 90, 1, level=0)
+    shared = bucket(1, 10, 5, level=1)
+    story = Story([other, slow], [other, shared], [shared])
+    story.join("a", 1, 1, lane=0)
+    story.join("b", 1, 1, lane=1)
+    story.join("newcomer", 1, lane=2)
+    assert story.queue.wake_at == 10
+    assert story.run(1000) == [(10, "newcomer"), (90, "a"), (190, "b")]
+
+
+def test_a_fixed_window_forgets_a_newcomer_at_its_edge() -> None:
+    shared, own = FixedWindow(0, 4 * TOKEN, 10), bucket(1, 10, 1, level=0)
+    story = Story([shared, own], [shared])
+    story.run(1)
+    story.join("a", 4, 1)
+    story.run(2)
+    assert story.ask(4, lane=1)
+    assert story.run(100) == [(10, "a")]
+
+
 # ------------------------------------------------------------------------------------ random limits
 
 
