@@ -208,6 +208,16 @@ def test_a_newcomer_that_goes_at_once_overtakes_the_heads_of_worse_classes_too(
     assert story.run(1000) == [(10 * (MAX_OVERTAKEN + 5), "low")]
 
 
+def test_better_callers_that_come_one_at_a_time_overtake_too() -> None:
+    # Each is the last of its class in the queue when it goes.
+    story = Story([bucket(1, 10, 2, level=0)])
+    story.join("usual", 2)
+    for n in range(MAX_OVERTAKEN + 1):
+        story.join(f"urgent {n}", 1, priority=-1)
+        story.run(story.now + 10)
+    assert story.run(1000)[MAX_OVERTAKEN][1] == "usual"
+
+
 def test_a_worse_class_that_has_its_turn_goes_at_its_instant_and_not_before() -> None:
     # It is not let go before the heavy one of the first class because it lacks what that lacks.
     story = Story([bucket(1, 10, 5, level=0)])
