@@ -367,7 +367,7 @@ class Queue:
             lane.sweep()
         if not lane.waiters:
             self._sweep_busy(lane)
-        if self.ranked:
+        if ranked:
             busy = [other for other in self.busy if other is not lane]
             self.patience.granted(lane, weights, waiter.order, busy, out_of_rank=bool(out_of_rank))
             if not self.ranked:
