@@ -1068,9 +1068,6 @@ class Together:
                 slots[limit] = weight // TOKEN if limit in self.counting else 1
         return Option(self.line, tokens, slots)
 
-    def key(self, limit: Limit) -> str:
-        return next(key for key, each in self.keys.items() if each is limit)
-
 
 class Alone(Oracle):
     """One throttle, and nobody who asks for more than that."""
@@ -1082,25 +1079,17 @@ class Alone(Oracle):
     def left(self) -> Fraction | float:
         return self.level(self.it)
 
-    def call(self, ident: int, weight: int, *, slot: bool = True) -> Call:
-        return Call(ident, lambda: (of_throttle(self.it, weight, slot=slot),), starts=self.begins)
+    def call(self, ident: int, weight: int) -> Call:
+        return Call(ident, lambda: (of_throttle(self.it, weight),), starts=self.begins)
 
     def begins(self, option: Option) -> None:
         """What is to happen when a call begins."""
 
-    def ask(self, ident: int, weight: int, timeout: int | None = None, slot: bool = True) -> Call:
+    def ask(self, ident: int, weight: int) -> None:
         """Starts a task that will ask in its first step."""
-        call = self.call(ident, weight, slot=slot)
-        self.arrive(call, timeout)
-        return call
+        self.arrive(self.call(ident, weight))
 
     def grab(self, weight: int) -> Call | None:
         """Without waiting; None if that cannot be."""
         call = self.call(-1, weight)
         return call if self.try_acquire(call) is True else None
-
-    def wait(self, weight: int) -> Time:
-        return self.delay(of_throttle(self.it, weight))
-
-    def used(self, call: Call, actual: int) -> None:
-        self.settle(call, {self.it: actual})

@@ -38,23 +38,27 @@ async def behind_a_cancelled_head(
 
 
 @every_kind
-async def test_locked_leaves_a_cancelled_head_out(kind: Kind) -> None:
-    limiter, _ = await behind_a_cancelled_head(kind)
-    assert not limiter.locked()
-
-
-@every_kind
-async def test_try_acquire_passes_a_cancelled_head(kind: Kind) -> None:
-    limiter, _ = await behind_a_cancelled_head(kind)
-    assert limiter.try_acquire(2)
-    assert limiter.throttle.level == 0
-
-
-@every_kind
-async def test_delay_leaves_a_cancelled_head_out(kind: Kind) -> None:
-    limiter, _ = await behind_a_cancelled_head(kind)
-    assert limiter.delay(2) == 0
-    assert limiter.delay(4) == 2
+@pytest.mark.parametrize(
+    ("ask", "answer"),
+    [
+        (lambda limiter: limiter.locked(), False),
+        (lambda limiter: limiter.delay(2), 0),
+        (lambda limiter: limiter.delay(4), 2),
+        (lambda limiter: limiter.try_acquire(2), True),
+    ],
+    ids=["locked", "delay of what is there", "delay", "try_acquire"],
+)
+async def test_a_cancelled_head_is_left_out_of_the_answer_and_nothing_is_left_of_it(
+    kind: Kind, ask: Callable[[Limiter], object], answer: object
+) -> None:
+    limiter, head = await behind_a_cancelled_head(kind)
+    assert ask(limiter) == answer
+    assert limiter.throttle.level == (0 if answer is True else 2)
+    await others_run()  # the clean-up comes after all
+    assert head.cancelled()
+    assert limiter.throttle.waiting == 0
+    await asyncio.sleep(5)
+    assert limiter.throttle.level == 5
 
 
 @every_kind
@@ -79,19 +83,6 @@ async def test_a_timeout_is_refused_for_callers_that_still_wait(kind: Kind) -> N
 
 
 @every_kind
-async def test_whoever_is_behind_a_cancelled_head_still_counts(kind: Kind) -> None:
-    limiter = kind.make(1, burst=5)
-    await limiter.lease(3)
-    head, second = await queued(limiter.lease(4)), await queued(limiter.lease(2))
-    head.cancel()
-    assert limiter.delay(1) == 1
-    assert limiter.locked()
-    assert not limiter.try_acquire(1)
-    await second
-    assert now() == 0
-
-
-@every_kind
 async def test_whoever_stays_in_the_queue_goes_as_if_the_cancelled_had_never_asked(
     kind: Kind,
 ) -> None:
@@ -107,17 +98,6 @@ async def test_whoever_stays_in_the_queue_goes_as_if_the_cancelled_had_never_ask
     assert now() == 2
     assert limiter.throttle.waiting == 0
     assert limiter.delay(1) == 1
-
-
-@every_kind
-async def test_each_of_several_cancelled_heads_is_left_out(kind: Kind) -> None:
-    limiter = kind.make(1, burst=5)
-    await limiter.lease(3)
-    tasks = [await queued(limiter.lease(4)) for _ in range(3)]
-    for task in tasks:
-        task.cancel()
-    assert limiter.delay(4) == 2
-    assert limiter.try_acquire(2)
 
 
 # Tasks that are made before the cancellation take their first step before its clean-up.
@@ -141,34 +121,21 @@ async def test_a_head_that_waited_for_a_slot_is_left_out_too(kind: Kind) -> None
 
 @every_kind
 @pytest.mark.parametrize("cancelled", [0, 1, 2])
+@pytest.mark.parametrize("classes", [1, 3])
 async def test_max_waiting_leaves_the_cancelled_out_wherever_they_stand(
-    kind: Kind, cancelled: int
+    kind: Kind, cancelled: int, classes: int
 ) -> None:
     limiter = kind.make(1, burst=1, max_waiting=3)
     await limiter.lease()
-    tasks = [await queued(limiter.lease()) for _ in range(3)]
-    newcomer = asyncio.create_task(limiter.lease())
-    one_too_many = asyncio.create_task(limiter.lease())
+    tasks = [await queued(limiter.lease(priority=n % classes)) for n in range(3)]
+    newcomer = asyncio.create_task(limiter.lease(priority=5))
+    one_too_many = asyncio.create_task(limiter.lease(priority=5))
     tasks[cancelled].cancel()
     with pytest.raises(ThrottleFull):
         await one_too_many
     await newcomer
     assert now() == 3
     assert [task.cancelled() for task in tasks] == [n == cancelled for n in range(3)]
-
-
-@every_kind
-@pytest.mark.parametrize("cancelled", [0, 1, 2])
-async def test_max_waiting_of_a_queue_of_several_classes_leaves_the_cancelled_out(
-    kind: Kind, cancelled: int
-) -> None:
-    limiter = kind.make(1, burst=1, max_waiting=3)
-    await limiter.lease()
-    tasks = [await queued(limiter.lease(priority=n)) for n in range(3)]
-    newcomer = asyncio.create_task(limiter.lease(priority=5))
-    tasks[cancelled].cancel()
-    await newcomer
-    assert now() == 3
 
 
 @every_kind
@@ -203,15 +170,6 @@ async def test_a_cancelled_head_of_a_set_holds_up_nobody_at_its_throttles(
     assert common.try_acquire()
 
 
-async def test_a_cancelled_caller_of_consume_holds_up_nobody() -> None:
-    throttle = Throttle(1, burst=5)
-    await throttle.acquire(3)
-    head = await queued(throttle.consume(4))
-    head.cancel()
-    assert throttle.delay(2) == 0
-    assert throttle.try_acquire(2)
-
-
 @every_kind
 async def test_a_caller_in_a_timeout_block_that_just_ran_out_counts_no_longer(kind: Kind) -> None:
     limiter = kind.make(1, burst=5)
@@ -228,18 +186,6 @@ async def test_a_caller_in_a_timeout_block_that_just_ran_out_counts_no_longer(ki
     await asyncio.sleep(2)
     assert isinstance(head.exception(), TimeoutError)
     assert found == [0]
-
-
-@every_kind
-async def test_nothing_is_left_when_the_clean_up_comes_after_all(kind: Kind) -> None:
-    limiter, head = await behind_a_cancelled_head(kind)
-    assert limiter.try_acquire(2)
-    await others_run()
-    assert head.cancelled()
-    assert limiter.throttle.waiting == 0
-    assert limiter.throttle.level == 0
-    await asyncio.sleep(5)
-    assert limiter.throttle.level == 5
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ ELSEWHERE = {
     ),
     "AT-23, AU-8, [10, 5, 7, 9, 4, 3, 6, 11, 0, 8, 1, 2]": "contract::first_come_first_served",
     "AT-8, CC-8, a heavy weight never went while four light ones came again and again": (
-        "queue::a_heavy_caller_is_not_starved_by_light_ones_that_keep_coming"
+        "queue::callers_go_in_order_of_arrival_whatever_they_weigh"
     ),
     "CC-2, a body that was cancelled leaked a slot, and was not cancelled": (
         "contract::room_is_given_back_when_the_body_is_cancelled"

@@ -78,6 +78,7 @@ PARAMETERS = st.fixed_dictionaries(
         "concurrency": st.sampled_from([0, 1, 2, 5]),
         "period": st.sampled_from([1.0, 0.7]),
         "burst": st.sampled_from([None, 1, 5, 20, 20, 0.5]),
+        "algorithm": st.sampled_from([TokenBucket] * 4 + [SlidingWindow, FixedWindow]),
     }
 )
 STEPS: list[Step] = [
@@ -103,15 +104,21 @@ async def live(parameters: dict[str, Any], steps: list[Step]) -> list[Any]:
     """What there was to be seen of a throttle that lived through *steps*."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
+    if parameters["algorithm"] is not TokenBucket:  # a window has its capacity at once
+        parameters = {**parameters, "burst": None}
     throttle = Throttle(**parameters)
-    bucket: Any = throttle._core.rule
-    state = bucket.state
+    rule: Any = throttle._core.rule
     log: list[Any] = []
     tasks: list[asyncio.Task[None]] = []
     exits: list[asyncio.Event] = []
     leases: list[Lease] = []
 
     kept = throttle(1)
+
+    def state() -> object:
+        if isinstance(rule, TokenBucket):
+            return Fraction(rule.state.full_at, rule.state.ticks.scale)
+        return rule.dump()
 
     async def block(weight: float | Lease | None, leave: asyncio.Event) -> None:
         call = weight if isinstance(weight, Lease) else throttle(weight or 0)
@@ -182,7 +189,7 @@ async def live(parameters: dict[str, Any], steps: list[Step]) -> list[Any]:
                 log.append((throttle.level, throttle.waiting, throttle.locked()))
         await others_run()
         # Slots and the state of the bucket, without telling the throttle what time it is.
-        log.append((step, Fraction(state.full_at, state.ticks.scale), throttle._core.slots.free))
+        log.append((step, state(), throttle._core.slots.free))
     for task in tasks:
         task.cancel()
     for result in await asyncio.gather(*tasks, return_exceptions=True):
@@ -190,7 +197,7 @@ async def live(parameters: dict[str, Any], steps: list[Step]) -> list[Any]:
     log.append((throttle.level, throttle.active, throttle.waiting, loop.time()))
     for lease in leases:
         lease.settle(0)
-        log.append((throttle.level, Fraction(state.full_at, state.ticks.scale)))
+        log.append((throttle.level, state()))
     return log
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from freezegun import freeze_time
+from limiters import Kind, every_kind
 from support import now, others_run, queued
 
 from async_throttle import (
@@ -33,34 +34,10 @@ from async_throttle import (
 
 pytestmark = pytest.mark.virtual_time
 
-WINDOWS = [SlidingWindow, FixedWindow]
-BUCKETS = [TokenBucket, GCRA, LeakyBucket]
+RULES = [TokenBucket, GCRA, LeakyBucket, SlidingWindow, FixedWindow]
 
 kinds = pytest.mark.parametrize("kind", [Throttle, threads.Throttle], ids=["loop", "threads"])
 """The throttle for one event loop, and the one for threads, which is used in a loop here."""
-
-
-def alone(throttle: Any) -> Any:
-    return throttle
-
-
-def in_a_set(throttle: Any) -> Any:
-    return LimitSet(x=throttle)
-
-
-def in_a_pool(throttle: Any) -> Any:
-    return LimitPool([LimitSet(x=throttle)])
-
-
-sources = pytest.mark.parametrize("source", [alone, in_a_set, in_a_pool])
-"""How a throttle is asked."""
-
-
-def ask(source: Any, weight: float = 1, **options: Any) -> Any:
-    """A call to *source*, as a block."""
-    if isinstance(source, (Throttle, threads.Throttle)):
-        return source(weight, **options)
-    return source(x=weight, **options)
 
 
 async def enter(block: Any) -> None:
@@ -85,93 +62,72 @@ moves = pytest.mark.parametrize("moves", [True, False], ids=["moves", "stays"])
 """Which of the two groups that are joined a throttle is in."""
 
 
+def joined(test: Any) -> Any:
+    """A test of a throttle that is joined with others."""
+    return kinds(joins(moves(test)))
+
+
+def taken(kind: Any, slots: int) -> Any:
+    """A throttle whose slots are all taken."""
+    throttle = kind(math.inf, slots)
+    for _ in range(slots):
+        assert throttle.try_acquire()
+    return throttle
+
+
 def apart(throttle: Any, moves: bool, **options: Any) -> tuple[LimitSet, LimitSet]:
     """Two throttles that depend on each other, and a single one: which of them is *throttle*."""
     one, other = (type(throttle)(10, **options) for _ in range(2))
     return LimitSet(one, other if moves else throttle), LimitSet(throttle if moves else other)
 
 
-# -- parameters that change ---------------------------------------------------------------
-
-
-@kinds
-@pytest.mark.parametrize(("setter", "value"), [("period", 10), ("capacity", 5), ("burst", None)])
-@pytest.mark.parametrize("algorithm", [*WINDOWS, *BUCKETS])
-async def test_what_had_come_back_before_a_parameter_changed_stays(
-    kind: Any, algorithm: Any, setter: str, value: Any
-) -> None:
-    # A window that looks only afterwards at what has left it finds it inside again: the longer
-    # period reaches back to it. No level is asked for before: that would make it look.
-    throttle = kind(5, period=1, algorithm=algorithm)
-    full = throttle.burst
-    assert throttle.try_acquire(full)
-    await asyncio.sleep(1.5)
-    setattr(throttle, setter, value)
-    assert throttle.level == full
-
-
 # -- the entry that takes a shortcut ------------------------------------------------------
 
 
-@kinds
-@sources
-@pytest.mark.parametrize("algorithm", [*WINDOWS, *BUCKETS])
-@pytest.mark.parametrize("later", [alone, lambda throttle: throttle()], ids=["plain", "lease"])
+@every_kind
+@pytest.mark.parametrize("algorithm", RULES)
+@pytest.mark.parametrize("later", [False, True], ids=["plain", "lease"])
 async def test_a_call_settled_after_a_later_one_gives_back_only_what_the_bucket_could_hold(
-    kind: Any, source: Callable[[Any], Any], algorithm: Any, later: Callable[[Any], Any]
+    kind: Kind, algorithm: Any, later: bool
 ) -> None:
     # The bucket would have been full at 0.45 s without the first call, and 9 after the second.
     # A refund that overlooks the second, which may be a plain entry, mints a token.
-    burst = {"burst": 10} if algorithm in BUCKETS else {}
-    throttle = kind(10, 5, algorithm=algorithm, **burst)
-    asked = source(throttle)
-    async with ask(asked, 5) as lease:
+    burst = {} if algorithm in (SlidingWindow, FixedWindow) else {"burst": 10}
+    limiter = kind.make(10, 5, algorithm=algorithm, **burst)
+    async with limiter.call(5) as lease:
         await asyncio.sleep(0.45)
-        async with later(throttle):
-            if asked is throttle:
+        async with limiter.throttle() if later else limiter.throttle:
+            if limiter.asked is limiter.throttle:
                 lease.settle(0)
             else:
                 lease.settle(x=0)
-    assert throttle.level == 9.0
+    assert limiter.throttle.level == 9.0
 
 
-@kinds
-@pytest.mark.parametrize(
-    "block",
-    [
-        alone,
-        lambda throttle: throttle(),
-        lambda throttle: in_a_set(throttle)(),
-        lambda throttle: in_a_pool(throttle)(),
-    ],
-    ids=["plain", "lease", "set", "pool"],
-)
+@every_kind
+@pytest.mark.parametrize("plain", [True, False])
 async def test_calls_at_the_promised_instants_never_wait_for_the_rest_of_a_nanosecond(
-    kind: Any, block: Callable[[Any], Any]
+    kind: Kind, plain: bool
 ) -> None:
     # A token takes 333,333,333 1/3 ns. An instant is told rounded up, and what the bucket has
     # gained beyond the token by then is kept: else every third call is a nanosecond late.
-    throttle = kind(3, 1, burst=1)
+    limiter = kind.make(3, 1, burst=1)
     for n in range(100):
         promised = -(-n * 10**9 // 3) / 10**9
         await asyncio.sleep(promised - now())
-        async with block(throttle):
+        async with limiter.throttle if plain else limiter.call():
             assert now() == promised
 
 
-@kinds
-@sources
-async def test_a_wait_behind_another_caller_counts_the_rest_of_a_nanosecond(
-    kind: Any, source: Callable[[Any], Any]
-) -> None:
+@every_kind
+async def test_a_wait_behind_another_caller_counts_the_rest_of_a_nanosecond(kind: Kind) -> None:
     # Two tokens take 666,666,666 2/3 ns, also if the first is granted at 333,333,334 ns: a rule
     # that calls the bucket full at that instant promises the second a nanosecond late.
-    throttle = kind(3, burst=1)
-    asked = source(throttle)
-    assert throttle.try_acquire()
-    throttle.pause(0.333333334)
-    await queued(enter(ask(asked)))
-    assert asked.delay() == 0.666666667
+    limiter = kind.make(3, burst=1)
+    assert limiter.try_acquire()
+    limiter.throttle.pause(0.333333334)
+    await queued(enter(limiter.call()))
+    assert limiter.delay() == 0.666666667
 
 
 # -- sets without limits ------------------------------------------------------------------
@@ -199,9 +155,7 @@ async def test_each_set_of_a_pool_wakes_callers_when_resumed_also_one_without_li
 # -- throttles that are joined ------------------------------------------------------------
 
 
-@kinds
-@joins
-@moves
+@joined
 async def test_a_throttle_that_was_closed_before_it_was_joined_grants_nothing(
     kind: Any, join: Join, moves: bool
 ) -> None:
@@ -217,18 +171,15 @@ async def test_a_throttle_that_was_closed_before_it_was_joined_grants_nothing(
         groups[moves].acquire()
 
 
-@kinds
-@joins
-@moves
+@joined
 @pytest.mark.parametrize("drained", ["throttle", "set"])
 async def test_drain_ends_also_if_the_throttle_was_joined_meanwhile(
     kind: Any, join: Join, moves: bool, drained: str
 ) -> None:
     # The slot comes back where the throttle is now. If a join leaves the callers of drain()
     # behind, they wait for ever.
-    throttle = kind(math.inf, 1)
+    throttle = taken(kind, 1)
     groups = apart(throttle, moves)
-    assert throttle.try_acquire()
     of_the_throttle = getattr(throttle, "drain_async", throttle.drain)
     end = await queued(groups[moves].drain() if drained == "set" else of_the_throttle())
     join(*groups)
@@ -239,18 +190,14 @@ async def test_drain_ends_also_if_the_throttle_was_joined_meanwhile(
     assert end.done()
 
 
-@kinds
-@joins
-@moves
+@joined
 async def test_a_newcomer_waits_for_those_granted_just_before_a_join(
     kind: Any, join: Join, moves: bool
 ) -> None:
     # A caller is granted, its task has not run yet, and a second slot is free. If a join in
     # that very step forgets the caller, a newcomer starts before it.
-    throttle = kind(math.inf, 2)
+    throttle = taken(kind, 2)
     groups = apart(throttle, moves)
-    assert throttle.try_acquire()
-    assert throttle.try_acquire()
     caller = await queued(enter(throttle))
     throttle.release()
     throttle.release()
@@ -261,20 +208,17 @@ async def test_a_newcomer_waits_for_those_granted_just_before_a_join(
     assert throttle.try_acquire()
 
 
-@kinds
-@joins
-@moves
+@joined
 def test_a_slot_granted_just_before_a_join_comes_back_if_the_loop_closes(
     kind: Any, join: Join, moves: bool
 ) -> None:
     # The granted task never runs and never gives its slot back. If a join forgets the task,
     # the throttle does not do it either, and the slot is lost.
-    throttle = kind(math.inf, 1)
+    throttle = taken(kind, 1)
     groups = apart(throttle, moves)
     tasks: list[asyncio.Task[None]] = []  # kept, or the garbage collector would end them
 
     async def main() -> None:
-        assert throttle.try_acquire()
         tasks.append(await queued(enter(throttle)))
         throttle.release()
         join(*groups)
@@ -288,9 +232,7 @@ def test_a_slot_granted_just_before_a_join_comes_back_if_the_loop_closes(
     assert not tasks[1].done()
 
 
-@kinds
-@joins
-@moves
+@joined
 def test_a_clock_that_goes_back_mints_nothing_whichever_of_the_joined_has_the_longest_period(
     kind: Any, join: Join, moves: bool
 ) -> None:
@@ -311,9 +253,7 @@ def test_a_clock_that_goes_back_mints_nothing_whichever_of_the_joined_has_the_lo
     assert slow.level == 0
 
 
-@kinds
-@joins
-@moves
+@joined
 @pytest.mark.parametrize("way", ["plain", "lease", "set"])
 async def test_a_limit_that_follows_its_calls_still_does_after_it_was_joined(
     kind: Any, join: Join, moves: bool, way: str
@@ -338,9 +278,7 @@ async def test_a_caller_gets_the_first_slot_that_is_given_back_above_a_lowered_l
 ) -> None:
     # While another slot is free, callers wait for time, and a release wakes none of them. The
     # first free slot is not such a release: if it is taken for one, the caller waits for ever.
-    throttle = kind(math.inf, 3)
-    for _ in range(3):
-        assert throttle.try_acquire()
+    throttle = taken(kind, 3)
     throttle.concurrency = 1
     caller = await queued(enter(throttle))
     for free in (-1, 0, 1):
@@ -352,9 +290,7 @@ async def test_a_caller_gets_the_first_slot_that_is_given_back_above_a_lowered_l
 @kinds
 async def test_a_second_slot_given_back_wakes_a_set_that_wants_two(kind: Any) -> None:
     # A slot was free before, and yet a set waits for a slot: for the second of two.
-    throttle = kind(math.inf, 3)
-    for _ in range(3):
-        assert throttle.try_acquire()
+    throttle = taken(kind, 3)
     caller = await queued(enter(LimitSet(x=throttle)(x=2)))
     throttle.release()
     await others_run()
@@ -397,15 +333,16 @@ async def test_drain_ends_with_the_last_slot_given_back_while_others_are_free(ki
 
 
 @kinds
-@pytest.mark.parametrize("source", [in_a_set, in_a_pool])
+@pytest.mark.parametrize("pooled", [False, True])
 def test_settling_on_a_clock_that_has_gone_back_does_not_take_time_back(
-    kind: Any, source: Callable[[Any], Any]
+    kind: Any, pooled: bool
 ) -> None:
     # A settlement takes a shortcut to the clock while the queue is empty. If it believes a
     # reading from before the last one, the tokens that came in between are lost.
     with freeze_time("1970-01-02") as frozen:
         throttle = kind(10, burst=10)
-        lease = source(throttle).acquire({"x": 6})
+        asked: Any = LimitSet(x=throttle)
+        lease = (LimitPool([asked]) if pooled else asked).acquire({"x": 6})
         frozen.tick(0.2)
         assert throttle.level == 6
         frozen.tick(-0.1)
@@ -416,40 +353,6 @@ def test_settling_on_a_clock_that_has_gone_back_does_not_take_time_back(
 
 
 # -- callers who are cancelled ------------------------------------------------------------
-
-
-@kinds
-@sources
-async def test_a_cancelled_head_is_out_of_the_way_at_once(
-    kind: Any, source: Callable[[Any], Any]
-) -> None:
-    # Callers further back may leave without a look at the queue. The head may not: those behind
-    # it would sleep on, until its instant.
-    throttle = kind(1, burst=10, initial=5)
-    asked = source(throttle)
-    heavy = await queued(enter(ask(asked, 8)))
-    light = await queued(enter(ask(asked, 3)))
-    heavy.cancel()
-    await others_run()
-    assert (light.done(), now()) == (True, 0.0)
-
-
-@kinds
-@sources
-async def test_a_caller_cancelled_between_its_grant_and_its_start_hands_the_slot_on(
-    kind: Any, source: Callable[[Any], Any]
-) -> None:
-    # The caller is not the head any more, but it holds a slot: if it leaves as if it were still
-    # queued behind the head, the slot is free and the next caller is not woken.
-    throttle = kind(math.inf, 1)
-    asked = source(throttle)
-    assert throttle.try_acquire()
-    first = await queued(enter(ask(asked)))
-    second = await queued(enter(ask(asked)))
-    throttle.release()
-    first.cancel()
-    await others_run()
-    assert (first.cancelled(), second.done()) == (True, True)
 
 
 @kinds
@@ -468,20 +371,16 @@ async def test_a_cancelled_caller_of_a_pool_is_out_of_the_way_in_each_of_its_set
     assert (light.done(), now()) == (True, 0.0)
 
 
-@kinds
-@sources
+@every_kind
 @pytest.mark.parametrize("behind", [True, False], ids=["behind another", "alone"])
-def test_a_cancelled_caller_takes_the_timer_of_its_timeout_along(
-    kind: Any, source: Callable[[Any], Any], behind: bool
-) -> None:
+def test_a_cancelled_caller_takes_the_timer_of_its_timeout_along(kind: Kind, behind: bool) -> None:
     # A timer that is left behind wakes the loop for nothing, here after five seconds.
     async def main() -> None:
-        throttle = kind(math.inf, 1)
-        assert throttle.try_acquire()
-        asked = source(throttle)
+        limiter = kind.make(math.inf, 1)
+        assert limiter.try_acquire()
         if behind:
-            await queued(enter(ask(asked)))
-        caller = await queued(enter(ask(asked, timeout=5)))
+            await queued(enter(limiter.call()))
+        caller = await queued(enter(limiter.call(timeout=5)))
         caller.cancel()
         await asyncio.Event().wait()
 
@@ -528,33 +427,26 @@ async def test_of_a_limit_with_a_rate_or_without_any_a_fraction_may_be_asked(
         assert lease.weights == {"x": 0.5}
 
 
-@kinds
-def test_of_a_limit_that_has_only_slots_no_fraction_may_be_asked(kind: Any) -> None:
-    with pytest.raises(ValueError, match=r"x must be a whole number.* got 0\.5"):
-        LimitSet(x=kind(math.inf, 2))(x=0.5)
-
-
 # -- who gets out of whose way ------------------------------------------------------------
 
 
-@kinds
-@sources
+@every_kind
 @pytest.mark.parametrize("way", ["block", "try_acquire"])
 async def test_a_grant_that_takes_the_slot_of_the_head_frees_those_who_want_only_tokens(
-    kind: Any, source: Callable[[Any], Any], way: str
+    kind: Kind, way: str
 ) -> None:
     # The head waits for tokens, and a caller who wants fewer tokens and no slot waits behind it.
     # A better priority takes the slot that the head wants: a head without a slot holds up no
     # tokens. Without a look at the queue after that grant, the caller sleeps on.
-    throttle = kind(1, 1, burst=10, initial=5)
-    asked = source(throttle)
-    head = await queued(enter(ask(asked, 8)))
+    limiter = kind.make(1, 1, burst=10, initial=5)
+    throttle = limiter.throttle
+    head = await queued(enter(limiter.call(8)))
     consume = getattr(throttle, "consume_async", throttle.consume)
     consumer = await queued(consume(3))
     assert not consumer.done()
     if way == "block":
-        await ask(asked, 1, priority=-1).__aenter__()
+        await limiter.lease(priority=-1)
     else:
-        assert asked.try_acquire(priority=-1)
+        assert limiter.try_acquire(priority=-1)
     await others_run()
     assert (head.done(), consumer.done(), now()) == (False, True, 0.0)

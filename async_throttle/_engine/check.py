@@ -8,11 +8,12 @@ KeyboardInterrupt.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from heapq import heapify
 from typing import Any
 
-from async_throttle._engine.lane import GONE, QUEUED, Lane
+from async_throttle._engine.lane import GONE, NOBODY, QUEUED, Lane
 from async_throttle._engine.queue import Queue
 from async_throttle._units import NEVER
 
@@ -33,7 +34,7 @@ def repair(queue: Queue) -> None:
     """Compute every derived field anew."""
     lanes = list(queue.lanes.values())
     for lane in lanes:
-        lane.waiters = type(lane.waiters)(lane)
+        lane.waiters = deque(lane)
         lane.left = 0
         lane.refit()
         lane.reopen()
@@ -44,7 +45,7 @@ def repair(queue: Queue) -> None:
             if any(rival.state not in (QUEUED, GONE) for rival in waiter.rivals):
                 lane.remove(waiter, GONE)
     # A waiter whose grant was interrupted is queued still, and is told when it is granted.
-    queue.decided = type(queue.decided)(w for w in queue.decided if w.state not in (QUEUED, GONE))
+    queue.decided = deque(w for w in queue.decided if w.state not in (QUEUED, GONE))
     queue.busy = [lane for lane in lanes if lane.waiters]
     queue.ranked = sum(lane.priority != 0 for lane in queue.busy)
     queue.waiting = sum(len(lane) for lane in queue.busy)
@@ -80,6 +81,7 @@ def _differences(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
     yield from _unequal("busy", sorted(map(id, queue.busy)), sorted(map(id, busy)))
     yield from _unequal("waiting", queue.waiting, sum(map(len, busy)))
     yield from _unequal("ranked", queue.ranked, sum(lane.priority != 0 for lane in busy))
+    yield from _unequal("NOBODY", NOBODY, deque())
     undecided = [waiter for waiter in queue.decided if waiter.state is QUEUED]
     yield from _unequal("decided", undecided, [])
     timed = [(w.deadline, w.order) for w in queue.waiters() if w.deadline < NEVER]

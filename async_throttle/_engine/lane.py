@@ -22,6 +22,7 @@ __all__ = [
     "FAILED",
     "GONE",
     "GRANTED",
+    "NOBODY",
     "QUEUED",
     "SKIP",
     "UNFIT",
@@ -36,6 +37,9 @@ __all__ = [
 
 SKIP: Final = -1
 """A weight: the waiter does without that rule."""
+
+NOBODY: Final[deque[Any]] = deque()
+"""Stays empty: what a lane or a queue has until a waiter comes. Most throttles never need more."""
 
 
 class State(Enum):
@@ -187,7 +191,7 @@ class Lane:
         self.places = (len(rules),) * len(pauses) if places is None else places
         self.priority = priority
         self.bottleneck = bottleneck
-        self.waiters: deque[Waiter] = deque()
+        self.waiters: deque[Waiter] = NOBODY
         self.left = 0
         self.overtaken = [0] * len(rules)
         self.slots = [(n, rule) for n, rule in enumerate(rules) if isinstance(rule, Slots)]
@@ -274,6 +278,8 @@ class Lane:
     def append(self, waiter: Waiter) -> None:
         """Add a waiter at the end."""
         weights = waiter.weights
+        if self.waiters is NOBODY:
+            self.waiters = deque()
         self.waiters.append(waiter)
         for n, _ in self.rates:
             if weights[n] > 0:

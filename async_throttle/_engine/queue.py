@@ -42,6 +42,7 @@ from async_throttle._engine.lane import (
     FAILED,
     GONE,
     GRANTED,
+    NOBODY,
     QUEUED,
     SKIP,
     UNFIT,
@@ -106,7 +107,7 @@ class Queue:
         self.now = now
         self.grace = grace
         self.wake_at = self.due_at = NEVER
-        self.decided: deque[Waiter] = deque()
+        self.decided: deque[Waiter] = NOBODY
         self.demand: dict[Rule, int] = {}
         self.errors: list[Exception] = []
         self.feeds = False
@@ -152,7 +153,7 @@ class Queue:
         self.busy += other.busy
         self.ranked += other.ranked
         self.emptying += other.emptying
-        self.decided += other.decided
+        self.decided = self.decided + other.decided
         self.waiting += other.waiting
         self.deadlines = list(merge(sorted(self.deadlines), sorted(other.deadlines)))
         self.feeds = self.feeds or other.feeds
@@ -367,7 +368,7 @@ class Queue:
             lane.sweep()
         if not lane.waiters:
             self._sweep_busy(lane)
-        if self.ranked:
+        if ranked:
             busy = [other for other in self.busy if other is not lane]
             self.patience.granted(lane, weights, waiter.order, busy, out_of_rank=bool(out_of_rank))
             if not self.ranked:
@@ -503,11 +504,10 @@ class Queue:
         if lane.bottleneck is not None:
             lane.bottleneck.account(self.now)
             waiter.spans = list(lane.bottleneck.spans)
+        if self.decided is NOBODY:
+            self.decided = deque()
         waiter.state = QUEUED
-        lane.waiters.append(waiter)
-        for n, _ in lane.rates:
-            if weights[n] > 0:
-                lane.backlog[n] += weights[n]
+        lane.append(waiter)
         if len(lane.waiters) == 1:
             self.busy.append(lane)
             self.ranked += lane.priority != 0

@@ -20,7 +20,6 @@ and due waiters are decided, before the exception goes on.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
@@ -102,7 +101,7 @@ class Door(ABC):
         self.clock = Clock(timer)
         self.queue = Queue(self.clock.seen, GRACE)
         self.busy = False
-        self.notes: deque[Callable[[int], object]] = deque()
+        self.notes: list[Callable[[int], object]] = []
         self.handed_over: set[Waiting] = set()
         self.newcomers: Sequence[Waiting] = ()
         self.drainers: dict[Any, Callable[[], bool]] = {}
@@ -298,7 +297,7 @@ class Door(ABC):
             except Exception as error:
                 repair(self.queue)
                 unraisable(error)
-            self.notes.popleft()
+            del self.notes[0]
 
     def _feed(self) -> None:
         """Tell rules that get their permits from outside which weight is wanted."""

@@ -31,7 +31,6 @@ from async_throttle._shell.waiting import Attempt, Option, possible
 from async_throttle._units import TOKEN, seconds, tokens
 from async_throttle.adaptive import Outcome
 from async_throttle.limits._core import CALLS, SLOTS, SetCore, Source
-from async_throttle.rules import Rule
 from async_throttle.rules.slots import Slots
 
 if TYPE_CHECKING:
@@ -321,29 +320,22 @@ class LimitSetAcquisition(BaseLease):
         self._core.tell("settle", amounts)
 
     def _settle(self, amounts: Sequence[tuple[Hashable, int, int]], now: int) -> None:
-        if self._settled is None:
-            self._settled = {}
-        settled = self._settled
-        made: list[tuple[Rule, Any, list[tuple[Any, int]], int]] = []
-        past = dict(settled)
+        """Settle several limits: all of them, or none if a rule raises."""
+        past = dict(self._settled or {})
+        made: list[tuple[Hashable, int, int]] = []
         try:
             for key, place, amount in amounts:
-                before, debts = settled.get(key) or (max(0, self._weights[place]), [])
-                rule = self._core.lane.rules[place]
-                receipt = next((issued for of, _, issued in self._receipts if of is rule), None)
-                if amount < before:  # first: what is interrupted gives back too little
-                    settled[key] = amount, debts
-                settle(rule, now, receipt, debts, amount - before)
-                settled[key] = amount, debts
-                made.append((rule, receipt, debts, amount - before))
+                self._settle_one(key, place, amount, now)
+                before = past[key][0] if key in past else max(0, self._weights[place])
+                made.append((key, place, before))
         except Exception:
-            for rule, receipt, debts, more in reversed(made):
-                settle(rule, now, receipt, debts, -more)
-            self._settled = past
+            for key, place, before in reversed(made):
+                self._settle_one(key, place, before, now)
+            self._settled = past or None
             raise
 
     def _settle_one(self, key: Hashable, place: int, amount: int, now: int) -> None:
-        """Settle one limit: there is nothing else to undo if its rule raises."""
+        """Settle one limit; nothing has changed if its rule raises."""
         if self._settled is None:
             self._settled = {}
         settled = self._settled

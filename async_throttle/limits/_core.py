@@ -19,7 +19,8 @@ from async_throttle._shell.thread import ThreadScheduler
 from async_throttle._shell.waiting import Option, known, told
 from async_throttle._units import NEVER, SECOND, TOKEN, tokens, whole
 from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge
-from async_throttle.limits._single import CallLimit, Limit
+from async_throttle.limits._single import CallLimit
+from async_throttle.rules.slots import UNLIMITED
 
 __all__ = ["CALLS", "RATE", "SLOTS", "SetCore", "Source", "throttle_of"]
 
@@ -312,15 +313,15 @@ class SetCore:
 
 def throttle_of(limit: Any) -> BaseThrottle:
     """The throttle that a `Limit` is made of, or the throttle itself."""
-    throttle: BaseThrottle = limit.throttle if isinstance(limit, Limit) else limit
+    throttle: BaseThrottle = limit if isinstance(limit, BaseThrottle) else limit.throttle
     return throttle
 
 
 def _kind(limit: Any) -> int:
-    if isinstance(limit, CallLimit):
+    if not isinstance(limit, BaseThrottle) and isinstance(limit, CallLimit):
         return CALLS
-    throttle = throttle_of(limit)
-    return SLOTS if throttle.capacity == math.inf and throttle.concurrency else RATE
+    core = core_of(throttle_of(limit))
+    return SLOTS if core.rule.capacity == math.inf and core.slots.limit != UNLIMITED else RATE
 
 
 def _name(key: Hashable) -> str | None:

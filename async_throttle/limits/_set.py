@@ -41,6 +41,10 @@ class ExecutionMode(StrEnum):
     Asyncio = "asyncio"
 
 
+USUAL = {"limits": (), "shared": False, "mode": ExecutionMode.Sync, "config": None}
+"""What is no argument of most sets."""
+
+
 class LimitSet(Single):
     r"""Several limits that are taken together: all of them or nothing.
 
@@ -125,13 +129,8 @@ class LimitSet(Single):
             limits, shared, mode, config = documented
             throttles = ()
         given = {"limits": limits, "shared": shared, "mode": mode, "config": config}
-        for name, value in given.items():
-            if isinstance(value, (BaseThrottle, Limit)):
-                raise ValueError(f"{name!r} is a reserved name, no limit may have it: {value!r}")
-        if isinstance(concurrency, (BaseThrottle, Limit)):
-            raise ValueError(
-                f"'concurrency' is a reserved name, for a number of slots: {concurrency!r}"
-            )
+        if given != USUAL or type(concurrency) is not int:
+            _check_names({**given, "concurrency": concurrency})
         self._shared = bool(shared)
         self._mode = _mode(mode)
         if self._mode is not ExecutionMode.Sync and not shared:
@@ -374,6 +373,13 @@ class LimitSet(Single):
 def core_of_set(limit_set: LimitSet) -> SetCore:
     """What is behind the face of *limit_set*: for pools."""
     return limit_set._core
+
+
+def _check_names(given: Mapping[str, Any]) -> None:
+    """Refuse limits that are *given* by the names of other arguments."""
+    for name, value in given.items():
+        if isinstance(value, (BaseThrottle, Limit)):
+            raise ValueError(f"{name!r} is a reserved name, no limit may have it: {value!r}")
 
 
 def _mode(mode: ExecutionMode | str) -> ExecutionMode:
