@@ -298,7 +298,21 @@ def test_timeouts_that_fire_early_do_not_expire_early() -> None:
         runner.run(main())
 
 
-# --- interrupted timers ---
+# --- alarms ---
+
+
+async def test_an_alarm_rings_once_for_the_instant_asked_for_last() -> None:
+    rings: list[float] = []
+    alarm = Alarm()
+    loop = asyncio.get_running_loop()
+    for instant in (1, 2):
+        alarm.set(loop, instant * SECOND, 0, lambda: rings.append(round(now(), 3)), watched=False)
+    await asyncio.sleep(3)
+    assert rings == [2.0]
+    alarm.set(loop, SECOND, 0, rings.clear, watched=False)
+    alarm.cancel()
+    await asyncio.sleep(3)
+    assert rings
 
 
 async def test_what_is_interrupted_in_a_timer_is_done_again_and_told_once() -> None:
