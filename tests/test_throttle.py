@@ -31,6 +31,7 @@ from async_throttle import (
     threads,
 )
 from async_throttle._base import core_of
+from async_throttle._shell.core import Core
 from async_throttle._shell.waiting import known
 from async_throttle._units import NEVER
 from async_throttle.testing import VirtualTimeLoop
@@ -853,6 +854,22 @@ async def test_an_interrupt_in_the_middle_of_a_grant_forgets_nobody() -> None:
         throttle.concurrency = 2
     await asyncio.wait_for(waiter, 1)
     assert (throttle.active, throttle.waiting) == (2, 0)
+
+
+async def test_a_close_that_is_interrupted_is_made_all_the_same_and_hides_no_interrupt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(core: Core) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    throttle = Throttle(10, initial=0)
+    waiter = await queued(throttle.acquire())
+    monkeypatch.setattr(Core, "_drop_waiting", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        throttle.close()
+    with pytest.raises(ThrottleClosed):
+        await waiter
 
 
 def test_the_clock_of_a_throttle_for_threads_may_take_and_release_of_another() -> None:
