@@ -738,3 +738,17 @@ async def test_an_entry_by_the_short_way_keeps_the_instant_that_it_has_read(
             await (throttle if entry == "plain" else throttle(1)).__aenter__()
         assert core.scheduler.clock.seen == core.scheduler.clock.read()
     assert throttle.active == len(before.split()) + 1
+
+
+async def test_a_release_while_the_throttle_is_at_work_leaves_the_door_shut() -> None:
+    throttle = Throttle(2, 3)
+    assert throttle.try_acquire()
+    assert throttle.try_acquire()
+    await queued(throttle.acquire())  # for time, not for a slot
+    scheduler = core_of(throttle).scheduler
+    scheduler.busy = True
+    throttle.release()
+    assert scheduler.busy
+    scheduler.busy = False
+    scheduler.catch_up()
+    assert throttle.active == 1

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support import now, others_run, queued
 
 from async_throttle import (
+    AIMD,
     Lease,
     Throttle,
     ThrottleTimeout,
@@ -353,7 +354,7 @@ async def test_the_timeout_of_a_kept_lease_counts_from_each_entry() -> None:
     assert throttle.active == 0
 
 
-async def test_a_further_entry_that_is_interrupted_after_its_grant_gives_back(
+async def test_an_entry_that_is_interrupted_after_its_grant_gives_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def interrupted(blocks: Blocks, held: object) -> None:
@@ -369,6 +370,13 @@ async def test_a_further_entry_that_is_interrupted_after_its_grant_gives_back(
         with of_threads(1) as other, pytest.raises(KeyboardInterrupt):
             other.__enter__()
         assert (throttle.active, of_threads.active) == (1, 0)
+    plain, measured = Throttle(10, 5, adapt=AIMD()), threads.Throttle(10, 5, adapt=AIMD())
+    for entry in (plain.__aenter__, measured.__aenter__):
+        with pytest.raises(KeyboardInterrupt):
+            await entry()
+    with pytest.raises(KeyboardInterrupt):
+        measured.__enter__()
+    assert (plain.active, plain.level, measured.active, measured.level) == (0, 10, 0, 10)
 
 
 def test_of_a_block_that_came_to_nothing_nothing_is_kept() -> None:

@@ -906,6 +906,18 @@ async def test_the_usual_priority_is_0_and_the_usual_weight_1(kind: type[Any], f
     assert throttle.delay() == throttle.delay(1, priority=0) == 0.6
     await asyncio.gather(*tasks)
     assert order == [(-9, 0.1), (0, 0.2), (1, 0.3), (2, 0.4), (3, 0.5), (9, 0.6)]
+    worse = await queued(ask(9, {"priority": 1, "weight": 5}))
+    await asyncio.sleep(0.1)
+    assert throttle.try_acquire()
+    worse.cancel()
+
+
+async def test_who_is_cancelled_at_the_head_is_told_nothing_more() -> None:
+    waiter = await queued(Throttle(10, initial=0).acquire())
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError) as raised:
+        await waiter
+    assert not hasattr(raised.value, "__notes__")
 
 
 async def test_a_call_that_weighs_nothing_takes_nothing() -> None:
