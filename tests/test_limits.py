@@ -246,17 +246,16 @@ def test_a_throttle_that_is_at_work_neither_goes_into_a_set_nor_grants_while_it_
 
     def timer() -> float:
         if calls:
-            calls[-1]()
+            calls.pop()()
         return 0.0
 
     one, other = Throttle(10, timer=timer), Throttle(10, timer=timer)
-    calls.append(lambda: LimitSet([one, other]))
     for throttle in (one, other):
+        calls.append(lambda: LimitSet([one, other]))
         with pytest.raises(RuntimeError, match="at work"):
             throttle.pause(0)
     calls.append(lambda: granted.extend([one.try_acquire(), other.try_acquire()]))
     LimitSet([one, other])
-    calls.clear()
     assert granted
     assert not any(granted)
     assert (one.level, other.level) == (10, 10)
