@@ -535,8 +535,43 @@ def test_a_sliding_window_is_ready_when_enough_has_left_to_the_nanotoken() -> No
 def test_a_bucket_that_is_cut_to_a_smaller_burst_has_no_credit() -> None:
     rule = TokenBucket(0, 10 * TOKEN, SECOND, 10 * TOKEN)
     rule.configure(0, 10 * TOKEN, SECOND, 5 * TOKEN)
+    assert rule.ready_at(0, 6 * TOKEN) == rule.ready_at(0, 5 * TOKEN) + SECOND // 10
     rule.take(0, 5 * TOKEN)
     assert rule.ready_at(0, 1) == 1
+
+
+def test_a_bucket_that_was_full_a_nanosecond_ago_has_no_credit() -> None:
+    rule = TokenBucket(0, 10 * TOKEN, SECOND, 10 * TOKEN)
+    assert rule.ready_at(9 * SECOND, 11 * TOKEN) == 9 * SECOND + SECOND // 10
+    rule.take(1, 10 * TOKEN)
+    assert rule.ready_at(1, 1) == 2
+
+
+def test_what_was_missing_stays_noted_in_finer_ticks_and_under_new_parameters() -> None:
+    rule = TokenBucket(0, 10 * TOKEN, SECOND, 10 * TOKEN)
+    receipt = rule.take(0, 5 * TOKEN)
+    rule.charge(0, TOKEN)  # finds 5 missing
+    rule.take(300 * MS, TOKEN // 2)  # finds 3 missing
+    rule.refund(300 * MS, receipt, 5 * TOKEN)
+    assert rule.level(300 * MS) == 9.5
+    rule = TokenBucket(0, 10 * TOKEN, SECOND, 10 * TOKEN)
+    receipt = rule.take(0, TOKEN)
+    rule.take(50 * MS, TOKEN)  # finds half a token missing
+    rule.configure(100 * MS, 20 * TOKEN, SECOND, 10 * TOKEN)
+    rule.refund(100 * MS, receipt, TOKEN)
+    assert rule.level(100 * MS) == 9.5
+
+
+def test_a_fixed_window_begins_anew_at_an_edge_and_its_edges_follow_the_period() -> None:
+    rule = FixedWindow(0, 3 * TOKEN, SECOND)
+    assert rule.guarantee(SECOND) == 6 * TOKEN
+    receipt = rule.take(0, 3 * TOKEN)
+    assert [rule.ready_at(now, TOKEN) for now in (SECOND - 1, SECOND)] == [SECOND, SECOND]
+    rule.take(SECOND, 3 * TOKEN)
+    rule.refund(SECOND, receipt, TOKEN)
+    assert (rule.level(SECOND), rule.ready_at(SECOND, TOKEN)) == (0, 2 * SECOND)
+    rule.configure(SECOND, 3 * TOKEN, 5 * SECOND, None)
+    assert rule.ready_at(SECOND, TOKEN) == rule.forgets_at(SECOND, TOKEN) == 5 * SECOND
 
 
 def test_a_charge_leaves_no_receipt_to_look_after() -> None:
