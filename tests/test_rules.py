@@ -490,14 +490,17 @@ def test_a_refund_is_worth_the_fewest_tokens_missing_at_any_grant_since() -> Non
     assert rule.level(11 * SECOND) == 100 - 55 + 30 + 5
 
 
-def test_what_a_refund_is_worth_is_noted_after_an_earlier_refund_too() -> None:
+@pytest.mark.parametrize(("now", "missing"), [(6 * SECOND, 30), (8 * SECOND, 10)])
+def test_what_a_refund_is_worth_is_noted_after_an_earlier_refund_too(
+    now: int, missing: int
+) -> None:
     rule = TokenBucket(0, 10 * TOKEN, SECOND, 100 * TOKEN)
     first, _, last = (rule.take(0, weight * TOKEN) for weight in (10, 20, 60))
     rule.charge(0, 5 * TOKEN)  # finds 90 missing
     rule.refund(0, first, 5 * TOKEN)
-    rule.take(6 * SECOND, 10 * TOKEN)  # finds 30 missing
-    rule.refund(6 * SECOND, last, 60 * TOKEN)
-    assert rule.level(6 * SECOND) == 100 - 40 + 30
+    rule.take(now, 10 * TOKEN)  # finds that much missing
+    rule.refund(now, last, 60 * TOKEN)
+    assert rule.level(now) == 100 - (missing + 10) + missing
 
 
 @pytest.mark.parametrize("algorithm", ALL)
@@ -1083,6 +1086,7 @@ def test_a_take_that_raises_has_taken_nothing(algorithm: type[Rule]) -> None:
 MOVED: list[Step | int] = [
     *(Take(Fraction(1, 3), False), 7, Wait(Fraction(1, 3), False, 0), Take(Fraction(2, 3), False)),
     *(-2 * SECOND, Refund(0, Fraction(1)), Refund(1, Fraction(1, 2))),
+    *(Wait(Fraction(1), False, 0), Take(Fraction(1, 3), False)),
 ]
 
 
