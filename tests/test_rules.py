@@ -1367,6 +1367,20 @@ def test_what_a_rule_of_ones_own_does_not_say_is_not_taken_for_granted() -> None
     assert (asked, fork.wants_ends, fork.ready_at(5, TOKEN)) == ([], False, SECOND // 4)
 
 
+@pytest.mark.parametrize(("taken", "left"), [(3, 0), (10, 0), (10.5, -0.5)])
+def test_emptying_a_rule_of_ones_own_takes_what_is_left_and_leaves_a_debt(
+    taken: float, left: float
+) -> None:
+    rule = SlidingWindow(0, 10 * TOKEN, SECOND)
+    rule.take(0, round(taken * TOKEN))
+    Rule.empty(rule, 1)  # as it is inherited
+    assert rule.level(1) == left
+    assert rule.fresh_at(1) == (SECOND if taken >= 10 else SECOND + 1)
+    rule.configure(1, math.inf, SECOND, None)
+    Rule.empty(rule, 1)
+    assert rule.level(1) == math.inf
+
+
 class Later(TokenBucket):
     """A bucket of ours that somebody has made stricter: it opens after a second."""
 
