@@ -575,6 +575,8 @@ def test_a_fixed_window_begins_anew_at_an_edge_and_its_edges_follow_the_period()
     assert (rule.level(SECOND), rule.ready_at(SECOND, TOKEN)) == (0, 2 * SECOND)
     rule.configure(SECOND, 3 * TOKEN, 5 * SECOND, None)
     assert rule.ready_at(SECOND, TOKEN) == rule.forgets_at(SECOND, TOKEN) == 5 * SECOND
+    rule.empty(6 * SECOND)
+    assert rule.ready_at(6 * SECOND, TOKEN) == 10 * SECOND
 
 
 def test_a_charge_leaves_no_receipt_to_look_after() -> None:
