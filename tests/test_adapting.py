@@ -776,6 +776,7 @@ def test_one_of_ones_own_needs_little_and_is_told_what_is_wrong_with_it() -> Non
     throttle = Throttle(math.inf, adapt=Own("concurrency"))
     assert throttle.concurrency == 1
     assert Own("concurrency").judge(TimeoutError()) is DROPPED
+    assert Own("concurrency").minimum == 1
     with pytest.raises(ValueError, match=r"adapt must steer .* got 'rate'"):
         Throttle(1, adapt=Own("rate"))
 

@@ -117,6 +117,7 @@ def test_a_server_that_has_too_much_drops_a_call(rule: AnyRule, dropped: BaseExc
         error("OSError", status="NOT_FOUND", code=404),
         error("OSError", status=404, code=429),
         error("OSError", status=Status([])),
+        error("OSError", status=lambda: 429),  # only `code` is a method, of gRPC
         error("RpcError", code=lambda needed: needed),
         Deprecated(),
         Broken(),
@@ -165,6 +166,7 @@ def test_a_judge_of_ones_own_goes_first_and_leaves_the_rest_to_the_usual_one(rul
         (AIMD, {"timeout": 0}, "timeout must be a finite number of seconds above 0, got 0"),
         (AIMD, {"timeout": -1}, "timeout must be a number of seconds of at least 0, got -1"),
         (BackOff, {"recovery": math.inf}, "recovery must be a finite number of seconds"),
+        (BackOff, {"recovery": 9e-9}, "recovery must be a finite number of seconds"),
         (BackOff, {"minimum": 0}, "minimum must be a finite number above 0, got 0"),
         (BackOff, {"maximum": math.inf}, "maximum must be a finite number above 0, got inf"),
         (BackOff, {"minimum": 5, "maximum": 4.5}, "maximum must be at least 5, minimum, got 4.5"),
@@ -175,6 +177,15 @@ def test_a_parameter_out_of_range_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         rule(**given)
+
+
+def test_what_is_just_within_range_is_taken() -> None:
+    for rule in RULES:
+        one = rule(minimum=5, maximum=5)
+        one.begin(100, 0)
+        assert one.limit == 5
+    assert AIMD(timeout=1e-9).timeout == 1
+    assert BackOff(recovery=1e-8).recovery == 10
 
 
 def test_a_rate_that_is_not_limited_cannot_be_backed_off_from() -> None:
@@ -197,6 +208,9 @@ def test_a_rate_begins_within_its_bounds() -> None:
     for limit, begun in ((3, 5), (10, 10), (1000, 20)):
         rule.begin(limit, 0)
         assert rule.limit == begun
+    least = BackOff(minimum=5)
+    least.begin(3, 0)
+    assert least.limit == 5
 
 
 def test_a_rate_has_bounds_of_its_own_that_follow_where_it_began() -> None:
@@ -206,6 +220,12 @@ def test_a_rate_has_bounds_of_its_own_that_follow_where_it_began() -> None:
         for n in range(1, 100):
             rule.sample(n, n, 1, 1, DROPPED)
         assert rule.limit == began / 100
+    rule.begin(0.5, 0)
+    assert repr(rule) == "<BackOff [limit:0.5, minimum:0.005, maximum:0.5, ceiling:0.5]>"
+    rule = BackOff(maximum=10)
+    for began, minimum in ((100, 0.1), (1, 0.01)):
+        rule.begin(began, 0)
+        assert f"minimum:{minimum}, maximum:10," in repr(rule)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -223,6 +243,8 @@ def test_a_copy_goes_its_own_way(rule: AnyRule) -> None:
 
 
 def test_what_a_rule_says_of_itself() -> None:
+    assert repr(AIMD()) == "<AIMD [limit:10, minimum:1, maximum:1000, doubling]>"
+    assert repr(BackOff()) == "<BackOff [limit:1, minimum:0.01, maximum:1, ceiling:1]>"
     rule = AIMD(maximum=50)
     rule.begin(20, 0)
     assert repr(rule) == "<AIMD [limit:20, minimum:1, maximum:50, doubling]>"
@@ -266,14 +288,40 @@ def test_a_hundred_refusals_at_once_are_one_event(rule: AnyRule) -> None:
     assert once.limit == often.limit
 
 
-def test_calls_let_through_after_a_cut_can_cut_again() -> None:
-    rule = AIMD()
-    rule.begin(100, 0)
-    limits = []
-    for n in range(1, 4):
-        rule.sample(10 * n, 10 * n - 5, 100, 1, DROPPED)
-        limits.append(rule.limit)
-    assert limits == [90, 81, 72]
+def ready(rule: Adaptive, limit: float = 100, took: int = 1) -> Any:
+    """At *limit* since the instant 0, and done with what a gradient does first."""
+    rule.begin(limit, 0)
+    play(rule, took, took, times=10, in_flight=1)
+    assert rule.limit == limit
+    return rule
+
+
+def play(
+    rule: Adaptive, now: int, took: int, outcome: Outcome = OK, times: int = 1, in_flight: int = 200
+) -> float:
+    """The limit after so many calls that ended at *now*."""
+    for _ in range(times):
+        rule.sample(now, now - took, in_flight, 0, outcome)
+    return rule.limit
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_began_up_to_a_cut_or_ends_before_it_began_does_not_cut(rule: AnyRule) -> None:
+    one = ready(rule())
+    left = 0.7 if rule is BackOff else 0.9
+    cuts = 0
+    for now, began, counts in [
+        *((10, -1, False), (10, 11, False), (10, 0, True), (10, 10, False)),
+        *((20, 10, False), (20, 11, True), (30, 30, True)),
+    ]:
+        play(one, now, now - began, DROPPED)
+        cuts += counts
+        assert one.limit == pytest.approx(100 * left**cuts, abs=1)
+    for began, counts in ((4, False), (5, True)):  # by another clock
+        twin = copy.copy(one)
+        play(twin, 5, 5 - began, DROPPED)
+        to_measure = 0.5 if rule is Gradient else 1  # which it does at once
+        assert twin.limit == pytest.approx(100 * left ** (cuts + counts) * to_measure, abs=1)
 
 
 def test_a_cut_starts_from_what_was_in_flight() -> None:
@@ -302,6 +350,15 @@ def test_a_whole_round_of_drops_and_nothing_served_cuts_twice_as_deep() -> None:
     rule.sample(21, 5, 100, 1, OK)  # one that was on its way for long, but served
     rule.sample(30, 25, 40, 1, DROPPED)
     assert rule.limit == 36
+
+
+@pytest.mark.parametrize("served", [0, 1])
+@pytest.mark.parametrize(("dropped", "then"), [(7, 8), (8, 4)])
+def test_a_whole_round_is_as_many_as_the_limit(served: int, dropped: int, then: int) -> None:
+    rule = AIMD()
+    play(rule, 9, 5, OK, times=served, in_flight=1)
+    assert play(rule, 10, 5, DROPPED, times=dropped) == 9
+    assert play(rule, 20, 5, DROPPED) == then
 
 
 def rounds(rule: Adaptive, trips: int, most: int = 10**9) -> list[float]:
@@ -343,6 +400,16 @@ def test_aimd_counts_a_slow_call_as_dropped_however_it_ended() -> None:
     assert rule.limit == 9
 
 
+def test_for_aimd_half_is_use_while_it_doubles_and_all_but_one_thereafter() -> None:
+    rule = AIMD()
+    assert play(rule, 5, 5, in_flight=4) == 10
+    assert play(rule, 5, 5, in_flight=5) == 11
+    rule.begin(10, 0)
+    assert play(rule, 10, 5, DROPPED) == 9
+    assert play(rule, 20, 5, times=50, in_flight=7) == 9
+    assert play(rule, 20, 5, times=50, in_flight=8) == 10
+
+
 @pytest.mark.parametrize("rule", CONCURRENCY)
 def test_a_limit_does_not_grow_while_it_is_not_used(rule: SlotRule) -> None:
     unused = rule()
@@ -365,6 +432,37 @@ def test_a_rate_does_not_grow_while_it_is_not_used() -> None:
     for n in range(10_000, 10_100):
         rule.sample(n * SECOND, n * SECOND - 1, 1, 9, OK)
     assert 11 < rule.limit < 9 / 0.8 + 1  # and no further than it is used
+
+
+def test_use_is_four_fifths_and_what_was_served_since_the_cut() -> None:
+    rule = BackOff(recovery=20.0, maximum=1000)  # in steps of 2 s
+    rule.begin(100, 0)
+    for now, weight, outcome, limit in [
+        (1.0, 1e6, OK, 100),
+        (1.5, 1e6, DROPPED, 70),
+        (2.5, 0, OK, 70),
+        (3.5, 1e6, IGNORED, 70),
+        (3.5, 0.8 * 2 * 70 - 0.01, OK, 70),
+        (5.5, 0.8 * 2 * 70, OK, 100 - 30 * 0.9**3),
+    ]:
+        rule.sample(round(now * SECOND), round(now * SECOND), 1, weight, outcome)
+        assert rule.limit == pytest.approx(limit)
+
+
+def test_the_ceiling_is_where_it_was_refused_last_and_the_way_there_begins_at_the_cut() -> None:
+    rule = BackOff(recovery=10.0, maximum=1000)
+    rule.begin(100, 0)
+
+    def served(since: int, steps: int) -> float:
+        for n in range(1, steps + 1):
+            rule.sample((since + n) * SECOND, (since + n) * SECOND, 1, 1e6, OK)
+        return rule.limit
+
+    play(rule, 1, 0, DROPPED)
+    assert play(rule, 2, 0, DROPPED) == pytest.approx(49)
+    assert served(1, 5) == pytest.approx(100 - 51 / 8)
+    play(rule, 10 * SECOND, 0, DROPPED)
+    assert served(10, 10) == pytest.approx(100 - 51 / 8)
 
 
 def test_a_rate_comes_back_along_the_curve() -> None:
@@ -428,6 +526,78 @@ def test_one_stuck_call_does_not_take_the_queue_for_it_from_all_others() -> None
     assert after(*calm, 100) == 24
     assert after(*calm, 500_000) == 17  # and not a half
     assert after(*[200] * 32) == 12
+
+
+def test_a_gradient_measures_on_a_grid_and_no_call_counts_for_more_than_four() -> None:
+    """Worked out by hand, as all that follows: a tenth of a second for a call, and a limit of 9."""
+    rule, tenth, start = Gradient(), SECOND // 10, 1100 * SECOND
+    rule.begin(9, start)
+    assert play(rule, start + tenth, tenth, times=10) == 9
+    assert play(rule, start + SECOND - 1, tenth) == 9
+    assert play(rule, start + SECOND, tenth) == 3  # by 2 * sqrt(9)
+    start += SECOND
+    play(rule, start + tenth, tenth, times=9)
+    play(rule, start + tenth, tenth + 1, times=20)  # began before
+    play(rule, start + tenth, -1, times=20)  # ended before it began
+    assert rule.limit == 3
+    assert play(rule, start + 65 * tenth, 65 * tenth) == 9
+    # A mean of (9 * 0.1 + 0.4) / 10, and its standard error: sqrt((9 * 0.03**2 + 0.27**2) / 9 / 10)
+    assert "base:0.16 s" in repr(rule)
+    # 6.5 s are more than a tenth of 4, 16 or 64 s; the next multiple of 256 s is 1280 s.
+    assert play(rule, 1280 * SECOND - 1, tenth) == 9
+    assert play(rule, 1280 * SECOND, tenth) == 3
+
+
+def test_in_its_first_base_no_call_counts_for_more_than_eight_like_the_middle_one() -> None:
+    rule = Gradient()
+    rule.begin(9, 0)
+    for took, times in ((100, 4), (200, 5), (10_000, 1)):
+        play(rule, took, took, times=times)
+    assert rule._base == pytest.approx(300 + math.sqrt((4 * 200**2 + 5 * 100**2 + 1300**2) / 90))
+    rule.begin(9, 0)
+    assert play(rule, 0, 0, times=10) == 9  # a call may take no time that the clock would show
+
+
+@pytest.mark.parametrize(("base", "took", "limit"), [(15, 16, 64 - 4 + 8), (61, 64, 64 - 3 + 16)])
+def test_a_gradient_takes_a_double_step_where_less_than_half_the_queue_is_there(
+    base: int, took: int, limit: int
+) -> None:
+    rule = ready(Gradient(), 64, base)
+    assert play(rule, 1000, took, times=2 * 64) == limit
+
+
+def test_slower_service_halves_a_gradient_at_most_until_it_is_measured() -> None:
+    rule = ready(Gradient())
+    assert play(rule, 10, 1, times=200) == 120
+    assert play(rule, 20, 8, times=239, in_flight=1) == 120
+    assert play(rule, 20, 8, times=241, in_flight=1) == 60
+    play(rule, SECOND, 1)
+    assert play(rule, SECOND + 1, 1, times=60) == 60
+    assert play(rule, SECOND + 20, 8, times=120, in_flight=1) == 30
+    dropped = ready(Gradient())
+    assert play(dropped, 10, 1, DROPPED) == 90
+    assert play(dropped, 20, 8, times=180, in_flight=1) == 45
+
+
+def test_a_gradient_that_was_refused_grows_by_one_until_it_has_measured_twice() -> None:
+    rule = ready(Gradient())
+    assert play(rule, 10, 1, times=200) == 120
+    play(rule, 20, 1, times=239)
+    assert play(rule, 30, 1, DROPPED, in_flight=120) == 108
+    assert play(rule, 40, 1, times=215) == 108  # what was measured before the cut is void
+    assert play(rule, 40, 1) == 109
+    for n, limit in ((1, 110), (2, 110 + 8 * math.sqrt(108))):  # the third doubled step
+        before = rule.limit
+        assert play(rule, n * SECOND, 1) == int(before / 2)
+        assert play(rule, n * SECOND + 1, 1, times=math.ceil(before)) == before
+        assert play(rule, n * SECOND + 2, 1, times=2 * int(before)) == int(limit)
+
+
+def test_a_call_that_is_dropped_while_a_gradient_measures_cuts_what_it_comes_back_to() -> None:
+    rule = Gradient()
+    rule.begin(100, 0)
+    assert play(rule, 10, 5, DROPPED) == 2
+    assert play(rule, 10, 5, times=10) == 90
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -490,6 +490,95 @@ def test_a_refund_is_worth_the_fewest_tokens_missing_at_any_grant_since() -> Non
     assert rule.level(11 * SECOND) == 100 - 55 + 30 + 5
 
 
+@pytest.mark.parametrize(("now", "missing"), [(6 * SECOND, 30), (8 * SECOND, 10)])
+def test_what_a_refund_is_worth_is_noted_after_an_earlier_refund_too(
+    now: int, missing: int
+) -> None:
+    rule = TokenBucket(0, 10 * TOKEN, SECOND, 100 * TOKEN)
+    first, _, last = (rule.take(0, weight * TOKEN) for weight in (10, 20, 60))
+    rule.charge(0, 5 * TOKEN)  # finds 90 missing
+    rule.refund(0, first, 5 * TOKEN)
+    rule.take(now, 10 * TOKEN)  # finds that much missing
+    rule.refund(now, last, 60 * TOKEN)
+    assert rule.level(now) == 100 - (missing + 10) + missing
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_a_part_of_a_token_can_be_given_back_but_nothing_from_before_it_was_emptied(
+    algorithm: type[Rule],
+) -> None:
+    rule = algorithm(0, 10 * TOKEN, SECOND, None if algorithm in WINDOWS else 10 * TOKEN)
+    receipt = rule.take(0, 3 * TOKEN)
+    rule.refund(0, receipt, TOKEN // 2)
+    assert rule.level(0) == 7.5
+    rule.empty(0)
+    rule.refund(0, receipt, TOKEN)
+    assert rule.level(0) == 0
+    assert rule.ready_at(0, 1) > 0
+
+
+def test_what_went_at_one_instant_of_a_sliding_window_comes_back_at_one() -> None:
+    rule = SlidingWindow(0, 2 * EXACT * TOKEN, SECOND)
+    for _ in range(2 * EXACT):
+        rule.take(0, TOKEN)
+    assert rule.ready_at(0, 2 * EXACT * TOKEN) == SECOND
+
+
+def test_a_sliding_window_is_ready_when_enough_has_left_to_the_nanotoken() -> None:
+    rule = SlidingWindow(0, 3 * TOKEN, SECOND)
+    for now in (0, 5, 5):
+        receipt = rule.take(now, TOKEN)
+    assert [rule.ready_at(6, weight) for weight in (0, 1, TOKEN, TOKEN + 1)] == [
+        *(6, SECOND, SECOND, SECOND + 5)
+    ]
+    rule.refund(6, receipt, TOKEN)
+    assert [rule.ready_at(6, weight) for weight in (TOKEN, 2 * TOKEN)] == [6, SECOND]
+
+
+def test_a_bucket_that_is_cut_to_a_smaller_burst_has_no_credit() -> None:
+    rule = TokenBucket(0, 10 * TOKEN, SECOND, 10 * TOKEN)
+    rule.configure(0, 10 * TOKEN, SECOND, 5 * TOKEN)
+    assert rule.ready_at(0, 6 * TOKEN) == rule.ready_at(0, 5 * TOKEN) + SECOND // 10
+    rule.take(0, 5 * TOKEN)
+    assert rule.ready_at(0, 1) == 1
+
+
+def test_a_bucket_that_was_full_a_nanosecond_ago_has_no_credit() -> None:
+    rule = TokenBucket(0, 10 * TOKEN, SECOND, 10 * TOKEN)
+    assert rule.ready_at(9 * SECOND, 11 * TOKEN) == 9 * SECOND + SECOND // 10
+    rule.take(1, 10 * TOKEN)
+    assert rule.ready_at(1, 1) == 2
+
+
+def test_what_was_missing_stays_noted_in_finer_ticks_and_under_new_parameters() -> None:
+    rule = TokenBucket(0, 10 * TOKEN, SECOND, 10 * TOKEN)
+    receipt = rule.take(0, 5 * TOKEN)
+    rule.charge(0, TOKEN)  # finds 5 missing
+    rule.take(300 * MS, TOKEN // 2)  # finds 3 missing
+    rule.refund(300 * MS, receipt, 5 * TOKEN)
+    assert rule.level(300 * MS) == 9.5
+    rule = TokenBucket(0, 10 * TOKEN, SECOND, 10 * TOKEN)
+    receipt = rule.take(0, TOKEN)
+    rule.take(50 * MS, TOKEN)  # finds half a token missing
+    rule.configure(100 * MS, 20 * TOKEN, SECOND, 10 * TOKEN)
+    rule.refund(100 * MS, receipt, TOKEN)
+    assert rule.level(100 * MS) == 9.5
+
+
+def test_a_fixed_window_begins_anew_at_an_edge_and_its_edges_follow_the_period() -> None:
+    rule = FixedWindow(0, 3 * TOKEN, SECOND)
+    assert rule.guarantee(SECOND) == 6 * TOKEN
+    receipt = rule.take(0, 3 * TOKEN)
+    assert [rule.ready_at(now, TOKEN) for now in (SECOND - 1, SECOND)] == [SECOND, SECOND]
+    rule.take(SECOND, 3 * TOKEN)
+    rule.refund(SECOND, receipt, TOKEN)
+    assert (rule.level(SECOND), rule.ready_at(SECOND, TOKEN)) == (0, 2 * SECOND)
+    rule.configure(SECOND, 3 * TOKEN, 5 * SECOND, None)
+    assert rule.ready_at(SECOND, TOKEN) == rule.forgets_at(SECOND, TOKEN) == 5 * SECOND
+    rule.empty(6 * SECOND)
+    assert rule.ready_at(6 * SECOND, TOKEN) == 10 * SECOND
+
+
 def test_a_charge_leaves_no_receipt_to_look_after() -> None:
     rule = TokenBucket(0, 10 * TOKEN, SECOND, 100 * TOKEN)
     for _ in range(10):
@@ -542,8 +631,10 @@ def test_what_a_window_gathers_is_forgotten_later_while_a_thousand_are_inside(
     gathering: tuple[SlidingWindow, list[Any]],
 ) -> None:
     rule, _ = gathering
-    assert rule.forgets_at(EXACT, TOKEN) == EXACT + SECOND + SECOND // EXACT
     assert rule.forgets_at(SECOND, TOKEN) == 2 * SECOND  # one has left
+    assert rule.forgets_at(EXACT, TOKEN) == EXACT + SECOND + SECOND // EXACT
+    rule.take(EXACT, TOKEN)
+    assert rule.fresh_at(EXACT) == EXACT + SECOND + SECOND // EXACT
 
 
 def test_a_window_that_gave_everything_back_gathers_nothing(
@@ -636,6 +727,7 @@ def test_without_a_rate_all_goes_at_once_and_nothing_of_it_counts_afterwards(
         assert rule.take(8, 10**30) is None
         assert rule.level(8) == rule.burst == rule.capacity == rule.guarantee(1) == math.inf
         assert rule.ready_at(8, 10**30) == rule.fresh_at(8) == 8
+        rule.empty(8)
         rule.configure(9, 3 * TOKEN, SECOND, None)
         assert rule.level(9) == rule.burst / TOKEN
 
@@ -645,6 +737,7 @@ def test_a_rate_may_be_lifted_and_set_again(algorithm: type[Rule]) -> None:
     rule = algorithm(0, 10 * TOKEN, SECOND)
     before = rule.take(0, whole_burst(rule))
     rule.configure(0, math.inf, SECOND, None)
+    assert rule.fresh_at(0) == 0
     without = rule.take(0, 50 * TOKEN)
     rule.configure(1, 10 * TOKEN, SECOND, None)
     # A window still counts what went before; what went without a limit is not held against anyone.
@@ -992,6 +1085,13 @@ def test_a_take_that_raises_has_taken_nothing(algorithm: type[Rule]) -> None:
 # ----------------------------------------------------------------------------------- another clock
 
 
+MOVED: list[Step | int] = [
+    *(Take(Fraction(1, 3), False), 7, Wait(Fraction(1, 3), False, 0), Take(Fraction(2, 3), False)),
+    *(-2 * SECOND, Refund(0, Fraction(1)), Refund(1, Fraction(1, 2))),
+    *(Wait(Fraction(1), False, 0), Take(Fraction(1, 3), False)),
+]
+
+
 @given(
     limit=limits(),
     steps=st.lists(
@@ -1004,6 +1104,9 @@ def test_a_take_that_raises_has_taken_nothing(algorithm: type[Rule]) -> None:
     ),
 )
 @examples(400)
+@example(limit=Limit(SlidingWindow, 9 * TOKEN, SECOND, None), steps=MOVED)
+@example(limit=Limit(FixedWindow, 9 * TOKEN, SECOND, None), steps=MOVED)
+@example(limit=Limit(TokenBucket, 9 * TOKEN, SECOND, 9 * TOKEN), steps=MOVED)
 def test_a_rule_that_was_moved_to_another_clock_lives_on_as_before_at_the_moved_instants(
     limit: Limit, steps: list[Step | int]
 ) -> None:
@@ -1264,6 +1367,20 @@ def test_what_a_rule_of_ones_own_does_not_say_is_not_taken_for_granted() -> None
     with pytest.raises(TypeError, match=r"Spaced .*define dump\(\) and load\(\)"):
         Spaced.load(b"")
     assert (asked, fork.wants_ends, fork.ready_at(5, TOKEN)) == ([], False, SECOND // 4)
+
+
+@pytest.mark.parametrize(("taken", "left"), [(3, 0), (10, 0), (10.5, -0.5)])
+def test_emptying_a_rule_of_ones_own_takes_what_is_left_and_leaves_a_debt(
+    taken: float, left: float
+) -> None:
+    rule = SlidingWindow(0, 10 * TOKEN, SECOND)
+    rule.take(0, round(taken * TOKEN))
+    Rule.empty(rule, 1)  # as it is inherited
+    assert rule.level(1) == left
+    assert rule.fresh_at(1) == (SECOND if taken >= 10 else SECOND + 1)
+    rule.configure(1, math.inf, SECOND, None)
+    Rule.empty(rule, 1)
+    assert rule.level(1) == math.inf
 
 
 class Later(TokenBucket):
