@@ -218,11 +218,15 @@ async def test_the_first_entry_is_the_lease_itself_and_later_ones_get_a_fresh_on
 async def test_it_may_be_left_in_another_task() -> None:
     throttle = Throttle(100, 2)
     kept = throttle(10)
+
+    async def leave() -> None:
+        await kept.__aexit__(None, None, None)
+
     for active in (1, 2):
         await asyncio.create_task(kept.__aenter__())
         assert throttle.active == active
     for active in (1, 0):
-        await asyncio.create_task(kept.__aexit__(None, None, None))
+        await asyncio.create_task(leave())
         assert throttle.active == active
 
 
