@@ -125,6 +125,17 @@ async def test_a_rule_is_told_the_end_of_each_call_that_it_granted(kind: Kind) -
     assert ends == [(SECOND, 1, 4), (SECOND, 0, 3)]
 
 
+async def test_a_rule_is_told_what_a_call_has_really_taken() -> None:
+    throttle = Throttle(10, algorithm=Ends)
+    rule: Any = core_of(throttle).rule
+    async with throttle(5) as lease:
+        lease.settle(2)
+    async with LimitSet(a=throttle, b=Throttle(9))(a=5, b=4) as held:
+        held.settle(b=1)
+        held.settle(a=3)
+    assert [weight // TOKEN for _, _, weight in rule.ends] == [2, 3]
+
+
 async def test_listeners_stay_when_throttles_are_joined() -> None:
     one, other = Throttle(10), Throttle(10)
     events = heard(one), heard(other)

@@ -127,6 +127,10 @@ def test_the_algorithm_is_given_as_a_member_or_by_name(given: Any, meant: Algori
     assert LimitPool([LimitSet()], given).load_balancing is meant
 
 
+INDICES: list[Any] = [-1, 1.5, math.nan, "1"]
+ALGORITHMS: list[Any] = ["round-robin", "", 1, RateLimitAlgorithm.GCRA]
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -146,11 +150,11 @@ def test_the_algorithm_is_given_as_a_member_or_by_name(given: Any, meant: Algori
         ),
         *(
             (lambda n=n: LimitPool([LimitSet()], None, n), (ValueError, TypeError), "worker_index")
-            for n in (-1, 1.5, math.nan, "1")
+            for n in INDICES
         ),
         *(
             (lambda a=a: LimitPool([LimitSet()], a), ValueError, "must be one of .*RoundRobin")
-            for a in ("round-robin", "", 1, RateLimitAlgorithm.GCRA)
+            for a in ALGORITHMS
         ),
     ],
 )

@@ -31,6 +31,7 @@ from async_throttle._shell.waiting import Attempt, Option, possible
 from async_throttle._units import TOKEN, seconds, tokens
 from async_throttle.adaptive import Outcome
 from async_throttle.limits._core import CALLS, SLOTS, SetCore, Source
+from async_throttle.rules import Rule
 from async_throttle.rules.slots import Slots
 
 if TYPE_CHECKING:
@@ -404,7 +405,15 @@ class LimitSetAcquisition(BaseLease):
         self._core.tell("release", self)
         for rule, weight, receipt in self._receipts:
             if rule.wants_ends:
-                rule.ended(find(self._core).queue.now, receipt, weight)
+                rule.ended(find(self._core).queue.now, receipt, self._took(rule, weight))
+
+    def _took(self, rule: Rule, weight: int) -> int:
+        """What the call really took of *rule*, as settled: *weight*, if it was not."""
+        core = self._core
+        for key, (amount, _) in (self._settled or {}).items():
+            if core.lane.rules[core.places[key].at + 1] is rule:
+                return amount
+        return weight
 
     def _refused(self) -> None:
         """It was to be had at once or not at all, and was not."""

@@ -164,7 +164,10 @@ class Rule(ABC):
         """
 
     def ended(self, now: int, receipt: Any, weight: int) -> None:  # noqa: B027
-        """A call that took *weight* with *receipt* has ended at *now*. Only if `wants_ends`."""
+        """A call has ended at *now*, which took *receipt*, and *weight* of it really, as settled.
+
+        Only where `wants_ends`.
+        """
 
     def guarantee(self, window: int) -> int | float:
         """The most nanotokens that can go within any half-open window of *window* ns."""
