@@ -127,8 +127,8 @@ def test_the_algorithm_is_given_as_a_member_or_by_name(given: Any, meant: Algori
     assert LimitPool([LimitSet()], given).load_balancing is meant
 
 
-INDICES: list[Any] = [-1, 1.5, math.nan, "1"]
-ALGORITHMS: list[Any] = ["round-robin", "", 1, RateLimitAlgorithm.GCRA]
+NO_INDICES: list[Any] = [-1, 1.5, math.nan, "1"]
+NO_ALGORITHMS: list[Any] = ["round-robin", "", 1, RateLimitAlgorithm.GCRA]
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ ALGORITHMS: list[Any] = ["round-robin", "", 1, RateLimitAlgorithm.GCRA]
         ),
         *(
             (lambda n=n: LimitPool([LimitSet()], None, n), (ValueError, TypeError), "worker_index")
-            for n in INDICES
+            for n in NO_INDICES
         ),
         *(
             (lambda a=a: LimitPool([LimitSet()], a), ValueError, "must be one of .*RoundRobin")
-            for a in ALGORITHMS
+            for a in NO_ALGORITHMS
         ),
     ],
 )
