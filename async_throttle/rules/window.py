@@ -84,7 +84,6 @@ class SlidingWindow(_Window):
         period: int,
         burst: int | float | None = None,
     ) -> None:
-        self.parameters = Parameters(math.inf, period, math.inf)
         self.state = SlidingState()
         super().__init__(now, capacity, period, burst)
 
@@ -252,7 +251,6 @@ class FixedWindow(_Window):
         period: int,
         burst: int | float | None = None,
     ) -> None:
-        self.parameters = Parameters(math.inf, period, math.inf)
         self.state = FixedState(now, now + period)
         super().__init__(now, capacity, period, burst)
 
