@@ -630,8 +630,13 @@ async def test_a_server_that_speaks_something_else_is_a_failure() -> None:
 @pytest.mark.real_time
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send to another process")
 def test_ctrl_c_ends_it_without_a_traceback() -> None:
+    # Where the tests run in the background of a shell, SIGINT is ignored, and so it is in children.
+    program_in_front = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('async_throttle', run_name='__main__')"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "async_throttle"],
+        [sys.executable, "-c", program_in_front],
         cwd=Path(program.__file__).parents[1],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
