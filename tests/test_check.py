@@ -190,10 +190,12 @@ def test_a_rule_that_raises_for_a_head_fails_that_waiter_and_the_next_is_looked_
     assert plain_taken == [TOKEN]
 
 
-def test_what_was_taken_for_a_waiter_that_fails_is_given_back_at_once() -> None:
+def test_what_was_taken_for_a_caller_that_fails_is_given_back_at_once() -> None:
     slots, plain, rule = Slots(2), bucket(1, 10, 5), moody(level=5)
     story = Story([slots, plain, rule])
     rule.fail("take")
+    with pytest.raises(ValueError, match="take"):
+        story.ask(1, 4, 3)
     story.join("fails", 1, 4, 3)
     assert story.book == [(0, "fails", FAILED)]
     assert (slots.used, plain.level(0), rule.level(0)) == (0, 5, 5)

@@ -116,11 +116,12 @@ def test_neither_those_of_ones_own_class_overtake_nor_those_on_a_rule_that_one_d
     common = bucket(1, 10, 1, level=0)
     story = Story([common], [common, bucket(1, 400, 1, level=0)], sets=True)
     story.join("patient", *weights, lane=1, priority=1)
+    story.join("behind", 1, 1, lane=1, priority=1)
     for n in range(39):
         story.join(f"{n}", 1, priority=priority)
     story.run(390)
     story.join("urgent", 1, 1, lane=1)
-    assert story.run(1000)[39:] == [(400, "urgent"), (800, "patient")]
+    assert story.run(1200)[39:] == [(400, "urgent"), (800, "patient"), (1200, "behind")]
 
 
 def test_a_turn_is_one_on_every_rule_for_which_a_better_class_waits() -> None:
