@@ -204,12 +204,12 @@ def test_what_was_taken_for_a_caller_that_fails_is_given_back_at_once() -> None:
 def test_a_rule_that_raises_when_it_is_given_back_keeps_the_others_from_nothing() -> None:
     class Miser(TokenBucket):
         def refund(self, now: int, receipt: int | None, weight: int) -> None:
-            raise ValueError("refund")
+            raise ValueError(f"refund {weight // TOKEN}")
 
-    slots, plain = Slots(2), bucket(1, 10, 5)
-    story = Story([slots, plain, Miser(0, TOKEN, 10, 5 * TOKEN)])
-    story.join("granted", 1, 4, 4)
-    with pytest.raises(ValueError, match="refund"):
+    slots, plain, *misers = Slots(2), bucket(1, 10, 5), *(Miser(0, TOKEN, 10) for _ in "12")
+    story = Story([slots, plain, *misers])
+    story.join("granted", 1, 4, 0, 1)
+    with pytest.raises(ValueError, match="refund 1"):
         story.leave("granted")
     assert (slots.used, plain.level(0), story.actors["granted"].state) == (0, 5, GONE)
 

@@ -135,15 +135,20 @@ def test_a_turn_is_one_on_every_rule_for_which_a_better_class_waits() -> None:
     assert story.run(5000)[MAX_OVERTAKEN:] == [(340, "patient"), (340 * 6, "heavy")]
 
 
-def test_a_lane_that_is_paused_has_no_turn() -> None:
-    common = bucket(1, 10, 5, level=0)
-    story = Story([common], [common, bucket(1, 1, 9)], sets=True)
-    story.join("1/paused", 5, 1, lane=1, priority=1)
-    story.pause(1000, story.own[1])
+@pytest.mark.parametrize(
+    ("until", "level", "weight", "turn"), [(1000, 1, 1, 100), (0, 0, 1, 100), (0, -2, None, 32)]
+)
+def test_a_lane_has_no_turn_while_a_pause_or_a_rule_of_its_own_holds_it(
+    until: int, level: int, weight: int | None, turn: int
+) -> None:
+    common, own = bucket(1, 10, 5, level=0), bucket(1, 1000, 1, level=level)
+    story = Story([common], [common, own], sets=True)
+    story.join("1/", 5, weight, lane=1, priority=1)
+    story.pause(until, story.own[1])
     for n in range(110):
         story.join(f"0/{n}", 1)
     story.run(2000)
-    assert turns(classes(story)) == [(100, 1)]
+    assert turns(classes(story)) == [(turn, 1)]
 
 
 # -------------------------------------------------------------------------- those who keep coming
