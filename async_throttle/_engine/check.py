@@ -112,6 +112,8 @@ def _differences_of(lane: Lane) -> Iterator[tuple[str, Any, Any]]:
     yield from _unequal("lane.left", lane.left, gone)
     if lane.waiters:
         yield from _unequal("the head", lane.waiters[0].state, QUEUED)
+    else:
+        yield from _unequal("lane.overtaken", lane.overtaken, fresh.overtaken)
 
 
 def _unequal(what: str, kept: Any, expected: Any) -> Iterator[tuple[str, Any, Any]]:
