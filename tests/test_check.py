@@ -55,6 +55,11 @@ def lose_the_head(story: Story) -> None:
     story.actors["head"].state, lane.left, lane.backlog[1] = GONE, 1, 2 * TOKEN
 
 
+def remember_a_turn(story: Story) -> None:
+    story.leave("urgent")
+    story.queue.patience.in_rank[story.rules[0][1]] = 7
+
+
 FAULTS: list[tuple[str, Callable[[Story], Any]]] = [
     ("lane.backlog is 7, should be [1-9]", lambda s: s.lanes[0].backlog.__setitem__(1, 7)),
     ("lane.left is 1, should be 0", lambda s: setattr(s.lanes[0], "left", 1)),
@@ -71,6 +76,7 @@ FAULTS: list[tuple[str, Callable[[Story], Any]]] = [
         lambda s: setattr(next(iter(s.pauses.values())), "empties", True),
     ),
     ("emptying is False, should be True", lambda s: s.queue.emptying.append(Pause())),
+    (r"patience is {.+: 7}, should be {}", remember_a_turn),
     (r"decided is \[.+\], should be \[\]", lambda s: s.queue.decided.append(s.actors["head"])),
     ("wake_at is 7, should be 20", lambda s: setattr(s.queue, "wake_at", 7)),
     ("due_at is 7, should be 20", lambda s: setattr(s.queue, "due_at", 7)),
@@ -95,6 +101,17 @@ def test_what_a_queue_expects_of_time_is_not_checked_before_it_is_advanced() -> 
     story = busy_story()
     story.queue.shift(5)
     check(story.queue)
+
+
+def test_a_pause_that_empties_is_repaired_too_where_nobody_keeps_a_lane() -> None:
+    rule = bucket(1, 10, 5)
+    story = Story([rule])
+    story.pause(20, empties=True)
+    story.lanes.clear()
+    story.kept.clear()
+    repair(story.queue)
+    story.run(30)
+    assert rule.level(30) == 1
 
 
 def test_what_is_told_of_a_queue_has_a_line_for_each_lane_and_each_waiter() -> None:

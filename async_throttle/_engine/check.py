@@ -48,6 +48,8 @@ def repair(queue: Queue) -> None:
     queue.decided = deque(w for w in queue.decided if w.state not in (QUEUED, GONE))
     queue.busy = [lane for lane in lanes if lane.waiters]
     queue.ranked = sum(lane.priority != 0 for lane in queue.busy)
+    if not queue.ranked:
+        queue.patience.in_rank.clear()
     queue.waiting = sum(len(lane) for lane in queue.busy)
     queue.deadlines = [
         (waiter.deadline, waiter.order, waiter)
