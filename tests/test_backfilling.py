@@ -618,6 +618,23 @@ def test_who_waits_in_two_lanes_and_leaves_one_leaves_both(how: str) -> None:
     assert story.run(100) == [(50, "behind")]
 
 
+def test_a_quote_does_not_count_who_will_be_granted_in_another_lane() -> None:
+    story = Story([bucket(1, 10, 1, level=0)], [bucket(1, 5, 1, level=0)], sets=True)
+    join_all(story, "pool", {0: [1], 1: [1]})
+    assert story.quote(1) == 10
+
+
+def test_who_came_later_to_one_of_two_lanes_keeps_no_slot_from_who_waits_in_both() -> None:
+    slots, slow = Slots(1), bucket(1, 100, 1, level=0)
+    story = Story([slots, slow], [slots], sets=True)
+    assert story.ask(1, lane=1)
+    join_all(story, "pool", {0: [1, 1], 1: [1]})
+    story.join("later", 1, 1)
+    slots.free += 1
+    story.decide()
+    assert story.grants == [(0, "pool@1")]
+
+
 def test_who_was_granted_in_one_of_two_lanes_and_leaves_gives_back_what_it_took_there() -> None:
     a, b = bucket(1, 50, 5), bucket(1, 20, 5)
     story = Story([a], [b], sets=True)

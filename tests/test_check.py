@@ -299,6 +299,15 @@ def test_a_rule_that_raises_while_room_is_kept_for_others_fails_the_newcomer() -
     assert story.run(100) == [(30, "head")]
 
 
+def test_a_quote_raises_what_a_rule_raises_for_the_newcomer() -> None:
+    class Broken(TokenBucket):
+        def ready_at(self, now: int, weight: int) -> int:
+            raise ValueError("ready_at")
+
+    with pytest.raises(ValueError, match="ready_at"):
+        Story([Broken(0, TOKEN, 10)], sets=True).quote(1)
+
+
 def test_a_newcomer_does_not_see_what_a_rule_raises_for_a_waiter() -> None:
     shared, own = bucket(1, 10, 5), moody()
     story = Story([shared, own], [shared])
