@@ -94,6 +94,7 @@ def test_a_derived_field_that_is_wrong_is_named_with_the_whole_state_and_repaire
         check(story.queue)
     assert told(story.queue) in str(found.value)
     repair(story.queue)
+    assert story.queue.due_at == story.queue.now
     story.decide()
 
 
