@@ -51,16 +51,37 @@ def test_a_later_caller_goes_first_unless_the_earlier_one_would_run_short_by_a_s
     assert sorted(story.run(100)) == sorted([(30, "set"), (later, "later")])
 
 
-def test_who_is_held_up_is_looked_at_again_as_soon_as_there_is_enough_for_all() -> None:
+@pytest.mark.parametrize("until", [11, 90])
+def test_who_is_held_up_is_looked_at_again_as_soon_as_there_is_enough_for_all(until: int) -> None:
     # "b" is held up by "a" elsewhere, and the newcomer by "b" until there is enough for both.
-    other, slow = bucket(1, 100, 1), bucket(1, 90, 1, level=0)
+    other, slow = bucket(1, 100, 1), bucket(1, until, 1, level=0)
     shared = bucket(1, 10, 5, level=1)
     story = Story([other, slow], [other, shared], [shared])
     story.join("a", 1, 1, lane=0)
     story.join("b", 1, 1, lane=1)
     story.join("newcomer", 1, lane=2)
     assert story.queue.wake_at == 10
-    assert story.run(1000) == [(10, "newcomer"), (90, "a"), (190, "b")]
+    assert story.run(1000) == [(10, "newcomer"), (until, "a"), (until + 100, "b")]
+
+
+def test_a_slot_that_is_kept_for_one_is_not_let_go_by_another_that_does_without() -> None:
+    slots, one, other = Slots(1), bucket(1, 100, 1, level=0), bucket(1, 200, 1, level=0)
+    story = Story([slots, one], [slots, other], [slots], sets=True)
+    story.join("with", 1, 1, lane=0)
+    story.join("without", None, 1, lane=1)
+    assert not story.ask(1, lane=2)
+    assert story.run(1000) == [(100, "with"), (200, "without")]
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+def test_tokens_are_kept_for_those_behind_a_head_unless_they_lack_a_slot(lacks: bool) -> None:
+    slots, shared, own = Slots(1), bucket(1, 10, 5), bucket(1, 30, 1, level=0)
+    story = Story([slots, shared, own], [shared], [slots], sets=True)
+    if lacks:
+        assert story.ask(1, lane=2)
+    story.join("head", None, 1, 1)
+    story.join("behind", 1, 4, None)
+    assert story.ask(4, lane=1) is lacks
 
 
 def test_a_fixed_window_forgets_a_newcomer_at_its_edge() -> None:
@@ -595,6 +616,23 @@ def test_who_waits_in_two_lanes_and_leaves_one_leaves_both(how: str) -> None:
     assert {caller.state for caller in callers.values()} == states
     assert (story.queue.waiting, story.queue.expires_at, story.queue.due_at) == (1, NEVER, 50)
     assert story.run(100) == [(50, "behind")]
+
+
+def test_a_quote_does_not_count_who_will_be_granted_in_another_lane() -> None:
+    story = Story([bucket(1, 10, 1, level=0)], [bucket(1, 5, 1, level=0)], sets=True)
+    join_all(story, "pool", {0: [1], 1: [1]})
+    assert story.quote(1) == 10
+
+
+def test_who_came_later_to_one_of_two_lanes_keeps_no_slot_from_who_waits_in_both() -> None:
+    slots, slow = Slots(1), bucket(1, 100, 1, level=0)
+    story = Story([slots, slow], [slots], sets=True)
+    assert story.ask(1, lane=1)
+    join_all(story, "pool", {0: [1, 1], 1: [1]})
+    story.join("later", 1, 1)
+    slots.free += 1
+    story.decide()
+    assert story.grants == [(0, "pool@1")]
 
 
 def test_who_was_granted_in_one_of_two_lanes_and_leaves_gives_back_what_it_took_there() -> None:

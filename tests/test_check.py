@@ -31,6 +31,7 @@ from async_throttle._engine.lane import (
     GRANTED,
     QUEUED,
     SKIP,
+    Pause,
 )
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.rules.slots import Slots
@@ -49,34 +50,69 @@ def busy_story() -> Story:
     return story
 
 
-FAULTS: dict[str, Callable[[Story], Any]] = {
-    "lane.backlog": lambda story: story.lanes[0].backlog.__setitem__(1, 7),
-    "lane.left": lambda story: setattr(story.lanes[0], "left", 1),
-    "lane.opens_at": lambda story: setattr(story.lanes[0], "opens_at", 7),
-    "lane.takes": lambda story: story.lanes[0].takes.clear(),
-    "busy": lambda story: story.queue.busy.pop(),
-    "waiting": lambda story: setattr(story.queue, "waiting", 7),
-    "ranked": lambda story: setattr(story.queue, "ranked", 0),
-    "deadlines": lambda story: story.queue.deadlines.clear(),
-    "emptying": lambda story: setattr(next(iter(story.pauses.values())), "empties", True),
-    "decided": lambda story: story.queue.decided.append(story.actors["head"]),
-    "wake_at": lambda story: setattr(story.queue, "wake_at", 7),
-    "due_at": lambda story: setattr(story.queue, "due_at", 7),
-}
+def lose_the_head(story: Story) -> None:
+    lane = story.lanes[0]
+    story.actors["head"].state, lane.left, lane.backlog[1] = GONE, 1, 2 * TOKEN
 
 
-@pytest.mark.parametrize("field", FAULTS)
+def remember_a_turn(story: Story) -> None:
+    story.leave("urgent")
+    story.queue.patience.in_rank[story.rules[0][1]] = 7
+
+
+FAULTS: list[tuple[str, Callable[[Story], Any]]] = [
+    ("lane.backlog is 7, should be [1-9]", lambda s: s.lanes[0].backlog.__setitem__(1, 7)),
+    ("lane.left is 1, should be 0", lambda s: setattr(s.lanes[0], "left", 1)),
+    ("lane.opens_at is 7, should be -", lambda s: setattr(s.lanes[0], "opens_at", 7)),
+    (r"lane.takes is \[\], should be \[\(1", lambda s: s.lanes[0].takes.clear()),
+    (r"lane.overtaken is \[7\], should be \[0\]", lambda s: setattr(s.lanes[1], "overtaken", [7])),
+    ("the head is .*GONE.*, should be .*QUEUED", lose_the_head),
+    (r"busy is \[\d+\], should be \[\d+, \d+\]", lambda s: s.queue.busy.pop()),
+    ("waiting is 7, should be 3", lambda s: setattr(s.queue, "waiting", 7)),
+    ("ranked is 0, should be 1", lambda s: setattr(s.queue, "ranked", 0)),
+    (r"deadlines is \[\], should be \[\(500", lambda s: s.queue.deadlines.clear()),
+    (
+        "emptying is False, should be True",
+        lambda s: setattr(next(iter(s.pauses.values())), "empties", True),
+    ),
+    ("emptying is False, should be True", lambda s: s.queue.emptying.append(Pause())),
+    (r"patience is {.+: 7}, should be {}", remember_a_turn),
+    (r"decided is \[.+\], should be \[\]", lambda s: s.queue.decided.append(s.actors["head"])),
+    ("wake_at is 7, should be 20", lambda s: setattr(s.queue, "wake_at", 7)),
+    ("due_at is 7, should be 20", lambda s: setattr(s.queue, "due_at", 7)),
+]
+
+
+@pytest.mark.parametrize(("difference", "spoil"), FAULTS)
 def test_a_derived_field_that_is_wrong_is_named_with_the_whole_state_and_repaired(
-    field: str,
+    difference: str, spoil: Callable[[Story], Any]
 ) -> None:
     story = busy_story()
     check(story.queue)
-    FAULTS[field](story)
-    with pytest.raises(AssertionError, match=field) as found:
+    spoil(story)
+    with pytest.raises(AssertionError, match=difference) as found:
         check(story.queue)
     assert told(story.queue) in str(found.value)
     repair(story.queue)
+    assert story.queue.due_at == story.queue.now
     story.decide()
+
+
+def test_what_a_queue_expects_of_time_is_not_checked_before_it_is_advanced() -> None:
+    story = busy_story()
+    story.queue.shift(5)
+    check(story.queue)
+
+
+def test_a_pause_that_empties_is_repaired_too_where_nobody_keeps_a_lane() -> None:
+    rule = bucket(1, 10, 5)
+    story = Story([rule])
+    story.pause(20, empties=True)
+    story.lanes.clear()
+    story.kept.clear()
+    repair(story.queue)
+    story.run(30)
+    assert rule.level(30) == 1
 
 
 def test_what_is_told_of_a_queue_has_a_line_for_each_lane_and_each_waiter() -> None:
@@ -190,10 +226,12 @@ def test_a_rule_that_raises_for_a_head_fails_that_waiter_and_the_next_is_looked_
     assert plain_taken == [TOKEN]
 
 
-def test_what_was_taken_for_a_waiter_that_fails_is_given_back_at_once() -> None:
+def test_what_was_taken_for_a_caller_that_fails_is_given_back_at_once() -> None:
     slots, plain, rule = Slots(2), bucket(1, 10, 5), moody(level=5)
     story = Story([slots, plain, rule])
     rule.fail("take")
+    with pytest.raises(ValueError, match="take"):
+        story.ask(1, 4, 3)
     story.join("fails", 1, 4, 3)
     assert story.book == [(0, "fails", FAILED)]
     assert (slots.used, plain.level(0), rule.level(0)) == (0, 5, 5)
@@ -202,12 +240,12 @@ def test_what_was_taken_for_a_waiter_that_fails_is_given_back_at_once() -> None:
 def test_a_rule_that_raises_when_it_is_given_back_keeps_the_others_from_nothing() -> None:
     class Miser(TokenBucket):
         def refund(self, now: int, receipt: int | None, weight: int) -> None:
-            raise ValueError("refund")
+            raise ValueError(f"refund {weight // TOKEN}")
 
-    slots, plain = Slots(2), bucket(1, 10, 5)
-    story = Story([slots, plain, Miser(0, TOKEN, 10, 5 * TOKEN)])
-    story.join("granted", 1, 4, 4)
-    with pytest.raises(ValueError, match="refund"):
+    slots, plain, *misers = Slots(2), bucket(1, 10, 5), *(Miser(0, TOKEN, 10) for _ in "12")
+    story = Story([slots, plain, *misers])
+    story.join("granted", 1, 4, 0, 1)
+    with pytest.raises(ValueError, match="refund 1"):
         story.leave("granted")
     assert (slots.used, plain.level(0), story.actors["granted"].state) == (0, 5, GONE)
 
@@ -260,6 +298,15 @@ def test_a_rule_that_raises_while_room_is_kept_for_others_fails_the_newcomer() -
     story.join("newcomer", 5, lane=1)
     assert story.actors["newcomer"].state is FAILED
     assert story.run(100) == [(30, "head")]
+
+
+def test_a_quote_raises_what_a_rule_raises_for_the_newcomer() -> None:
+    class Broken(TokenBucket):
+        def ready_at(self, now: int, weight: int) -> int:
+            raise ValueError("ready_at")
+
+    with pytest.raises(ValueError, match="ready_at"):
+        Story([Broken(0, TOKEN, 10)], sets=True).quote(1)
 
 
 def test_a_newcomer_does_not_see_what_a_rule_raises_for_a_waiter() -> None:
@@ -353,7 +400,7 @@ def balanced(story: Story, *, left: str | None = None) -> None:
         if name != left:
             assert (actor.state in (QUEUED, GONE)) != (name in book), f"{name} is {actor.state}"
         if actor.state is GONE and name != left:
-            assert any(rival.state is not QUEUED for rival in actor.rivals if rival is not actor)
+            assert any(rival.state not in (QUEUED, GONE) for rival in actor.rivals)
         if actor.state is GRANTED:
             for rule, weight in zip(actor.lane.rules, actor.weights, strict=True):
                 taken[rule] = taken.get(rule, 0) + max(0, weight)

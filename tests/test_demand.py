@@ -142,9 +142,11 @@ def test_a_quote_counts_permits_from_outside_as_if_they_were_there(sets: bool) -
     story = Story([rule], [rule, rate], sets=sets)
     story.run(7)
     assert story.quote(3) == 7
-    story.join("a", 1)
+    story.join("a", 2)
     assert story.quote(3) == 7
     assert story.quote(1, 2, lane=1) == 20
+    arrive(story, rule, 1)
+    assert story.quote(1) == 7
     assert story.actors["a"].state is not GRANTED
 
 

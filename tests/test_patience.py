@@ -91,10 +91,11 @@ def test_of_two_of_one_class_the_earlier_has_the_turn(first: int) -> None:
     story = Story([common], [common, bucket(1, 1, 9)], [common, bucket(1, 1, 9)])
     story.join("1/first", 1, 1, lane=first, priority=1)
     story.join("2/second", 1, 1, lane=3 - first, priority=1)
+    story.join("3/behind the first", 1, 1, lane=first, priority=1)
     for n in range(70):
         story.join(f"0/{n}", 1)
     story.run(1000)
-    assert turns(classes(story)) == [(32, 1), (65, 2)]
+    assert turns(classes(story)) == [(32, 1), (65, 2), (72, 3)]
 
 
 def test_grants_on_a_rule_that_is_not_shared_overtake_nobody() -> None:
@@ -106,6 +107,49 @@ def test_grants_on_a_rule_that_is_not_shared_overtake_nobody() -> None:
         assert story.ask(3, lane=2)
     story.run(1000)
     assert turns(classes(story)) == [(32, 1)]
+
+
+@pytest.mark.parametrize(("priority", "weights"), [(1, (1, 1)), (0, (None, 1))])
+def test_neither_those_of_ones_own_class_overtake_nor_those_on_a_rule_that_one_does_without(
+    priority: int, weights: tuple[int | None, int]
+) -> None:
+    common = bucket(1, 10, 1, level=0)
+    story = Story([common], [common, bucket(1, 400, 1, level=0)], sets=True)
+    story.join("patient", *weights, lane=1, priority=1)
+    story.join("behind", 1, 1, lane=1, priority=1)
+    for n in range(39):
+        story.join(f"{n}", 1, priority=priority)
+    story.run(390)
+    story.join("urgent", 1, 1, lane=1)
+    assert story.run(1200)[39:] == [(400, "urgent"), (800, "patient"), (1200, "behind")]
+
+
+def test_a_turn_is_one_on_every_rule_for_which_a_better_class_waits() -> None:
+    one, other = bucket(1, 10, 1, level=0), bucket(1, 340, 5, level=0)
+    story = Story([one], [other], [one, other])
+    story.join("patient", 1, 1, lane=2, priority=1)
+    for n in range(MAX_OVERTAKEN):
+        story.join(f"{n}", 1)
+    story.run(10 * MAX_OVERTAKEN)
+    story.join("heavy", 5, lane=1)
+    assert story.run(5000)[MAX_OVERTAKEN:] == [(340, "patient"), (340 * 6, "heavy")]
+
+
+@pytest.mark.parametrize(
+    ("until", "level", "weight", "turn"), [(1000, 1, 1, 100), (0, 0, 1, 100), (0, -2, None, 32)]
+)
+def test_a_lane_has_no_turn_while_a_pause_or_a_rule_of_its_own_holds_it(
+    until: int, level: int, weight: int | None, turn: int
+) -> None:
+    common, own = bucket(1, 10, 5, level=0), bucket(1, 1000, 1, level=level)
+    story = Story([common], [common, own], sets=True)
+    story.join("1/", 5, weight, lane=1, priority=1)
+    story.join("2/behind", 1, None if weight else 1, lane=1, priority=1)
+    story.pause(until, story.own[1])
+    for n in range(110):
+        story.join(f"0/{n}", 1)
+    story.run(2000)
+    assert turns(classes(story))[0] == (turn, 1)
 
 
 # -------------------------------------------------------------------------- those who keep coming

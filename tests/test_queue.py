@@ -513,6 +513,18 @@ def test_evenly_spaced_callers_go_when_they_were_told_at_any_rate(capacity: int)
     assert story.run(1000 * SECOND) == expected
 
 
+@pytest.mark.parametrize(
+    ("weights", "lane", "classes"), [((1,), 0, (1, 0)), ((1,), 0, (0, -1)), ((1, 1), 1, (0, 0))]
+)
+def test_a_quote_does_not_count_those_who_go_later(
+    weights: tuple[int, ...], lane: int, classes: tuple[int, int]
+) -> None:
+    common = bucket(1, 10, 1, level=0)
+    story = Story([common], [common, bucket(1, 100, 1, level=0)])
+    story.join("later", *weights, lane=lane, priority=classes[0])
+    assert story.quote(1, priority=classes[1]) == 10
+
+
 def test_a_quote_does_not_count_a_missing_slot() -> None:
     rule = bucket(1, 10, 5)
     story = Story([Slots(1), rule], [rule])

@@ -48,6 +48,8 @@ def repair(queue: Queue) -> None:
     queue.decided = deque(w for w in queue.decided if w.state not in (QUEUED, GONE))
     queue.busy = [lane for lane in lanes if lane.waiters]
     queue.ranked = sum(lane.priority != 0 for lane in queue.busy)
+    if not queue.ranked:
+        queue.patience.in_rank.clear()
     queue.waiting = sum(len(lane) for lane in queue.busy)
     queue.deadlines = [
         (waiter.deadline, waiter.order, waiter)
@@ -112,6 +114,8 @@ def _differences_of(lane: Lane) -> Iterator[tuple[str, Any, Any]]:
     yield from _unequal("lane.left", lane.left, gone)
     if lane.waiters:
         yield from _unequal("the head", lane.waiters[0].state, QUEUED)
+    else:
+        yield from _unequal("lane.overtaken", lane.overtaken, fresh.overtaken)
 
 
 def _unequal(what: str, kept: Any, expected: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -60,8 +60,7 @@ class Patience:
                 if times or best[rule] < lane.priority
             }
             if (
-                shared
-                and taken.isdisjoint(lane.rules)
+                taken.isdisjoint(lane.rules)
                 and all(self.in_rank.get(rule, MAX_OVERTAKEN) >= MAX_OVERTAKEN for rule in shared)
                 and not _waits_elsewhere(lane, shared, now)
             ):
