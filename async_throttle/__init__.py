@@ -21,7 +21,8 @@ rules/                 the arithmetic of each limit, bucket.py, window.py and sl
 adaptive/              limits that follow how calls end: aimd.py, gradient.py, backoff.py;
                        `Adaptive`, to bring your own
 _engine/               who goes next: lane.py, queue.py, patience.py, backfill.py,
-                       forecast.py; check.py compares what the queue keeps by hand
+                       forecast.py; index.py has the lanes by what blocks them, decide.py
+                       asks it; check.py compares what the queue keeps by hand
 _shell/                what waits: clock.py and alarm.py, door.py, admission.py and scheduler.py,
                        waiting.py and refusals.py, loop.py and thread.py;
                        core.py is what a throttle is, following.py what adapts it, lease.py

@@ -357,6 +357,7 @@ class Lease(FastLease, BaseLease):
             if more < 0:
                 self._settled = actual  # before: what is interrupted gives back too little
             try:
+                find(self._core).queue.touched(self._core.rule)
                 settle(self._core.rule, now, self._receipt, self._debts, more)
             except Exception:
                 self._settled = before
@@ -408,6 +409,7 @@ class Lease(FastLease, BaseLease):
         super()._hold(receipts, waited, option, spans)
 
     def _give_back(self, now: int) -> None:
+        find(self._core).queue.touched(self._core.slots, self._core.rule)
         self._core.slots.free += 1
 
     def _released(self) -> None:

@@ -60,7 +60,10 @@ CLOCKS_AND_LOOPS = {
 }
 
 WITHIN = {
-    "_engine": ["lane", "patience", "backfill", "queue", "forecast", "check", "__init__"],
+    "_engine": [
+        *["lane", "patience", "backfill", "index", "decide", "queue", "forecast", "check"],
+        "__init__",
+    ],
     "_shell": [
         *["states", "single", "alarm", "clock", "fast", "waiting", "refusals", "door"],
         *["admission", "scheduler", "loop", "thread", "core", "following", "lease", "__init__"],

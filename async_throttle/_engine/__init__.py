@@ -5,6 +5,8 @@ lane.py          waiters that ask for the same rules, in order of arrival; pause
 queue.py         arrivals, grants, departures, time; the invariants
 patience.py      which lane has a turn out of rank, so that no class waits for ever
 backfill.py      conservative backfilling: reservations for heads, and which waiter may go first
+index.py         the lanes by what blocks them: an event looks only at lanes that it can change
+decide.py        who goes next, and who may go at once, by the index
 forecast.py      the future played in a copy: how long a newcomer would wait
 check.py         every derived field recomputed: to be compared after every step of a test, and
                  to be put right after an interruption

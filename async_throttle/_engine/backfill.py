@@ -22,7 +22,7 @@ from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import UNLIMITED, Slots
 
-__all__ = ["Rank", "Reservations", "obstacle"]
+__all__ = ["Rank", "Reservations", "claims_of", "obstacle"]
 
 Rank = tuple[float, float]
 """A class and an order of arrival; the lower rank goes first."""
@@ -107,7 +107,7 @@ def obstacle(
         until = rate.forgets_at(at, weight)
         # The obstacle is mostly a head: so heads are looked at first, each by itself.
         for other in others:
-            claims = _claims(other, rate, asked, at, rank, rivals)
+            claims = claims_of(other, rate, asked, at, rank, rivals)
             instant, claim = next(claims, (NEVER, 0))
             if (
                 instant < until
@@ -115,7 +115,7 @@ def obstacle(
                 and not _serves(rate, at, weight + claim, limit - 1, rate.burst)
             ):
                 return n, NEVER
-        claims = merge(*(_claims(other, rate, asked, at, rank, rivals) for other in others))
+        claims = merge(*(claims_of(other, rate, asked, at, rank, rivals) for other in others))
         for instant, claim in claims:
             if instant >= until:
                 break
@@ -132,7 +132,7 @@ def obstacle(
     return -1, NEVER
 
 
-def _claims(
+def claims_of(
     lane: Lane,
     rate: Rule,
     asked: Sequence[Rule],

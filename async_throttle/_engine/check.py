@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from heapq import heapify
 from typing import Any
 
+from async_throttle._engine.index import Index, Standing
 from async_throttle._engine.lane import GONE, NOBODY, QUEUED, Lane
+from async_throttle._engine.patience import Patience
 from async_throttle._engine.queue import Queue
 from async_throttle._units import NEVER
 
@@ -50,6 +52,9 @@ def repair(queue: Queue) -> None:
     queue.ranked = sum(lane.priority != 0 for lane in queue.busy)
     if not queue.ranked:
         queue.patience.in_rank.clear()
+    queue.patience.aged.clear()
+    for lane in queue.busy:
+        queue.patience.look_at(lane)
     queue.waiting = sum(len(lane) for lane in queue.busy)
     queue.deadlines = [
         (waiter.deadline, waiter.order, waiter)
@@ -61,6 +66,9 @@ def repair(queue: Queue) -> None:
     for pause in queue.emptying:
         pauses.setdefault(pause)
     queue.emptying = [pause for pause in pauses if pause.empties]
+    queue.index.clear()
+    queue.index.rebuild(queue.busy)
+    queue.doubtful = True
     queue.due_at = queue.now
 
 
@@ -93,13 +101,66 @@ def _differences(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
     held = {id(pause) for pause in queue.emptying}
     yield from _unequal("emptying", held >= emptying, True)
     yield from _unequal("emptying", all(pause.empties for pause in queue.emptying), True)
+    fresh = Patience()
+    for lane in busy:
+        fresh.look_at(lane)
+    yield from _unequal("patience.aged", queue.patience.aged, fresh.aged)
+    yield from _differences_of_index(queue)
     if not queue.ranked:
         yield from _unequal("patience", queue.patience.in_rank, {})
     if queue.due_at > queue.now and not any(w.cancelled() for w in queue.waiters()):
-        due = min(queue.next_grant()[1], NEVER)
+        due = min(_next_of_all(queue), NEVER)
         yield from _unequal("wake_at", queue.wake_at, due)
         ends = [pause.until for pause in queue.emptying]
         yield from _unequal("due_at", queue.due_at, min([due, queue.expires_at, *ends]))
+
+
+def _next_of_all(queue: Queue) -> int:
+    """When the next head goes, by a look at all lanes; a head may fail on the way."""
+    while len(queue.busy) > 1:
+        found = queue.next_of_all()
+        if found is not None:
+            return found[1]
+    return queue.next_grant()[1]
+
+
+def _differences_of_index(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
+    """The index, beside another that is made of the same lanes."""
+    if queue.doubtful or not queue.trusting or len(queue.busy) < 2:
+        return  # it is made anew before it is looked at
+    kept, fresh = queue.index, Index()
+    fresh.present = kept.present
+    fresh.rebuild(queue.busy)
+    fresh.turns = kept.turns
+    for index in (kept, fresh):
+        index.renew(queue.now)
+    yield from _unequal("index", set(kept.standings), set(fresh.standings))
+    asking = [{rule: set(lanes) for rule, lanes in index.asking.items()} for index in (kept, fresh)]
+    yield from _unequal("index.asking", *asking)
+    yield from _unequal("index.entangled", kept.entangled, fresh.entangled)
+    for lane, expected in fresh.standings.items():
+        standing = kept.standings[lane]
+        for name in ("key", "weights", "slots", "skips", "rank", "odd", "restless", "parked"):
+            pair = getattr(standing, name), getattr(expected, name)
+            yield from _unequal(f"index: {name} of a lane", *pair)
+        pair = max(standing.private, queue.now), max(expected.private, queue.now)
+        yield from _unequal("index: the instant of a lane", *pair)
+        yield from _unequal("index: a group", *(_stand(s, queue.now) for s in (standing, expected)))
+        apart = [other for other in expected.cluster.lanes if other not in standing.cluster.lanes]
+        yield from _unequal("index: a cluster", apart, [])
+
+
+def _stand(standing: Standing, now: int) -> tuple[bool, bool, bool]:
+    """Whether a lane is found where its group should have it."""
+    group, rank = standing.group, standing.rank
+    if group is None:
+        return False, False, False
+    group.wake(now)
+    return (
+        (rank, standing) in group.ranks,
+        (rank, standing) in group.awake,
+        (standing.private, rank, standing) in group.asleep,
+    )
 
 
 def _differences_of(lane: Lane) -> Iterator[tuple[str, Any, Any]]:

@@ -108,6 +108,7 @@ class _Twins(dict[Any, Any]):
 def _play(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
     """Play the future in a copy of *queue* in which no slot is missing."""
     copy = Queue(queue.now, 0)
+    copy.trusting = True
     copy.patience.in_rank.update(queue.patience.in_rank)
     twins = _Twins()
     newcomer = Actor()
@@ -127,6 +128,7 @@ def _play(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
         )
         lanes.append(played)
         played.overtaken = list(original.overtaken)
+        copy.patience.look_at(played)
         for waiter in original:
             actor = Actor()
             if waiter.rivals:

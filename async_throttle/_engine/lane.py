@@ -131,6 +131,12 @@ class Bottleneck:
         self.spans[self.place] += now - self.since
         self.since = now
 
+    def wait_for(self, place: int, now: int) -> None:
+        """From *now* on the rule at *place* is the bottleneck."""
+        if place != self.place:
+            self.account(now)
+            self.place = place
+
 
 class Lane:
     """Waiters that ask for the same rules, in order of arrival. The first is the head.
@@ -215,11 +221,7 @@ class Lane:
         for n, slots in self.slots:
             if slots.free < weights[n] > 0:
                 return NEVER, n
-        at, place = now, -1
-        if self.opens_at > at:
-            for pause, n in zip(self.pauses, self.places, strict=True):
-                if pause.until > at and (n == len(weights) or weights[n] != SKIP):
-                    at, place = pause.until, n
+        at, place = (now, -1) if self.opens_at <= now else self.held_until(now, weights)
         for n, rule in self.rates:
             weight = weights[n]
             if weight != SKIP:
@@ -228,6 +230,15 @@ class Lane:
                     at, place = ready, n
                     if at >= NEVER:
                         break
+        return at, place
+
+    def held_until(self, now: int, weights: tuple[int, ...]) -> tuple[int, int]:
+        """The end of the pauses that hold a waiter with *weights*, and the place of the last."""
+        at, place = now, -1
+        if self.opens_at > at:
+            for pause, n in zip(self.pauses, self.places, strict=True):
+                if pause.until > at and (n == len(weights) or weights[n] != SKIP):
+                    at, place = pause.until, n
         return at, place
 
     def ready_at(self, now: int, weights: tuple[int, ...]) -> int:

@@ -17,6 +17,7 @@ outrank a newcomer of the first, which is what priorities are for.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from heapq import heapify, heappop
 from typing import Final
 
 from async_throttle._engine.lane import SKIP, Lane
@@ -34,36 +35,62 @@ class Patience:
     Attributes:
         in_rank: grants in rank since the last turn out of rank; a rule without an entry had
             enough of them.
+        aged: the aged lanes, by the rules for which they ask.
     """
 
-    __slots__ = ("in_rank",)
+    __slots__ = ("aged", "in_rank")
 
     def __init__(self) -> None:
         self.in_rank: dict[Rule, int] = {}
+        self.aged: dict[tuple[Rule, ...], dict[Lane, None]] = {}
+
+    def look_at(self, lane: Lane) -> None:
+        """See whether *lane* is aged."""
+        if max(lane.overtaken, default=0) >= MAX_OVERTAKEN:
+            self.aged.setdefault(lane.rules, {})[lane] = None
+
+    def begin_anew(self, lane: Lane) -> None:
+        """*lane* had its turn, or has no waiters any more."""
+        lane.overtaken = [0] * len(lane.rules)
+        if self.aged and lane in (alike := self.aged.get(lane.rules, {})):
+            del alike[lane]
+            if not alike:
+                del self.aged[lane.rules]
+
+    def absorb(self, other: Patience) -> None:
+        """Take over what *other* knows of other lanes."""
+        self.in_rank.update(other.in_rank)
+        for rules, lanes in other.aged.items():
+            self.aged.setdefault(rules, {}).update(lanes)
 
     def turns(self, busy: Collection[Lane], now: int) -> list[Lane]:
         """The lanes that rank before all others; no two of them ask for the same rule."""
-        aged = [lane for lane in busy if max(lane.overtaken, default=0) >= MAX_OVERTAKEN]
-        if not aged:
+        if not self.aged:
             return []
+        # A lane was overtaken on one of its rules: if none had grants enough, nor had that.
+        early = {rule for rule, grants in self.in_rank.items() if grants < MAX_OVERTAKEN}
+        families = [lanes for rules, lanes in self.aged.items() if not early.issuperset(rules)]
+        aged = [
+            (-max(lane.overtaken), lane.priority, lane.waiters[0].order, lane)
+            for lanes in families
+            for lane in lanes
+        ]
+        heapify(aged)
         best: dict[Rule, int] = {}
-        for lane in busy:
-            for rule in lane.rules:
-                best[rule] = min(best.get(rule, lane.priority), lane.priority)
-        aged.sort(key=lambda lane: (-max(lane.overtaken), lane.priority, lane.waiters[0].order))
         turns: list[Lane] = []
         taken: set[Rule] = set()
-        for lane in aged:
-            shared = {
+        while aged and len(turns) < len(families):  # of lanes with the same rules one has a turn
+            lane = heappop(aged)[3]
+            if not taken.isdisjoint(lane.rules):
+                continue
+            shared = [
                 rule
                 for rule, times in zip(lane.rules, lane.overtaken, strict=True)
-                if times or best[rule] < lane.priority
-            }
-            if (
-                taken.isdisjoint(lane.rules)
-                and all(self.in_rank.get(rule, MAX_OVERTAKEN) >= MAX_OVERTAKEN for rule in shared)
-                and not _waits_elsewhere(lane, shared, now)
-            ):
+                if times or _best(rule, busy, best) < lane.priority
+            ]
+            if all(
+                self.in_rank.get(rule, MAX_OVERTAKEN) >= MAX_OVERTAKEN for rule in shared
+            ) and not _waits_elsewhere(lane, shared, now):
                 turns.append(lane)
                 taken.update(lane.rules)
         return turns
@@ -90,6 +117,15 @@ class Patience:
                 for n, rule in enumerate(other.rules):
                     if rule in rules and head.weights[n] != SKIP:
                         other.overtaken[n] += 1
+                        if other.overtaken[n] == MAX_OVERTAKEN:
+                            self.look_at(other)
+
+
+def _best(rule: Rule, busy: Iterable[Lane], best: dict[Rule, int]) -> int:
+    """The best class that asks for *rule*; kept in *best*."""
+    if rule not in best:
+        best[rule] = min(lane.priority for lane in busy if rule in lane.rules)
+    return best[rule]
 
 
 def _waits_elsewhere(lane: Lane, shared: Collection[Rule], now: int) -> bool:

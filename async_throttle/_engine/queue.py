@@ -20,7 +20,11 @@ Invariants:
 6. A grant is a single assignment, ``waiter.state = GRANTED``. The weights taken before it are given
    back if a rule raises. The fields counted after it follow from the states, so that `check.repair`
    can put them right. So an exception may come at every moment.
-7. A rule that raises fails the waiter for which it was asked; the next waiters go on.
+7. While several lanes are busy, they stand in the index, which answers what `next_of_all` finds by
+   looking at all of them. It is out of date only by the lanes and clusters that are noted there as
+   dirty and stale. An owner of the queue that changes rules without saying so is not `trusting`:
+   then the index is made anew.
+8. A rule that raises fails the waiter for which it was asked; the next waiters go on.
 
 Roads not taken: waking the head and letting it look again loses wake-ups when it has been
 cancelled meanwhile, and lets newcomers in between; a timer for every waiter wakes a herd.
@@ -36,7 +40,9 @@ from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
+from async_throttle._engine import decide
 from async_throttle._engine.backfill import Rank, Reservations, obstacle
+from async_throttle._engine.index import Index
 from async_throttle._engine.lane import (
     EXPIRED,
     FAILED,
@@ -83,6 +89,9 @@ class Queue:
         emptying: the pauses that will empty a rule when they end.
         deadlines: a heap of (deadline, order, waiter); waiters that have left may be among them.
         patience: the count of turns out of rank.
+        index: the busy lanes by what blocks them, while there are several.
+        trusting: whether the owner of the queue tells which rules it changes: see `touched`.
+        doubtful: whether rules may have changed unknown to the index.
     """
 
     __slots__ = (
@@ -90,15 +99,18 @@ class Queue:
         "deadlines",
         "decided",
         "demand",
+        "doubtful",
         "due_at",
         "emptying",
         "errors",
         "feeds",
         "grace",
+        "index",
         "lanes",
         "now",
         "patience",
         "ranked",
+        "trusting",
         "waiting",
         "wake_at",
     )
@@ -118,6 +130,9 @@ class Queue:
         self.emptying: list[Pause] = []
         self.deadlines: list[tuple[int, int, Waiter]] = []
         self.patience = Patience()
+        self.index = Index()
+        self.trusting = False
+        self.doubtful = True
 
     # -- lanes --------------------------------------------------------------------------
 
@@ -150,6 +165,11 @@ class Queue:
         """Take over the lanes and waiters of *other*, whose *now* is the same."""
         assert self.now == other.now, "two clocks: one of them must be shifted first"
         self.lanes.update(other.lanes)
+        if len(self.busy) > 1:
+            for lane in other.busy:
+                self.index.enter(lane)
+        elif other.busy:
+            self.doubtful = True
         self.busy += other.busy
         self.ranked += other.ranked
         self.emptying += other.emptying
@@ -157,7 +177,7 @@ class Queue:
         self.waiting += other.waiting
         self.deadlines = list(merge(sorted(self.deadlines), sorted(other.deadlines)))
         self.feeds = self.feeds or other.feeds
-        self.patience.in_rank.update(other.patience.in_rank)
+        self.patience.absorb(other.patience)
         self.due_at = self.now
 
     def shift(self, by: int) -> None:
@@ -183,6 +203,7 @@ class Queue:
         ]
         heapify(self.deadlines)
         self.due_at = self.now
+        self.doubtful = True
 
     @property
     def expires_at(self) -> int:
@@ -220,9 +241,8 @@ class Queue:
         Unless the call is *final*, a waiter whose deadline is *now* does not expire yet: the change
         that is about to be made at this instant may grant it.
         """
-        for busy in self.busy:
-            if busy.bottleneck is not None:
-                busy.bottleneck.account(now)
+        self.index.present = now
+        self.doubtful = self.doubtful or not self.trusting
         while True:
             lane, due = self.next_grant()
             if self.emptying and self._ends_pauses(min(now, due)):
@@ -255,6 +275,7 @@ class Queue:
     def next_grant(self) -> tuple[Lane | None, int]:
         """The lane whose head goes next by time alone, and when; NEVER if no head does."""
         busy = self.busy
+        self.index.rouse()
         while True:
             if not busy:
                 return None, NEVER
@@ -270,17 +291,77 @@ class Queue:
                     self._fail(head, error)
                     continue
                 if place >= 0 and lane.bottleneck is not None:
-                    lane.bottleneck.place = place
+                    lane.bottleneck.wait_for(place, self.index.present)
                 return lane, due
-            self._sweep_cancelled()
-            found = self._next_in_rank() if busy else None
+            found = self._next_in_clusters()
             if found is not None:
                 return found
 
-    def _next_in_rank(self) -> tuple[Lane, int] | None:
-        """The lane whose head goes next, by rank, and when; None if a rule has failed a head."""
+    def _next_in_clusters(self) -> tuple[Lane, int] | None:
+        """The lane whose head goes next, and when; None if that is to be asked again."""
+        index = self.index
+        if not self._renew():
+            return self.next_of_all()
+        lane, due, cluster = decide.first(index, self.now)
+        if cluster is None:
+            return (self.busy[0] if lane is None else lane), due
+        if not cluster.odd:
+            decide.foremost(index, cluster, self.now)
+            if index.quitters:
+                self._sweep_quitters()
+                index.stale[cluster] = None
+                cluster.stale = True
+            else:
+                decide.note(index, cluster)
+            return None
+        lanes = list(cluster.lanes)
+        self._sweep_cancelled(lanes)
+        if not all(lane.waiters for lane in lanes) or index.dirty:
+            return None
+        found = self._next_in_rank(lanes)
+        if found is not None:
+            cluster.found, cluster.at = found
+            cluster.rank = _rank(found[0], index.turns)
+            cluster.stale = False
+            decide.note(index, cluster)
+        return None
+
+    def _renew(self) -> bool:
+        """Have the index up to date; whether the lanes may be decided by it."""
+        if self.doubtful:
+            self.index.rebuild(self.busy)
+            self.doubtful = False
+        index = self.index
+        if self.ranked or index.turns:
+            if index.turns_at != self.now:
+                index.turns_at = self.now
+                index.fresh_turns = self._turns()
+            turns = index.fresh_turns
+            if turns != index.turns:
+                for lane in [*index.turns, *turns]:
+                    index.changed(lane)
+                index.turns = turns
+        index.renew(self.now)
+        return not index.entangled
+
+    def _sweep_quitters(self) -> None:
+        """Take out the heads that were looked at, and whose callers were cancelled."""
+        quitters, self.index.quitters = self.index.quitters, []
+        self._sweep_cancelled(quitters)
+
+    def next_of_all(self) -> tuple[Lane, int] | None:
+        """What `_next_in_clusters` finds, without the index: by looking at all lanes."""
+        self._sweep_cancelled(self.busy)
+        return self._next_in_rank(self.busy) if self.busy else None
+
+    def _next_in_rank(self, lanes: Iterable[Lane]) -> tuple[Lane, int] | None:
+        """Which head of *lanes* goes next, by rank, and when; None if a rule has failed a head.
+
+        No other lane asks for their rules.
+        """
+        present = self.index.present
         turns = self._turns()
-        ranked = sorted(self.busy, key=lambda lane: _rank(lane, turns))
+        ranked = sorted(lanes, key=lambda lane: _rank(lane, turns))
         ahead = Reservations()
         before: list[tuple[Reservations, int]] = []  # by lane: the reservations of earlier ranks
         candidates: list[tuple[int, int]] = []  # the instant by the lane's own rules, and its place
@@ -306,7 +387,7 @@ class Queue:
                     candidates.append((due, n))
                 ahead.add(lane, head.weights, due)
                 if place >= 0 and lane.bottleneck is not None:
-                    lane.bottleneck.place = place
+                    lane.bottleneck.wait_for(place, present)
             heapify(candidates)
             while candidates:
                 at, n = heappop(candidates)
@@ -325,7 +406,7 @@ class Queue:
                 if place < 0:
                     return lane, at
                 if lane.bottleneck is not None:
-                    lane.bottleneck.place = place
+                    lane.bottleneck.wait_for(place, present)
                 if again < limit:
                     heappush(candidates, (again, n))
         except Exception as error:
@@ -359,18 +440,23 @@ class Queue:
             if weights[n] > 0:
                 lane.backlog[n] -= weights[n]
         if lane.bottleneck is not None:
+            lane.bottleneck.account(now)
             spans = zip(waiter.spans, lane.bottleneck.spans, strict=True)
             waiter.spans = [after - before for before, after in spans]
         ranked = self.ranked
         if ranked:
-            lane.overtaken = [0] * len(lane.rules)
+            self.patience.begin_anew(lane)
         if lane.left:
             lane.sweep()
         if not lane.waiters:
+            self._touch_rules(lane, weights)
             self._sweep_busy(lane)
+        elif len(self.busy) > 1:
+            self.index.changed(lane)
         if ranked:
             busy = [other for other in self.busy if other is not lane]
             self.patience.granted(lane, weights, waiter.order, busy, out_of_rank=bool(out_of_rank))
+            self.index.turns_at = -NEVER
             if not self.ranked:
                 self.patience.in_rank.clear()
         if waiter.rivals:
@@ -428,11 +514,26 @@ class Queue:
 
     def can_take(self, lane: Lane, weights: tuple[int, ...]) -> bool:
         """Whether a newcomer can be granted *weights* now at the cost of no waiter before it."""
+        while lane.waiters and lane.waiters[0].cancelled():
+            self._sweep_out(lane.waiters[0])
         now = self.now
-        if self.busy:
-            self._sweep_cancelled()
         if lane.waiters or lane.ready_at(now, weights) > now:
             return False
+        self.doubtful = self.doubtful or not self.trusting
+        while len(self.busy) > 1 and self._renew():
+            if not decide.is_simple(self.index, lane) or self._turns(lane) != self.index.turns:
+                break
+            if decide.may_take(self.index, lane, weights, now):
+                return True
+            if not self.index.quitters:
+                return False
+            self._sweep_quitters()
+        return self.can_take_of_all(lane, weights)
+
+    def can_take_of_all(self, lane: Lane, weights: tuple[int, ...]) -> bool:
+        """What `can_take` finds, without the index: by looking at all lanes."""
+        now = self.now
+        self._sweep_cancelled(self.busy)
         if not self.busy:
             return True
         ahead = self._ahead_of(lane)
@@ -485,6 +586,7 @@ class Queue:
         if not self.can_take(lane, weights):
             return None
         receipts = lane.take(self.now, weights)
+        self._touch_rules(lane, weights)
         if self.ranked or lane.priority:
             try:
                 self.patience.granted(lane, weights, next(_arrivals), self.busy, out_of_rank=False)
@@ -511,10 +613,36 @@ class Queue:
         if len(lane.waiters) == 1:
             self.busy.append(lane)
             self.ranked += lane.priority != 0
+            if len(self.busy) > 1:
+                self._enter(lane)
+        elif self.ranked and len(self.busy) > 1:
+            self.index.changed(lane)  # the waiter may rank before heads of other lanes
         self.waiting += 1
         if deadline < NEVER:
             heappush(self.deadlines, (deadline, waiter.order, waiter))
             self.due_at = min(self.due_at, deadline)
+
+    def _enter(self, lane: Lane) -> None:
+        """Let *lane* into the index."""
+        if len(self.busy) == 2:
+            self.index.clear()
+            self.index.enter(self.busy[0])
+            self.doubtful = False
+        self.index.enter(lane)
+
+    def touched(self, *rules: Rule) -> None:
+        """The event changes *rules*, and no others but by the methods of the queue."""
+        self.trusting = True
+        if len(self.busy) > 1:
+            for rule in rules:
+                self.index.touch(rule)
+
+    def _touch_rules(self, lane: Lane, weights: tuple[int, ...]) -> None:
+        """*weights* were taken of the rules of *lane*, or given back."""
+        if len(self.busy) > 1:
+            for rule, weight in zip(lane.rules, weights, strict=True):
+                if weight != SKIP:
+                    self.index.touch(rule)
 
     def leave(self, waiter: Waiter) -> None:
         """Undo *waiter*, queued or granted, as if it had never asked.
@@ -525,6 +653,7 @@ class Queue:
         if waiter.state is QUEUED:
             self._remove(waiter, GONE)
         elif waiter.state is GRANTED:
+            self._touch_rules(waiter.lane, waiter.weights)
             try:
                 give_back(self.now, waiter.receipts)
             finally:
@@ -542,11 +671,14 @@ class Queue:
         for lane in list(self.lanes.values()):
             if rule in lane.rules:
                 lane.refit()
+                if len(self.busy) > 1 and lane.waiters:
+                    self.index.leave(lane)
+                    self.index.enter(lane)
         self.drop(UNFIT, lambda waiter: wants(waiter, rule) and exceeds(waiter))
 
-    def _sweep_cancelled(self) -> None:
-        """Take out heads whose callers were cancelled and have not left yet."""
-        for lane in tuple(self.busy):
+    def _sweep_cancelled(self, lanes: Iterable[Lane]) -> None:
+        """Take out the heads of *lanes* whose callers were cancelled and have not left yet."""
+        for lane in tuple(lanes):
             while lane.waiters and lane.waiters[0].cancelled():
                 self._sweep_out(lane.waiters[0])
 
@@ -564,18 +696,24 @@ class Queue:
         lane = waiter.lane
         lane.remove(waiter, state)
         self.waiting -= 1
-        self._sweep_busy(lane)
+        if not lane.waiters:
+            self._sweep_busy(lane)
+        elif len(self.busy) > 1:
+            self.index.changed(lane)
         if waiter.deadline < NEVER:
             self._sweep_deadlines()
 
     def _sweep_busy(self, lane: Lane) -> None:
-        """Keep the first invariant, after waiters of *lane* have gone."""
-        if not lane.waiters:
-            lane.overtaken = [0] * len(lane.rules)
-            self.busy.remove(lane)
-            self.ranked -= lane.priority != 0
-            if not self.ranked:
-                self.patience.in_rank.clear()
+        """Keep the first invariant: the last waiter of *lane* has gone."""
+        self.patience.begin_anew(lane)
+        self.busy.remove(lane)
+        self.ranked -= lane.priority != 0
+        if not self.ranked:
+            self.patience.in_rank.clear()
+        if len(self.busy) == 1:
+            self.index.clear()
+        elif self.busy:
+            self.index.leave(lane)
 
     def _part(self, waiter: Waiter) -> None:
         """*waiter* is done with waiting: take its caller out of the lanes of its rivals."""
@@ -618,6 +756,8 @@ class Queue:
         for lane in list(self.lanes.values()):
             if pause in lane.pauses:
                 lane.reopen()
+                if len(self.busy) > 1 and lane.waiters:
+                    self.index.changed(lane)
 
     def _ends_pauses(self, due: int) -> bool:
         """End pauses that empty until *due*, unless a deadline comes first; whether any ended."""
@@ -641,6 +781,7 @@ class Queue:
         for pause in [pause for pause in self.emptying if pause.until <= at]:
             for rule in pause.rules:
                 rule.empty(pause.until)
+                self.index.touch(rule)
             pause.empties = False
             self.emptying.remove(pause)
 

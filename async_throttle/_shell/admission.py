@@ -201,6 +201,7 @@ class Admission(Door):
         self.enter(lambda now: self.here()._start(now, attempt), surely=True)
 
     def _start(self, now: int, attempt: Attempt) -> None:
+        self.queue.touched()
         winner = granted(attempt.waiters[0])
         if winner.state is not GRANTED:
             if self.listeners:
@@ -257,6 +258,7 @@ class Admission(Door):
                 raise
 
     def _withdraw(self, now: int, attempt: Attempt) -> None:
+        self.queue.touched(*(rule for rule, _, _ in attempt.receipts or ()))
         for waiter in attempt.waiters:
             self.handed_over.discard(waiter)
             self.queue.leave(waiter)

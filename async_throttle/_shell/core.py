@@ -185,6 +185,7 @@ class Core(Refusals):
 
         def give(now: int) -> None:
             slots = self.slots
+            find(self).queue.touched(slots)
             if done:
                 return
             if slots.free >= slots.limit:
@@ -210,6 +211,7 @@ class Core(Refusals):
 
     def charge(self, now: int, amount: int) -> None:
         """Take *amount* for good."""
+        find(self).queue.touched(self.rule)
         self.rule.charge(now, amount)
         self.tell("change", amount)
 
@@ -245,6 +247,7 @@ class Core(Refusals):
 
     def resize(self, limit: int, burst: int | None = None) -> None:
         """Have *limit* slots, of which a single caller may have *burst*."""
+        find(self).queue.touched(self.slots)
         self.slots.resize(limit, burst)
         self.altered = True
         find(self).queue.refit(self.slots)
@@ -252,6 +255,7 @@ class Core(Refusals):
 
     def configure(self, now: int, capacity: int | float, period: int, burst: float | None) -> None:
         """Have a new rate from *now* on; the level stays, cut to the new burst."""
+        find(self).queue.touched(self.rule)
         self.rule.configure(now, capacity, period, burst_of(burst, capacity))
         self.burst = burst
         self.altered = True

@@ -147,8 +147,7 @@ class Door(ABC):
         queue = self.queue
         plan: tuple[int, int] | None = None
         waiting = queue.waiting
-        self.busy = True
-        self.calm = False
+        self.busy, self.calm = True, False
         try:
             try:
                 now = self.elapse()
@@ -159,6 +158,7 @@ class Door(ABC):
                 now, error = self.clock.seen, raised
             plan = queue.due_at, queue.wake_at
             waiting = queue.waiting
+            queue.trusting = asks  # a question changes no rule; a change may say which it changes
             result = change(now)
             if asks and queue.waiting == waiting:
                 self.calm_down()
@@ -182,7 +182,7 @@ class Door(ABC):
                 self.calm_down()
             raise
         finally:
-            self.busy = False
+            queue.trusting, self.busy = True, False
             if self.notes and not self.inside():  # noted after the event has looked for notes
                 self.catch_up()
         try:
@@ -216,7 +216,7 @@ class Door(ABC):
 
     def catch_up(self) -> None:
         """Make the changes that were noted."""
-        self.do(_nothing)
+        self.do(self._change_nothing)
 
     def is_elsewhere(self) -> bool:
         """Whether changes are to be made in a different thread than this."""
@@ -255,6 +255,7 @@ class Door(ABC):
             self._make_notes()
             queue.advance(queue.now)
             self.tell_decided()
+            queue.trusting = True
         while queue.errors:
             self.report(queue.errors.pop())
         self.arm()
@@ -292,12 +293,14 @@ class Door(ABC):
 
     def _make_notes(self) -> None:
         while self.notes:
+            self.queue.trusting = False
             try:
                 self.notes[0](self.queue.now)
             except Exception as error:
                 repair(self.queue)
                 unraisable(error)
             del self.notes[0]
+            self.queue.doubtful = self.queue.doubtful or not self.queue.trusting
 
     def _feed(self) -> None:
         """Tell rules that get their permits from outside which weight is wanted."""
@@ -306,7 +309,11 @@ class Door(ABC):
 
     def look_again(self) -> None:
         """A rule has got news from outside: decide which waiters go now."""
-        self.do(_nothing)
+        self.do(self._change_nothing)
+
+    def _change_nothing(self, now: int) -> None:
+        """Only time passes; a rule with news from outside is asked again by each event anyway."""
+        self.queue.touched()
 
     def happened(self, what: str, asked: Any, detail: Any = None) -> None:
         """Tell the listeners. Every event that takes no shortcut is told here."""
@@ -355,10 +362,6 @@ class Door(ABC):
         for done, occupied in list(self.drainers.items()):
             if not occupied():
                 self.wake(done)
-
-
-def _nothing(now: int) -> None:
-    """An empty change: only time passes."""
 
 
 def unraisable(error: BaseException) -> None:

@@ -74,6 +74,7 @@ class Following:
         core = measure.core
 
         def sample(now: int) -> None:
+            find(core).queue.touched()
             # Of calls granted at the same instant, the first saw no other call in flight yet.
             in_flight = max(measure.in_flight, min(measure.limit, core.slots.used))
             self.law.sample(_reading(core, now), measure.began, in_flight, weight, outcome)

@@ -317,6 +317,8 @@ class LimitSetAcquisition(BaseLease):
         amounts: Sequence[tuple[Hashable, int, int]],
         now: int,
     ) -> None:
+        rules = self._core.lane.rules
+        find(self._core).queue.touched(*(rules[place] for _, place, _ in amounts))
         settle(now)
         self._core.tell("settle", amounts)
 
@@ -396,6 +398,7 @@ class LimitSetAcquisition(BaseLease):
 
     def _give_back(self, now: int) -> None:
         receipts = self._receipts
+        find(self._core).queue.touched(*(rule for rule, _, _ in receipts))
         while receipts and receipts[0][0].__class__ is Slots:
             slots: Any = receipts[0][0]
             slots.free += receipts[0][1]

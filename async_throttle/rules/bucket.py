@@ -211,6 +211,21 @@ class TokenBucket(Rule):
         excess = full + cost - ticks.room
         return now if excess <= at else -(-excess // scale)
 
+    def ticks_at(self, now: int) -> tuple[int, int, int, int]:
+        """When the bucket is full, its room, what a nanotoken costs, and how many ticks a ns has.
+
+        In fine ticks, as far as the answers about *now* go: a weight is ready at
+        ``full - room + weight * cost``, and forgotten when that is full again.
+        """
+        state, fine = self.state, self.parameters.fine
+        full = state.full_at
+        if state.ticks is not fine:
+            full *= fine.scale // state.ticks.scale
+        at = now * fine.scale
+        if full <= at - fine.scale:
+            full = at
+        return full, fine.room, fine.grain, fine.scale
+
     def take(self, now: int, weight: int) -> int | None:
         state = self.state
         ticks = state.ticks

@@ -1,0 +1,262 @@
+"""Lanes that share limits, in numbers: the index finds what a look at all lanes finds, for less.
+
+The queue has three tiers of limits: everybody, some regions, many chats. It trusts its owner, who
+says which rules an event changes; so what it keeps is made anew only as far as it must be. After
+each event `check` makes all of it anew, and asks for the next grant by a look at all lanes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import examples
+from test_queue import Story, bucket
+
+from async_throttle import Rule, TokenBucket
+from async_throttle._engine.check import check
+from async_throttle._engine.forecast import Actor
+from async_throttle._engine.lane import GRANTED, QUEUED, Lane
+from async_throttle._engine.queue import Queue
+from async_throttle._units import NEVER, TOKEN
+from async_throttle.rules.slots import UNLIMITED, Slots
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens *gap* after the event before."""
+
+    gap: int
+    kind: str
+    lane: int
+    which: int
+    amounts: tuple[int | None, ...]
+    priority: int
+
+
+KINDS = ["join", "join", "join", "ask", "ask", "leave", "free", "charge", "pause", "refund"]
+AMOUNTS = st.tuples(*[st.integers(0, 3) | st.integers(1, 2) | st.none()] * 6)
+
+
+def events(classes: int) -> st.SearchStrategy[list[Event]]:
+    return st.lists(
+        st.builds(
+            Event,
+            st.just(0) | st.integers(0, 40),
+            st.sampled_from(KINDS),
+            st.integers(0, 11),
+            st.integers(0, 11),
+            AMOUNTS,
+            st.integers(1 - classes, 0),
+        ),
+        max_size=40,
+    )
+
+
+SLOTS = st.sampled_from([UNLIMITED, UNLIMITED, 1, 3])
+EVERY = st.integers(1, 12)
+
+
+@st.composite
+def tiers(draw: st.DrawFn) -> Story:
+    """Lanes over everybody and a chat, most of them over a region as well; and everybody alone."""
+
+    def throttle(every: int, slots: int) -> list[Rule]:
+        return [Slots(slots), bucket(1, every, 3, level=draw(st.integers(0, 3)))]
+
+    everybody = throttle(draw(EVERY), draw(SLOTS))
+    regions = [throttle(draw(EVERY), UNLIMITED) for _ in range(draw(st.integers(1, 3)))]
+    lanes = [everybody, everybody[1:]]
+    for n in range(draw(st.integers(2, 8))):
+        region = regions[n % len(regions)] if draw(st.integers(0, 4)) else []
+        lanes.append([*everybody, *region, *throttle(20 * draw(EVERY), draw(SLOTS))])
+    story = Story(*lanes, sets=True, grace=draw(st.sampled_from([0, 5])))
+    story.queue.trusting = True
+    return story
+
+
+def amounts(story: Story, event: Event, lane: int) -> list[int | None]:
+    """No caller asks for more than there can be."""
+    return [
+        None if asked is None else min(asked, rule.burst if isinstance(rule, Slots) else 3)
+        for asked, rule in zip(event.amounts, story.rules[lane], strict=False)
+    ]
+
+
+def play(story: Story, name: str, event: Event) -> None:
+    """Let *event* happen; a newcomer goes at once where a look at all lanes lets it."""
+    lane = event.lane % len(story.rules)
+    queue, asked = story.queue, amounts(story, event, lane)
+    rules = [rule for rule in story.rules[lane] if isinstance(rule, TokenBucket)]
+    rule = rules[event.which % len(rules)]
+    if event.kind == "join":
+        story.join(name, *asked, lane=lane, priority=event.priority)
+    elif event.kind == "ask":
+        there, weights = story.lane(lane, event.priority), story.weights(lane, asked)
+        expected = False
+        if not there.waiters and there.ready_at(queue.now, weights) <= queue.now:
+            expected = queue.can_take_of_all(there, weights)
+        assert story.ask(*asked, lane=lane, priority=event.priority) == expected
+    elif event.kind == "charge":
+        queue.touched(rule)
+        rule.charge(queue.now, TOKEN)
+    elif event.kind == "pause":
+        story.pause(queue.now + 10 * event.which, rule, empties=event.which % 3 == 0)
+    else:
+        change_one_who_came(story, event)
+    story.decide()
+
+
+def change_one_who_came(story: Story, event: Event) -> None:
+    """A caller leaves, or gives back its slots or what it took of its first rate."""
+    state = QUEUED if event.kind == "leave" else GRANTED
+    came = [name for name, actor in story.actors.items() if actor.state is state]
+    if not came:
+        return
+    name = came[event.which % len(came)]
+    if event.kind == "leave":
+        story.leave(name)
+        return
+    receipts = story.actors[name].receipts
+    slots = event.kind == "free"
+    wanted = [receipt for receipt in receipts if isinstance(receipt[0], Slots) == slots]
+    for receipt in wanted if slots else wanted[:1]:
+        rule, weight, number = receipt
+        story.queue.touched(rule)
+        rule.refund(story.now, number, weight)
+        receipts.remove(receipt)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_index_finds_what_a_look_at_all_lanes_finds(classes: int) -> None:
+    @given(story=tiers(), happens=events(classes))
+    @examples(250)
+    def lives(story: Story, happens: list[Event]) -> None:
+        for n, event in enumerate(happens):
+            story.run(story.now + event.gap)
+            play(story, f"{n}", event)
+        story.run(10**6)
+
+    lives()
+
+
+def test_a_newcomer_does_not_wait_for_those_who_wait_for_a_limit_that_it_does_not_ask_for() -> None:
+    everybody, region = bucket(1, 1000, 1), bucket(1, 10_000, 1, level=0)
+    one, two, nine = (bucket(1, 1, 1, level=0) for _ in range(3))
+    story = Story([everybody, region, one], [everybody, region, two], [everybody, nine], sets=True)
+    story.queue.trusting = True
+    story.join("chat 1", 1, 1, 1, lane=0)
+    story.join("chat 2", 1, 1, 1, lane=1)
+    story.join("chat 9", 1, 1, lane=2)
+    story.run(30_000)
+    assert story.grants == [(1, "chat 9"), (10_000, "chat 1"), (20_000, "chat 2")]
+
+
+def test_a_head_does_without_a_limit_that_a_caller_behind_it_will_ask_for() -> None:
+    shared, own = bucket(1, 10, 2), bucket(1, 10, 1, level=0)
+    story = Story([own, shared], [shared], sets=True)
+    story.queue.trusting = True
+    story.join("head", 1, None)
+    story.join("behind", 0, 2)
+    assert not story.ask(2, lane=1)
+    story.run(100)
+    assert story.grants == [(10, "head"), (10, "behind")]
+
+
+def test_a_rule_that_changes_and_is_not_told_of_is_found_by_the_check() -> None:
+    shared, own = bucket(1, 10, 5), bucket(1, 30, 1, level=0)
+    story = Story([shared, own], [shared, bucket(1, 50, 1, level=0)])
+    story.queue.trusting = True
+    story.join("a", 1, 1)
+    story.join("b", 1, 1, lane=1)
+    own.refund(0, 1, TOKEN)
+    with pytest.raises(AssertionError, match="the instant of a lane"):
+        check(story.queue)
+    story.queue.touched(own)
+    story.decide()
+    assert story.grants == [(0, "a")]
+
+
+# ----------------------------------------------------------------------------------- what it costs
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions *work* calls, written in Python or not."""
+    count = 0
+
+    def trace(frame: FrameType, what: str, argument: object) -> None:
+        nonlocal count
+        count += what in ("call", "c_call")
+
+    sys.setprofile(trace)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def many(lanes: int) -> tuple[Queue, TokenBucket, list[Lane], list[Actor]]:
+    """A queue in which a caller waits in each of so many chats, each for an instant of its own."""
+    queue = Queue(0, 0)
+    queue.trusting = True
+    everybody = bucket(1, 100, 30)
+    kept, actors = [], [Actor() for _ in range(lanes)]
+    for n, actor in enumerate(actors):
+        kept.append(
+            queue.lane((everybody, bucket(1, (n * 7919 % lanes + 9) * 10**6, 1, level=0)), ())
+        )
+        queue.join(actor, kept[-1], (TOKEN, TOKEN))
+    queue.advance(0)
+    return queue, everybody, kept, actors
+
+
+def event_costs(lanes: int) -> dict[str, int]:
+    queue, everybody, kept, actors = many(lanes)
+    plain = queue.lane((everybody,), ())
+    newcomer = queue.lane((everybody, bucket(1, 10, 5)), ())
+
+    def go(event: Callable[[], object]) -> Callable[[], None]:
+        def event_and_decision() -> None:
+            event()
+            queue.advance(queue.now)
+
+        return event_and_decision
+
+    return {
+        "a newcomer": calls(go(lambda: queue.try_take(plain, (TOKEN,)))),
+        "a newcomer to a new chat": calls(go(lambda: queue.try_take(newcomer, (TOKEN, TOKEN)))),
+        "a second message": calls(go(lambda: queue.join(Actor(), kept[0], (TOKEN, TOKEN)))),
+        "a caller that leaves": calls(go(lambda: queue.leave(actors[lanes // 2]))),
+        "a grant": calls(lambda: queue.advance(queue.due_at)),
+    }
+
+
+def test_an_event_costs_as_much_among_many_lanes_as_among_few() -> None:
+    few, lots = event_costs(30), event_costs(900)
+    assert {event: lots[event] for event in few if lots[event] > 2 * few[event]} == {}
+    assert max(few.values()) < 700
+
+
+def test_a_pool_of_many_sets_costs_as_much_for_many_callers_as_for_few() -> None:
+    costs = []
+    for callers in (5, 50):
+        queue = Queue(0, 0)
+        queue.trusting = True
+        lanes = [queue.lane((bucket(1, 100 + n, 1, level=0),), ()) for n in range(16)]
+        for _ in range(callers):
+            pool = [Actor() for _ in lanes]
+            for lane, actor in zip(lanes, pool, strict=True):
+                actor.rivals = pool
+                queue.join(actor, lane, (TOKEN,))
+        queue.advance(0)
+        assert queue.due_at < NEVER
+        costs.append(calls(partial(queue.advance, queue.due_at)))
+        assert len(queue.decided) == 1
+    assert costs[1] <= 1.2 * costs[0]
