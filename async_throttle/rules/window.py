@@ -110,9 +110,9 @@ class SlidingWindow(_Window):
         parameters, state = self.parameters, self.state
         if isinstance(parameters.capacity, float):
             return None
-        instants, weights = state.instants, state.weights
-        if not state.inside or instants[0] + parameters.period <= now:
+        if not state.inside or state.instants[0] + parameters.period <= now:
             self._forget(now)
+        instants, weights = state.instants, state.weights
         size = len(instants)
         inside = state.inside + weight
         if size and now <= instants[-1]:
@@ -209,11 +209,15 @@ class SlidingWindow(_Window):
         """Drop the entries that no longer make a difference at *now*."""
         gone, state = self._gone(now), self.state
         if gone:
-            weight = sum(state.weights[:gone])
-            state.inside -= weight
-            state.first += gone
-            state.instants[:gone] = []
-            state.weights[:gone] = []
+            inside, first = state.inside - sum(state.weights[:gone]), state.first + gone
+            instants, weights = state.instants[gone:], state.weights[gone:]
+            # All at once: a question that comes in between would count twice what has gone.
+            state.inside, state.first, state.instants, state.weights = (
+                inside,
+                first,
+                instants,
+                weights,
+            )
 
 
 @dataclass(slots=True)
