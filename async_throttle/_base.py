@@ -91,6 +91,8 @@ class BaseThrottle(Single):
             WeightTooLarge: as `acquire` does; ThrottleClosed and ValueError too.
         """
         core = self._core
+        if weight == 1 and not priority and fast.take_one(core):
+            return True
         option = core.option(weight, priority)
         core.check(option.weights)
         return find(core).seize(Attempt((option,), None, None))

@@ -17,16 +17,15 @@ How threads wait is told in `_shell/thread.py`.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from async_throttle._base import BaseThrottle
 from async_throttle._decorator import within_either
 from async_throttle._shell import fast, loop, thread
-from async_throttle._shell.fast import NOTHING, UNIT
+from async_throttle._shell.fast import NOTHING
 from async_throttle._shell.thread import ThreadScheduler
-from async_throttle._shell.waiting import Option
 from async_throttle.throttle import Lease as AsyncLease
 from async_throttle.throttle import leave_block, leave_block_again
 
@@ -65,7 +64,7 @@ class Throttle(BaseThrottle):
         if fast.take_one(self._core):
             return
         if self._blocks is None:
-            thread.wait(self._core, self._unit())
+            thread.wait(self._core, (self._core.option(1, 0),))
         else:
             lease = self.lease()
             try:
@@ -91,7 +90,7 @@ class Throttle(BaseThrottle):
         if fast.take_one(self._core):
             return
         if self._blocks is None:
-            await loop.wait(self._core, self._unit())
+            await loop.wait(self._core, (self._core.option(1, 0),))
         else:
             lease = await self.lease_async()
             try:
@@ -112,9 +111,6 @@ class Throttle(BaseThrottle):
                 leave_block(self._core, self._blocks, exc, done)
         except BaseException as late:
             leave_block_again(self._core, late, exc, done)
-
-    def _unit(self) -> Sequence[Option]:
-        return (Option(self._core, self._core.lane, UNIT),)
 
     def __call__(
         self, weight: float = 1, *, timeout: float | None = None, priority: int = 0

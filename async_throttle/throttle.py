@@ -105,7 +105,7 @@ class Throttle(FastThrottle, BaseThrottle):
         else:
             core = self._core
             scheduler = core.scheduler
-            if core.state is None:
+            if core.plain and core.state is None:
                 core.reopen()
             if scheduler.calm and scheduler.grab(core.lane, UNIT) is not None:
                 return NOTHING
@@ -157,16 +157,6 @@ class Throttle(FastThrottle, BaseThrottle):
         if priority:
             lease._priority = checked_priority(priority)
         return lease
-
-    def try_acquire(self, weight: float = 1.0, *, priority: int = 0) -> bool:
-        """Take *weight* tokens and a slot if that is possible now and overtakes nobody.
-
-        Raises:
-            WeightTooLarge: as `acquire` does; ThrottleClosed and ValueError too.
-        """
-        if weight == 1 and not priority and fast.take_one(self._core):
-            return True
-        return super().try_acquire(weight, priority=priority)
 
     async def acquire(
         self, weight: float = 1.0, *, timeout: float | None = None, priority: int = 0

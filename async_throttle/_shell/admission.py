@@ -62,15 +62,8 @@ class Admission(Door):
         if self.inside() or self.is_elsewhere():
             return False
 
-        def grant(now: int) -> bool:
-            here = self.here()
-            seized = not here.behind() and here.try_admit(attempt)
-            if seized:
-                here.decide()  # backfilling may let a waiter go now
-            return seized
-
         try:
-            return self.enter(grant, asks=True)
+            return self.enter(lambda now: self.here()._seize(attempt), asks=True)
         except BaseException:
             self.here().withdraw(attempt)
             raise
@@ -113,15 +106,20 @@ class Admission(Door):
 
     def _admit(self, now: int, attempt: Attempt, blocking: bool) -> Waiting | None:
         try:
-            if not self.behind() and self.try_admit(attempt):
-                if self.queue.waiting:
-                    self.decide()  # backfilling may let a waiter go now
+            if self._seize(attempt):
                 return None
             return self._queue_up(now, attempt, blocking)
         except ResourceLimitError as error:
             if self.listeners:
                 self.happened("refusal", attempt.options[0].asked, error)
             raise
+
+    def _seize(self, attempt: Attempt) -> bool:
+        if self.behind() or not self.try_admit(attempt):
+            return False
+        if self.queue.waiting:
+            self.decide()  # backfilling may let a waiter go now
+        return True
 
     def _queue_up(self, now: int, attempt: Attempt, blocking: bool) -> Waiting:
         """Queue *attempt* up, unless that is refused."""

@@ -168,7 +168,7 @@ class Core(Refusals):
         find(self).withdraw(self._attempt(waiter))
 
     def _attempt(self, waiter: Waiting) -> Attempt:
-        waiter.option = Option(self, self.lane, UNIT)
+        waiter.option = self.option(1, 0)
         waiter.arrived = find(self).queue.now
         attempt = Attempt((waiter.option,), None, None)
         attempt.waiters = (waiter,)
@@ -364,7 +364,7 @@ class Core(Refusals):
             raise self.refusal_weight(weights)
         if self.closed:
             raise self.refusal_closed(weights)
-        if self.state is None:
+        if self.plain and self.state is None:
             self.reopen()
 
     def crowded(self, weights: tuple[int, ...]) -> Core | None:

@@ -291,7 +291,7 @@ async def wait_for_unit(core: Core, timeout: float | None = None) -> None:
     """Wait for a slot and one token of a throttle."""
     waiter = fast.queue_behind(core) if timeout is None else None
     if waiter is None:
-        await wait(core, (Option(core, core.lane, fast.UNIT),), timeout)
+        await wait(core, (core.option(1, 0),), timeout)
         return
     try:
         await waiter.future
