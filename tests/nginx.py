@@ -454,8 +454,7 @@ async def measure(client: Client, case: Case, throttle: Throttle | None) -> Figu
     """Make all calls of *case* at once, and let *throttle* hold them back; None: nothing does."""
     statuses = Counter[int]()
     services: list[float] = []
-    last_grant = start = perf_counter()
-    slowest = late = 0.0
+    last_grant = slowest = late = 0.0
 
     async def requests(weight: int) -> None:
         nonlocal last_grant, slowest
@@ -485,6 +484,8 @@ async def measure(client: Client, case: Case, throttle: Throttle | None) -> Figu
 
     async with asyncio.timeout(30):
         listener = asyncio.create_task(listen())
+        await asyncio.sleep(0)  # from here on it hears whatever stops this thread
+        start = perf_counter()
         async with asyncio.TaskGroup() as group:
             for weight in case.calls:
                 group.create_task(call(weight))
