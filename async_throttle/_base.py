@@ -180,9 +180,10 @@ class BaseThrottle(Single):
             return wait
 
         def inside(now: int) -> int:
-            """Where somebody is at work: by what waits for the rate now."""
+            """Where somebody is at work: by what waits for the rate, as of the last event."""
             rule = core.rule
             weight = sum(waiter.weights[-1] for waiter in core.lane) + option.weights[-1]
+            weight = max(0, weight - find(core).queue.pending(rule))  # the rule has that already
             if not rule.divisible:
                 weight = int(min(weight, rule.burst))
             return rule.ready_at(max(now, core.pause.until), weight) - now
@@ -210,12 +211,13 @@ class BaseThrottle(Single):
     @property
     def level(self) -> float:
         """Tokens left now; negative in debt, infinite without a rate."""
-        return find(self._core).ask(self._core.rule.level)
+        return find(self._core).ask(self._core.rule.level, self._core.level)
 
     @property
     def active(self) -> int:
         """Slots held."""
-        return find(self._core).ask(lambda now: self._core.slots.used)
+        core, slots = self._core, self._core.slots
+        return find(core).ask(lambda now: slots.used - find(core).queue.pending(slots))
 
     @property
     def waiting(self) -> int:

@@ -36,7 +36,9 @@ Lives in virtual time are compared as well: what each caller saw and when, and t
 end, must be exactly as if the call had come in just before or just after the outer call; it is
 made there in a life of its own. There is no second arithmetic that could be wrong.
 
-Answers must lie between those of before and after, and change nothing. An interrupted entry is an
+Answers must lie between those of before and after, and change nothing. An outer call may be several
+events, and an answer is as of the last of these: what time or a caller has given back may be there
+that waiters are granted before the outer call is through. An interrupted entry is an
 entry that was never asked for; an interrupted exit has taken place; other calls have or have not.
 A callback of the event loop that is interrupted ends the loop, which is run again: then only the
 promises count that need no comparison. Lives of several threads are not repeatable, so their
@@ -116,10 +118,11 @@ A property whose getter is written in C: no CALL, so no look for signals, neithe
 CALLS: Final = {"CALL", "CALL_KW", "CALL_FUNCTION_EX"}
 BACKWARD: Final = "JUMP_BACKWARD", "POP_JUMP_BACKWARD"
 SILENT: Final = (
-    *("LOAD_", "STORE_FAST", "STORE_ATTR", "STORE_DEREF", "DELETE_FAST", "COPY", "SWAP", "POP_"),
-    *("PUSH_", "NOP", "CACHE", "PRECALL", "KW_NAMES", "RESUME", "RETURN_", "BINARY_", "COMPARE_OP"),
-    *("UNARY_", "TO_BOOL", "IS_OP", "CONTAINS_OP", "JUMP_FORWARD", "JUMP_IF", "END_", "CHECK_"),
-    *("UNPACK_SEQUENCE", "RERAISE", "EXTENDED_ARG", "COPY_FREE_VARS", "MAKE_CELL", "SEND"),
+    *("LOAD_", "STORE_FAST", "STORE_ATTR", "STORE_DEREF", "STORE_SUBSCR", "DELETE_FAST", "COPY"),
+    *("SWAP", "POP_", "PUSH_", "NOP", "CACHE", "PRECALL", "KW_NAMES", "RESUME", "RETURN_"),
+    *("BINARY_", "COMPARE_OP", "UNARY_", "TO_BOOL", "IS_OP", "CONTAINS_OP", "JUMP_FORWARD"),
+    *("JUMP_IF", "END_", "CHECK_", "UNPACK_SEQUENCE", "RERAISE", "EXTENDED_ARG"),
+    *("COPY_FREE_VARS", "MAKE_CELL", "SEND"),
 )
 """Beginnings of the names of instructions at which no garbage is collected.
 
@@ -349,7 +352,7 @@ class Life:
         most: the most slots that may be held.
         lease: held from the start, for a finalizer.
         ledger: (instant, who, what) of all that the callers saw.
-        spent: tokens, by whoever took them.
+        spent: (instant, tokens), by whoever took them.
         wrong: what is broken.
         answer: of the call that came in.
     """
@@ -364,7 +367,7 @@ class Life:
     inside: int = 0
     held: int = 0  # by the lease and an acquire(), until they are given back
     ledger: list[tuple[float, str, str]] = field(default_factory=list)
-    spent: list[float] = field(default_factory=list)
+    spent: list[tuple[float, float]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     answer: object = None
     came: bool = False
@@ -393,17 +396,20 @@ class Life:
     def begin(self, limiter: Any, throttle: Any, lease: Any) -> None:
         """The limiter is there, *lease* and an acquire() of *throttle* are held."""
         self.limiter, self.throttle, self.lease = limiter, throttle, lease
-        self.spent = [3]
+        self.spent = [(-1, 3)]
         self.held = 2
         self.most = throttle.concurrency or math.inf
 
     def entered(self, who: str, weight: float) -> None:
         with self.lock:
             self.inside += 1
-            self.spent.append(weight)
+            self.spend(weight)
             if self.inside + self.held > self.most:
                 self.wrong.append("too many slots")
         self.note(who, "entered")
+
+    def spend(self, weight: float) -> None:
+        self.spent.append((self.now(), weight))
 
     def left(self, who: str) -> None:
         with self.lock:
@@ -444,11 +450,12 @@ class Life:
         except BaseException as error:
             self.note(who, error)
 
-    async def wait(self, who: str, ask: Callable[[], Awaitable[object]]) -> None:
+    async def wait(self, who: str, ask: Callable[[], Awaitable[object]], weight: float = 0) -> None:
         """A caller of something else that waits."""
         try:
             with phase("enter"):
                 await ask()
+            self.spend(weight)
             self.note(who, "came through")
         except BaseException as error:
             self.note(who, error)
@@ -513,8 +520,8 @@ class Life:
             self.wrong.append(f"{throttle.active} held, {throttle.waiting} waiting at the end")
         if total is not None:
             if self.came and self.answer in (None, True):
-                self.spent.append(TAKEN.get(self.what, 0))
-            left = total - sum(self.spent)
+                self.spend(TAKEN.get(self.what, 0))
+            left = total - sum(weight for _, weight in self.spent)
             self.note("level", throttle.level)
             charged = any(who == "charge" and what != "entered" for _, who, what in self.ledger)
             if throttle.level != left and not charged:  # an interrupted charge may have come or not
@@ -736,7 +743,7 @@ async def controls(life: Life) -> None:
     life.held += 1
     with life.watched():
         tasks = [life.start(f"caller{n}", lambda: t(2), weight=2) for n in range(5)]
-        tasks.append(asyncio.create_task(life.wait("consumer", lambda: t.consume(1))))
+        tasks.append(asyncio.create_task(life.wait("consumer", lambda: t.consume(1), 1)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         for name, call in (
@@ -919,16 +926,16 @@ def thread_alone(life: Life) -> None:
 
     def spend(weight: float) -> None:
         t.charge(weight)
-        life.spent.append(weight)
+        life.spend(weight)
 
     with life.watched():
         _with(life, "plain", lambda: t)
         _with(life, "three", lambda: t(3), 3)
         if life.do("try", t.try_acquire, "enter"):
-            life.spent.append(1)
+            life.spend(1)
             life.do("release", t.release, "exit")
         if life.do("acquire", lambda: t.acquire(4), "enter"):
-            life.spent.append(4)
+            life.spend(4)
             life.do("release", t.release, "exit")
         for name, call in (
             ("charge", lambda: spend(5)),
@@ -1280,7 +1287,11 @@ def _at_once(scene: Scene, moment: Moment) -> list[int]:
 
 
 def _between(scene: Scene, what: str, moment: Moment, life: Life) -> bool:
-    """Whether the answer lies between those of before and after; before is the last event."""
+    """Whether the answer lies between those of before and after the events of an outer call.
+
+    These come one after the other: time passes, slots and tokens are given back, and waiters are
+    granted, each by an event of its own. An answer is as of the last one.
+    """
     table = _answers(scene)
     last_segment = moment.segment + 4 * scene.threads  # another thread may have to wait
     near = [
@@ -1291,10 +1302,9 @@ def _between(scene: Scene, what: str, moment: Moment, life: Life) -> bool:
     ]
     if what == "active":  # who leaves has left before the slot is another one's
         near.append(min(near) - 1)
-    if what == "level":  # time passes before anybody is granted anything
-        last = table.get((moment.segment - 1, "after"))
-        rate = life.throttle.capacity / life.throttle.period
-        near += [last[what] + rate * (life.came_at - last["at"])] if last else []
+    if what == "level":  # what time or a caller gives back is there before it is granted
+        granted = sum(weight for at, weight in life.spent if at == life.came_at)
+        near += [number + granted for number in near]
     if life.answer in near or (what == "locked" and life.answer is True):
         return True
     answer: Any = life.answer

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from interruptions import ANSWERS, SCENES, WHATS, judge, sample
@@ -28,7 +28,9 @@ from async_throttle import (
 from async_throttle._base import core_of
 from async_throttle._engine.lane import Lane
 from async_throttle._engine.queue import Queue
+from async_throttle._shell.clock import Clock
 from async_throttle._shell.scheduler import find
+from async_throttle.rules.bucket import TokenBucket
 
 MOMENTS = {"quick": 24, "mutants": 36, "deep": 10**9}.get(PROFILE, 200)
 """In each scene; ``python -m tests.interruptions`` tries them all."""
@@ -134,6 +136,68 @@ def test_a_thread_that_is_interrupted_in_its_sleep_never_asked(make: Callable[[]
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert not [throttle for throttle in getattr(limiter, "limits", [limiter]) if throttle.active]
+
+
+# ------------------------------------------------------------- answers are as of the last event
+
+
+class Asking(TokenBucket):
+    """A rule that asks the throttle *of* as it takes, and raises if it *fails*."""
+
+    __slots__ = ()
+    of: ClassVar[Throttle]
+    fails: ClassVar[bool]
+    answers: ClassVar[list[object]]
+
+    def take(self, now: int, weight: int) -> int | None:
+        throttle = self.of
+        self.answers.append((throttle.level, throttle.active, throttle.waiting, throttle.delay()))
+        self.answers.append(repr(throttle).split("[")[1])
+        if self.fails:
+            raise Alarm
+        return super().take(now, weight)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("queued", [False, True])
+async def test_a_question_in_the_middle_of_a_grant_finds_nothing_taken(
+    queued: bool, fails: bool
+) -> None:
+    throttle, asking = Throttle(8, 3), Throttle(8, 1, algorithm=Asking)
+    both = LimitSet(throttle, asking)
+    Asking.of, Asking.answers, Asking.fails = throttle, [], False
+    if queued:
+        await asking.acquire()
+        Asking.answers.clear()
+    Asking.fails = fails
+    entry = asyncio.ensure_future(both().__aenter__())
+    await asyncio.sleep(0)
+    if queued:
+        asking.release()
+    await asyncio.gather(entry, return_exceptions=True)
+    state = "locked" if queued else "unlocked"
+    seen = f"{state}, tokens:8, slots:3, waiters:{queued:d}]>"
+    assert Asking.answers == [(8, 0, queued, 0), seen]
+    assert (throttle.level, throttle.active) == ((8, 0) if fails else (7, 1))
+
+
+async def test_a_question_from_within_knows_of_entries_that_took_a_shortcut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    throttle = Throttle(10, 4, burst=8)
+    await asyncio.sleep(60)
+    answers: list[object] = []
+    tick = Clock.tick
+
+    def ask(clock: Clock) -> int:
+        answers.append((throttle.level, repr(throttle).split("[")[1]))
+        return tick(clock)
+
+    async with throttle:
+        monkeypatch.setattr(Clock, "tick", ask)
+        throttle.charge(1)
+        monkeypatch.undo()
+    assert answers == [(7, "unlocked, tokens:7, slots:3, waiters:0]>")]
 
 
 # ------------------------------------- a handler may raise any exception, such as TimeoutError

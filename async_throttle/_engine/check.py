@@ -66,6 +66,7 @@ def repair(queue: Queue) -> None:
     for pause in queue.emptying:
         pauses.setdefault(pause)
     queue.emptying = [pause for pause in pauses if pause.empties]
+    queue.taking = ()
     queue.index.clear()
     queue.index.rebuild(queue.busy)
     queue.doubtful = True
@@ -92,6 +93,7 @@ def _differences(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
     yield from _unequal("waiting", queue.waiting, sum(map(len, busy)))
     yield from _unequal("ranked", queue.ranked, sum(lane.priority != 0 for lane in busy))
     yield from _unequal("NOBODY", NOBODY, deque())
+    yield from _unequal("taking", list(queue.taking), [])
     undecided = [waiter for waiter in queue.decided if waiter.state is QUEUED]
     yield from _unequal("decided", undecided, [])
     timed = [(w.deadline, w.order) for w in queue.waiters() if w.deadline < NEVER]

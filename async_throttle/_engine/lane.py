@@ -26,6 +26,7 @@ __all__ = [
     "QUEUED",
     "SKIP",
     "UNFIT",
+    "UNTAKEN",
     "Bottleneck",
     "Lane",
     "Pause",
@@ -56,7 +57,10 @@ class State(Enum):
 
 QUEUED, GRANTED, EXPIRED, UNFIT, DROPPED, FAILED, GONE = State
 
-Receipt = tuple[Rule, int, Any]
+UNTAKEN: Final = object()
+"""Stands for the rule's own receipt until the weight is taken, and once it is given back."""
+
+Receipt = list[Any]
 """A rule, the weight taken from it, and the rule's own receipt for the weight."""
 
 
@@ -258,18 +262,10 @@ class Lane:
             default=-NEVER,
         )
 
-    def take(self, now: int, weights: tuple[int, ...]) -> list[Receipt]:
-        """Take *weights* from the rules; if a rule raises, nothing is taken."""
-        receipts: list[Receipt] = []
-        try:
-            self.take_into(receipts, now, weights)
-        except BaseException:
-            give_back(now, receipts)
-            raise
-        return receipts
-
     def take_into(self, receipts: list[Receipt], now: int, weights: tuple[int, ...]) -> None:
         """Take *weights* one after the other; *receipts* has what was taken, at any moment.
+
+        Nothing is called or made between the taking and the note of it.
 
         The loops have a function of their own: from CPython 3.12 on, an interrupt that comes as a
         loop goes back to its start passes by the handlers of a try around the loop.
@@ -277,12 +273,16 @@ class Lane:
         for n, slots in self.slots:
             weight = weights[n]
             if weight != SKIP:
+                taken: Receipt = [slots, weight, UNTAKEN]
+                receipts.append(taken)
                 slots.free -= weight
-                receipts.append((slots, weight, None))
+                taken[2] = None
         for n, rule in self.takes:
             weight = weights[n]
             if weight != SKIP:
-                receipts.append((rule, weight, rule.take(now, weight)))
+                taken = [rule, weight, UNTAKEN]
+                receipts.append(taken)
+                taken[2] = rule.take(now, weight)
 
     # -- waiters ------------------------------------------------------------------------
 
@@ -335,7 +335,7 @@ class Lane:
 
 
 def give_back(now: int, receipts: list[Receipt]) -> None:
-    """Undo a `Lane.take`, from the last rule to the first; *receipts* is empty then.
+    """Undo a `Lane.take_into`, from the last rule to the first; *receipts* is empty then.
 
     The exception of a rule comes at the end, when the remaining rules have got their weights back.
     A call that was interrupted may be made again, and gives back the rest.
@@ -344,9 +344,11 @@ def give_back(now: int, receipts: list[Receipt]) -> None:
     while receipts:
         rule, weight, receipt = receipts[-1]
         try:
-            rule.refund(now, receipt, weight)
+            if receipt is not UNTAKEN:
+                rule.refund(now, receipt, weight)
         except Exception as raised:
             error = error or raised
+        receipts[-1][2] = UNTAKEN
         receipts.pop()
     if error is not None:
         raise error

@@ -52,6 +52,7 @@ from async_throttle._engine.lane import (
     QUEUED,
     SKIP,
     UNFIT,
+    UNTAKEN,
     Bottleneck,
     Lane,
     Pause,
@@ -90,6 +91,7 @@ class Queue:
         deadlines: a heap of (deadline, order, waiter); waiters that have left may be among them.
         patience: the count of turns out of rank.
         index: the busy lanes by what blocks them, while there are several.
+        taking: what the grant under way has taken so far: see `pending`.
         trusting: whether the owner of the queue tells which rules it changes: see `touched`.
         doubtful: whether rules may have changed unknown to the index.
     """
@@ -110,6 +112,7 @@ class Queue:
         "now",
         "patience",
         "ranked",
+        "taking",
         "trusting",
         "waiting",
         "wake_at",
@@ -131,6 +134,7 @@ class Queue:
         self.deadlines: list[tuple[int, int, Waiter]] = []
         self.patience = Patience()
         self.index = Index()
+        self.taking: Sequence[Receipt] = ()
         self.trusting = False
         self.doubtful = True
 
@@ -232,6 +236,14 @@ class Queue:
                         rivals = waiter.rivals
                         callers.add(id(rivals[0] if rivals else waiter))
         return alone + len(callers)
+
+    def pending(self, rule: Rule) -> int:
+        """What the grant under way has taken of *rule*: as of the last event it is still there."""
+        return sum(
+            weight
+            for taken, weight, receipt in self.taking
+            if taken is rule and receipt is not UNTAKEN
+        )
 
     # -- time ---------------------------------------------------------------------------
 
@@ -420,6 +432,7 @@ class Queue:
         out_of_rank = self.ranked and self._is_out_of_rank(lane)
         self.decided.append(waiter)
         receipts: list[Receipt] = []
+        self.taking = receipts
         try:
             lane.take_into(receipts, self.now, waiter.weights)
         except BaseException as error:
@@ -432,6 +445,7 @@ class Queue:
         waiter.receipts = receipts
         waiter.granted_at = now
         waiter.state = GRANTED
+        self.taking = ()
         # From here on only fields change that follow from the states.
         lane.waiters.popleft()
         self.waiting -= 1
@@ -585,7 +599,14 @@ class Queue:
         """Grant *weights* now, if that overtakes no waiter: the receipts, or None."""
         if not self.can_take(lane, weights):
             return None
-        receipts = lane.take(self.now, weights)
+        receipts: list[Receipt] = []
+        self.taking = receipts
+        try:
+            lane.take_into(receipts, self.now, weights)
+        except BaseException:
+            give_back(self.now, receipts)
+            raise
+        self.taking = ()
         self._touch_rules(lane, weights)
         if self.ranked or lane.priority:
             try:

@@ -280,6 +280,10 @@ class Core(Refusals):
         fill = rule.period * rule.burst / rule.capacity if rule.capacity < math.inf else 0
         return max(rule.period, math.ceil(fill))
 
+    def level(self, now: int) -> float:
+        """Tokens left; those that a grant under way is taking as well."""
+        return self.rule.level(now) + find(self).queue.pending(self.rule) / TOKEN
+
     def waiting(self) -> int:
         """Callers that are queued for the rate, with or without further limits."""
         return find(self).queue.count(self.rule)
@@ -338,22 +342,23 @@ class Core(Refusals):
     def told(self, address: int) -> str:
         """The repr of the throttle at *address*. Time does not pass meanwhile: due waiters stay."""
         scheduler = find(self)
-        now = scheduler.queue.now if scheduler.inside() else scheduler.clock.present()
+        now = scheduler.last() if scheduler.inside() else scheduler.clock.present()
         waiting = scheduler.queue.count(self.rule)
         slots = self.slots
+        free = slots.free + scheduler.queue.pending(slots)
         if self.closed:
             state = "closed"
         elif self.pause.until > now:
             state = "paused"
-        elif waiting or slots.free <= 0:
+        elif waiting or free <= 0:
             state = "locked"
         else:
             state = "unlocked"
         name = "" if self.name is None else f" {self.name!r}"
-        free = "" if slots.limit == UNLIMITED else f", slots:{slots.free}"
+        left = "" if slots.limit == UNLIMITED else f", slots:{free}"
         return (
             f"<async_throttle.{self.face}{name} object at {address:#x} [{state}, "
-            f"tokens:{self.rule.level(now):g}{free}, waiters:{waiting}]>"
+            f"tokens:{self.level(now):g}{left}, waiters:{waiting}]>"
         )
 
     # -- refusals -----------------------------------------------------------------------

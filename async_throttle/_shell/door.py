@@ -7,7 +7,8 @@ every allocation), a signal handler, a rule or a clock of the user's. So every c
 - A change (`do`) that finds the door taken is noted, and made when the outer call is through. A
   change that comes from a foreign thread while callers wait in an event loop is noted as well, and
   made in the loop's thread.
-- A question (`ask`) that finds the door taken is answered from the last event.
+- A question (`ask`) that finds the door taken is answered as of the last event: at the instant of
+  that, and as if the grant under way had not taken anything yet.
 - A caller that would have to wait is refused: it would wait for the very call that it interrupted.
 
 CPython runs signal handlers, and so raises KeyboardInterrupt, when a Python function begins, when
@@ -138,7 +139,7 @@ class Door(ABC):
             inside: the question to be answered where the door is taken.
         """
         if self.inside() or self.is_elsewhere():
-            return (inside or question)(self.queue.now)
+            return (inside or question)(self.last())
         return self.enter(question, asks=True)
 
     def enter(self, change: Callable[[int], R], *, surely: bool = False, asks: bool = False) -> R:
@@ -217,6 +218,11 @@ class Door(ABC):
     def catch_up(self) -> None:
         """Make the changes that were noted."""
         self.do(self._change_nothing)
+
+    def last(self) -> int:
+        """The instant of the last event. A queue without waiters is not told of shortcuts."""
+        queue = self.queue
+        return queue.now if queue.waiting or queue.emptying else self.clock.seen
 
     def is_elsewhere(self) -> bool:
         """Whether changes are to be made in a different thread than this."""

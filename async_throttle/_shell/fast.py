@@ -648,8 +648,11 @@ def grab(scheduler: Door, lane: Lane, weights: tuple[int, ...]) -> list[Receipt]
     try:
         if not _is_there(lane, weights, now):
             return None
+        queue = scheduler.queue
+        scheduler.clock.seen = queue.now = now
+        queue.taking = receipts
         lane.take_into(receipts, now, weights)
-        scheduler.clock.seen = scheduler.queue.now = now
+        queue.taking = ()
         return receipts
     except BaseException:
         give_back(now, receipts)
