@@ -6,7 +6,7 @@ import sys
 import time
 
 from . import __doc__ as about
-from . import calls, growth, limits, shut, tables, waits, windows
+from . import calls, crowds, growth, limits, making, shut, tables, waits, windows
 from .peers import AIOLIMITER, ANYIO, ASYNCIO_THROTTLE, FORMER, SEMAPHORE, THROTTLER, Peers
 from .rows import Bench, Chapter, Finding, Growth
 
@@ -27,10 +27,24 @@ CHAPTERS = (
             windows.filling,
             windows.merging,
             calls.heavy,
+            crowds.ranking,
+            making.making,
+            making.importing,
         ),
         (SEMAPHORE, AIOLIMITER, ASYNCIO_THROTTLE, THROTTLER, ANYIO, FORMER),
     ),
-    Chapter("LimitSet", (limits.concurry,), ()),
+    Chapter(
+        "LimitSet",
+        (
+            limits.concurry,
+            crowds.passing,
+            crowds.broadcasting,
+            crowds.timing_out,
+            crowds.queueing,
+            making.making_again,
+        ),
+        (),
+    ),
     Chapter("Crowds", (growth.growth,), ()),
 )
 

@@ -203,7 +203,7 @@ async def chats(apart: float, n: int, regions: int = 0, **window: Any) -> Counts
     """
     everybody = Throttle(30, initial=15, **window)
     shared = [Throttle(30) for _ in range(regions)]
-    chats = Throttles(lambda seconds: Throttle(1, period=seconds, initial=0))
+    chats = Throttles[float, Throttle](lambda seconds: Throttle(1, period=seconds, initial=0))
     numbers = count()
     counts: Counts = {}
 

@@ -29,7 +29,9 @@ NOTES = """\
 - Quadratic: left out where one run would take minutes. Hangs: still waiting after that time.
 - Late is against the instant at which each is due, at 50 a second; the share of a core is that of
   all threads or tasks meanwhile. Those due at once wait for the interpreter to switch to each
-  of them, which is why they stand beside bare locks."""
+  of them, which is why they stand beside bare locks.
+- Chats that wait have a limit each, and one in common; a message to an idle chat passes them all.
+- Steps grow alike on every machine. Not yet: the slope is known to be steeper than promised."""
 
 
 def report(
