@@ -217,7 +217,7 @@ async def chats(apart: float, n: int, regions: int = 0, **window: Any) -> Counts
 
     tasks = await come(*(message(0.1 + k * apart) for k in range(n)))
     last = LimitSet(everybody, chats[HOUR])
-    await usual(counts, newcomer, last, tasks[n // 2], 2 * HOUR)
+    await usual(counts, newcomer, last, tasks[n // 2], 2 * HOUR * n)
     behind, idle = message(0.1), LimitSet(everybody, Throttle(20, period=60))()
     with counted(counts, "arrival behind another"):
         await come(behind)
