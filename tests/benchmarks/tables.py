@@ -31,7 +31,8 @@ NOTES = """\
   all threads or tasks meanwhile. Those due at once wait for the interpreter to switch to each
   of them, which is why they stand beside bare locks.
 - Chats that wait have a limit each, and one in common; a message to an idle chat passes them all.
-- Steps grow alike on every machine. Not yet: the slope is known to be steeper than promised."""
+- Steps grow alike on every machine. Not yet: the slope is known to be steeper than promised; met by
+  now: it no longer is, and the mark in `growth.NOT_YET` may go."""
 
 
 def report(
@@ -145,10 +146,16 @@ def _growths(growths: Sequence[Growth], picture: bool) -> Table:
                 *(f"{count:,}" for count in each.counts.values()),
                 f"{each.slope:.2f} <= {each.most:g}",
                 *([_slope(each)] if picture else []),
-                "not yet" if each.not_yet and not each.kept else _verdict(each.kept),
+                _judged(each),
             ]
         )
     return table
+
+
+def _judged(each: Growth) -> str:
+    if each.not_yet:
+        return "met by now" if each.kept else "not yet"
+    return _verdict(each.kept)
 
 
 def _slope(each: Growth) -> str:
