@@ -1,8 +1,10 @@
 """What there is to pay before the first call: importing, and making a limiter."""
 
 import asyncio
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -84,37 +86,51 @@ async def making_again(bench: Bench) -> list[Row]:
     return [group.row("async with LimitSet(a, b), made for each call", "us", "again", "kept", None)]
 
 
+IMPORTED = {
+    AIOLIMITER: "aiolimiter",
+    ASYNCIO_THROTTLE: "asyncio_throttle",
+    THROTTLER: "throttler",
+    ANYIO: "anyio",
+}
+
+
 async def importing(bench: Bench) -> list[Row]:
     """In a process of its own each; that of asyncio, which all of them import, is left out."""
     rounds = bench.pick(9, 1)
+    with tempfile.TemporaryDirectory() as compiled:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
-    async def importing(name: str, before: str = "asyncio") -> float:
-        code = f"import sys, {before}; from time import process_time as t; s = t(); import {name}"
-        ran = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-c", f"{code}; print(t() - s)"],
-            capture_output=True,
-            text=True,
-            check=True,
+        async def run(code: str) -> str:
+            ran = await asyncio.to_thread(
+                subprocess.run,
+                [sys.executable, "-c", code],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            return ran.stdout
+
+        async def cost(name: str, before: str = "asyncio") -> float:
+            clock = "from time import process_time as t; s = t()"
+            return float(await run(f"import {before}; {clock}; import {name}; print(t() - s)"))
+
+        await run(  # from now on all of it is compiled
+            "import contextlib, importlib\n"
+            f"for name in {['asyncio', 'async_throttle', *IMPORTED.values()]}:\n"
+            "    with contextlib.suppress(ImportError): importlib.import_module(name)"
         )
-        return float(ran.stdout)
-
-    names = {
-        AIOLIMITER: "aiolimiter",
-        ASYNCIO_THROTTLE: "asyncio_throttle",
-        THROTTLER: "throttler",
-        ANYIO: "anyio",
-    }
-    group = await bench.group(
-        rounds,
-        {
-            "package": lambda: importing("async_throttle"),
-            "asyncio": lambda: importing("asyncio", "sys"),
-        },
-        {
-            name: lambda lib, module=module: importing(module)  # type: ignore[misc]
-            for name, module in names.items()
-        },
-        otherwise="left out",
-    )
+        group = await bench.group(
+            rounds,
+            {
+                "package": lambda: cost("async_throttle"),
+                "asyncio": lambda: cost("asyncio", "sys"),
+            },
+            {
+                name: lambda lib, module=module: cost(module)  # type: ignore[misc]
+                for name, module in IMPORTED.items()
+            },
+            otherwise="left out",
+        )
     return [group.row("import async_throttle, after asyncio", "ms", "package", "asyncio", 0.25)]
