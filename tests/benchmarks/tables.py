@@ -31,8 +31,8 @@ NOTES = """\
   all threads or tasks meanwhile. Those due at once wait for the interpreter to switch to each
   of them, which is why they stand beside bare locks.
 - Chats that wait have a limit each, and one in common; a message to an idle chat passes them all.
-- Steps grow alike on every machine. Not yet: the slope is known to be steeper than promised; met by
-  now: it no longer is, and the mark in `growth.NOT_YET` may go."""
+- Steps grow alike on every machine. Not yet: the slope is known to be steeper than promised. Met by
+  now: it no longer is, and the mark in `growth.NOT_YET` may go, unless the run is a quick one."""
 
 
 def report(
