@@ -1,6 +1,6 @@
 """The benchmark suite still runs: every row, far too small and too seldom to mean anything.
 
-Run as a user runs it, in a process of its own. No number is looked at.
+Run as a user runs it, in a process of its own. No number of seconds is looked at.
 """
 
 import re
@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks import __main__ as suite
+from benchmarks import growth
 from support import QUICK
+
+from async_throttle import Throttle
 
 pytest.importorskip("aiolimiter", reason="the peers come with the extra 'bench'")
 
@@ -19,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PEERS = ["asyncio.Semaphore", "aiolimiter", "asyncio-throttle", "throttler", "anyio"]
 FORMER = "async-throttle 1.0"
 CONCURRY = "concurry"
-GROUPS = 14
+GROUPS = 23
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
@@ -51,7 +55,7 @@ def test_every_row_is_measured_and_printed_in_its_table() -> None:
 
     assert result.returncode == 0, result.stderr
     assert len(re.findall(r"^\w+: [\d.]+ s$", result.stderr, re.MULTILINE)) == GROUPS
-    throttle, others, limit_set, answers = tables(result.stdout)
+    throttle, others, limit_set, answers, crowds = tables(result.stdout)
     for (head, *promises), subject in ((throttle, "Throttle"), (limit_set, "LimitSet")):
         assert head == ["work", subject, "compared with", "ratio", "target", "verdict"]
         for _, ours, _, ratio, target, verdict in promises:
@@ -65,6 +69,8 @@ def test_every_row_is_measured_and_printed_in_its_table() -> None:
     assert [row[0] for row in others[1:]] == [row[0] for row in throttle[1:]]
     assert answers[0] == ["question", "LimitSet", CONCURRY, "wanted", "verdict"]
     assert [row[-1] for row in answers[1:]] == ["met"] * 3
+    assert crowds[0] == ["event", "", "", "slope", "verdict"]
+    assert {row[-1] for row in crowds[1:]} <= {"", "met", "met by now", "not yet"}
 
 
 def test_a_peer_that_cannot_be_had_is_said_to_be_missing() -> None:
@@ -74,3 +80,30 @@ def test_a_peer_that_cannot_be_had_is_said_to_be_missing() -> None:
     assert f"NOT MEASURED: {FORMER}: left out by --offline" in result.stdout
     assert re.search(r"^async with .* not measured$", result.stdout, re.MULTILINE)
     assert "QUICK" in result.stdout
+
+
+@pytest.mark.parametrize("not_yet", [False, True])
+def test_a_slope_that_is_steeper_than_promised_fails_the_run(
+    not_yet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def crowd(n: int) -> growth.Counts:
+        counts: growth.Counts = {}
+        with growth.counted(counts, "grant"):
+            Throttle(1).try_acquire()
+        with growth.counted(counts, "release"):
+            for _ in range(n):
+                Throttle(1).try_acquire()
+        return counts
+
+    monkeypatch.setattr(growth, "CROWDS", {"loops": crowd})
+    monkeypatch.setattr(growth, "NOT_YET", {"release": ["loops"]} if not_yet else {})
+    monkeypatch.setattr(suite, "Peers", lambda offline: ())
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick", "--only", "growth"])
+    if not_yet:
+        suite.main()
+    else:
+        with pytest.raises(SystemExit, match=r"than promised: release among loops$"):
+            suite.main()
+    printed = capsys.readouterr().out
+    assert re.search(r"- grant .* 0\.00 <= 0\.15    \|  .* met", printed)
+    assert re.search(r"- release .* 1\.00 <= 0\.15  ##\|####### ", printed)

@@ -16,12 +16,13 @@ from types import FrameType
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import examples
+from support import examples, queued
 from test_queue import Story, bucket
 
-from async_throttle import Rule, TokenBucket
+from async_throttle import LimitSet, Rule, Throttle, TokenBucket
 from async_throttle._engine.check import check
 from async_throttle._engine.forecast import Actor
+from async_throttle._engine.index import Index
 from async_throttle._engine.lane import GRANTED, QUEUED, Lane
 from async_throttle._engine.queue import Queue
 from async_throttle._units import NEVER, TOKEN
@@ -260,3 +261,17 @@ def test_a_pool_of_many_sets_costs_as_much_for_many_callers_as_for_few() -> None
         costs.append(calls(partial(queue.advance, queue.due_at)))
         assert len(queue.decided) == 1
     assert costs[1] <= 1.2 * costs[0]
+
+
+async def test_a_pause_does_not_make_the_index_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    everybody, chat = Throttle(1, initial=0), Throttle(1, initial=0)
+    sets = LimitSet(everybody, chat), LimitSet(everybody, Throttle(1, initial=0))
+    tasks = [await queued(limits.acquire().__aenter__()) for limits in sets]
+    with monkeypatch.context() as patch:
+        patch.delattr(Index, "rebuild")
+        chat.pause(60)
+        sets[0].pause(60)
+        chat.resume()
+        sets[0].resume()
+    for task in tasks:
+        await task

@@ -218,12 +218,14 @@ class Core(Refusals):
     def hold(self, now: int, span: int, empty: bool) -> None:
         """Pause for *span* nanoseconds."""
         until = NEVER if span >= NEVER else now + span
+        find(self).queue.touched()
         find(self).queue.pause(self.pause, until, empty)
         self.reopen()
         self.tell("pause", until)
 
     def resume(self, now: int) -> None:
         """End a pause now."""
+        find(self).queue.touched()
         find(self).queue.resume(self.pause)
         self.reopen()
         self.tell("resume")

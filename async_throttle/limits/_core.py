@@ -168,6 +168,7 @@ class SetCore:
         next set over the same throttles finds it.
         """
         until = NEVER if span >= NEVER else now + span
+        find(self).queue.touched()
         find(self).queue.pause(self.lane.pauses[0], until, empty)
         numbers = tuple(member.number for member in self.members)
         for member in self.members:
@@ -176,6 +177,7 @@ class SetCore:
 
     def resume(self, now: int) -> None:
         """End a pause of this set now."""
+        find(self).queue.touched()
         find(self).queue.resume(self.lane.pauses[0])
         self.tell("resume")
 

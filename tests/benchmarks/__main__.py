@@ -6,9 +6,9 @@ import sys
 import time
 
 from . import __doc__ as about
-from . import calls, limits, shut, tables, waits, windows
+from . import calls, crowds, growth, limits, making, shut, tables, waits, windows
 from .peers import AIOLIMITER, ANYIO, ASYNCIO_THROTTLE, FORMER, SEMAPHORE, THROTTLER, Peers
-from .rows import Bench, Chapter, Finding
+from .rows import Bench, Chapter, Finding, Growth
 
 CHAPTERS = (
     Chapter(
@@ -27,10 +27,25 @@ CHAPTERS = (
             windows.filling,
             windows.merging,
             calls.heavy,
+            crowds.ranking,
+            making.making,
+            making.importing,
         ),
         (SEMAPHORE, AIOLIMITER, ASYNCIO_THROTTLE, THROTTLER, ANYIO, FORMER),
     ),
-    Chapter("LimitSet", (limits.concurry,), ()),
+    Chapter(
+        "LimitSet",
+        (
+            limits.concurry,
+            crowds.passing,
+            crowds.broadcasting,
+            crowds.timing_out,
+            crowds.queueing,
+            making.making_again,
+        ),
+        (),
+    ),
+    Chapter("Crowds", (growth.growth,), ()),
 )
 
 
@@ -59,6 +74,14 @@ def main() -> None:
         if findings:
             found.append((chapter, findings))
     print(tables.report(found, peers, markdown=given.markdown, quick=given.quick))
+    steep = [
+        f"{finding.event} among {finding.crowd}"
+        for _, findings in found
+        for finding in findings
+        if isinstance(finding, Growth) and not (finding.kept or finding.not_yet)
+    ]
+    if steep:
+        sys.exit(f"grows faster than promised: {', '.join(steep)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a row of the tables is, and how one is made out of samples."""
 
+import math
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,30 @@ class Answer:
     wanted: str
 
 
-Finding: TypeAlias = Row | Answer
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How one event grows with the size of the crowd in which it happens."""
+
+    crowd: str
+    event: str
+    counts: Mapping[int, int]
+    """By size of the crowd, the smallest first: steps."""
+    most: float
+    """The steepest slope that is promised."""
+    not_yet: bool = False
+    """Whether it is known to be steeper."""
+
+    @property
+    def slope(self) -> float:
+        (few, cost_of_few), *_, (many, cost_of_many) = self.counts.items()
+        return math.log(cost_of_many / cost_of_few) / math.log(many / few)
+
+    @property
+    def kept(self) -> bool:
+        return self.slope <= self.most
+
+
+Finding: TypeAlias = Row | Answer | Growth
 
 
 @dataclass(frozen=True, slots=True)

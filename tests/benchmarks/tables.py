@@ -1,5 +1,6 @@
 """The results as text: what is promised and what was found, and the others at the same work."""
 
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import TypeAlias
 
 from .measure import Ratio, Samples
 from .peers import Peers
-from .rows import Answer, Chapter, Finding, Row
+from .rows import Answer, Chapter, Finding, Growth, Row
 
 Table: TypeAlias = Sequence[Sequence[str]]
 """Rows of cells; the first row is the head."""
@@ -28,7 +29,10 @@ NOTES = """\
 - Quadratic: left out where one run would take minutes. Hangs: still waiting after that time.
 - Late is against the instant at which each is due, at 50 a second; the share of a core is that of
   all threads or tasks meanwhile. Those due at once wait for the interpreter to switch to each
-  of them, which is why they stand beside bare locks."""
+  of them, which is why they stand beside bare locks.
+- Chats that wait have a limit each, and one in common; a message to an idle chat passes them all.
+- Steps grow alike on every machine. Not yet: the slope is known to be steeper than promised. Met by
+  now: it no longer is, and the mark in `growth.NOT_YET` may go, unless the run is a quick one."""
 
 
 def report(
@@ -41,6 +45,14 @@ def report(
     show = _markdown if markdown else _text
     blocks = ["\n".join(_circumstances(peers, quick))]
     for chapter, findings in found:
+        growths = [finding for finding in findings if isinstance(finding, Growth)]
+        if growths:
+            blocks += [
+                f"{chapter.subject}: steps (lines of code and calls) of one event, by how many "
+                "wait, and the slope: 0 is flat, 1 linear, 2 quadratic.",
+                show(_growths(growths, picture=not markdown)),
+            ]
+            continue
         rows = [finding for finding in findings if isinstance(finding, Row)]
         answers = [finding for finding in findings if isinstance(finding, Answer)]
         blocks += [
@@ -111,6 +123,45 @@ def _answers(subject: str, answers: Sequence[Answer]) -> Table:
             for each in answers
         ),
     ]
+
+
+SLOPE = 10
+"""Columns of a picture for a slope of 1."""
+
+
+def _growths(growths: Sequence[Growth], picture: bool) -> Table:
+    width = max(len(each.counts) for each in growths)
+    blank = [""] * width
+    head = ["event", *blank, "slope", *(["0 to 2, | promised"] if picture else []), "verdict"]
+    table = [head]
+    crowd = ""
+    for each in growths:
+        if each.crowd != crowd:
+            crowd = each.crowd
+            sizes = [f"n = {size:,}" for size in each.counts]
+            table.append([f"{crowd}:", *sizes, *[""] * (len(head) - 1 - width)])
+        table.append(
+            [
+                f"- {each.event}",
+                *(f"{count:,}" for count in each.counts.values()),
+                f"{each.slope:.2f} <= {each.most:g}",
+                *([_slope(each)] if picture else []),
+                _judged(each),
+            ]
+        )
+    return table
+
+
+def _judged(each: Growth) -> str:
+    if each.not_yet:
+        return "met by now" if each.kept else "not yet"
+    return _verdict(each.kept)
+
+
+def _slope(each: Growth) -> str:
+    cells = [*("#" * round(min(2, each.slope) * SLOPE)).ljust(2 * SLOPE + 1)]
+    cells[math.ceil(each.most * SLOPE)] = "|"
+    return "".join(cells)
 
 
 def _others(rows: Sequence[Row], names: Sequence[str]) -> Table:
