@@ -34,8 +34,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, field
-from typing import Final, Self
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Self
 
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.rules import Parameters, Rule, read, written
@@ -44,6 +45,10 @@ __all__ = ["GCRA", "LeakyBucket", "TokenBucket"]
 
 MOST_LOWS: Final = 2_000
 """Refunds are exact for this many differing minima; past it the memory is thinned."""
+
+
+NO_LOWS: Final[Any] = ()
+"""What *lows* and *upto* are while there are none; most buckets never need more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +88,21 @@ class BucketParameters(Parameters):
     coarse: Ticks
     fine: Ticks
 
-    @classmethod
-    def of(cls, capacity: int | float, period: int, burst: int | float) -> Self:
-        if isinstance(capacity, float):
-            return cls(capacity, period, burst, UNLIMITED, UNLIMITED)
-        assert isinstance(burst, int), "a bucket with a rate has a finite burst"
-        common = math.gcd(period, capacity)
-        grain = period // common
-        fine = coarse = Ticks(capacity // common, grain * TOKEN, grain, burst * grain)
-        if burst % TOKEN == 0:
-            common = math.gcd(period * TOKEN, capacity)
-            token = period * TOKEN // common
-            coarse = Ticks(capacity // common, token, 0, burst // TOKEN * token)
-        return cls(capacity, period, burst, coarse, fine)
+
+@lru_cache(typed=True)
+def parameters_of(capacity: int | float, period: int, burst: int | float) -> BucketParameters:
+    """The parameters of a bucket, with its units. Equal buckets, one for each key, share them."""
+    if isinstance(capacity, float):
+        return BucketParameters(capacity, period, burst, UNLIMITED, UNLIMITED)
+    assert isinstance(burst, int), "a bucket with a rate has a finite burst"
+    common = math.gcd(period, capacity)
+    grain = period // common
+    fine = coarse = Ticks(capacity // common, grain * TOKEN, grain, burst * grain)
+    if burst % TOKEN == 0:
+        common = math.gcd(period * TOKEN, capacity)
+        token = period * TOKEN // common
+        coarse = Ticks(capacity // common, token, 0, burst // TOKEN * token)
+    return BucketParameters(capacity, period, burst, coarse, fine)
 
 
 @dataclass(slots=True)
@@ -118,8 +125,8 @@ class BucketState:
     issued: int = 0
     dead: int = 0
     floor: int = 0
-    upto: list[int] = field(default_factory=list)
-    lows: list[int] = field(default_factory=list)
+    upto: list[int] = NO_LOWS
+    lows: list[int] = NO_LOWS
 
 
 class TokenBucket(Rule):
@@ -158,13 +165,13 @@ class TokenBucket(Rule):
     ) -> None:
         if burst is None:
             burst = self.usual_burst(capacity)
-        parameters = BucketParameters.of(capacity, period, burst)
+        parameters = parameters_of(capacity, period, burst)
         state = self.state
         old = state.ticks
         missing = max(0, state.full_at - now * old.scale)
         self.note(missing)
         ticks = parameters.coarse
-        lows: list[int] = []
+        lows: list[int] = NO_LOWS
         if ticks.token:
             # The level stays, and so do the minima, to the nanotoken, rounded down so that no
             # change mints any.
@@ -174,7 +181,7 @@ class TokenBucket(Rule):
             if state.lows or lacking % TOKEN:
                 ticks = parameters.fine
             missing = ticks.cost(lacking)
-            lows = [
+            lows = state.lows and [
                 min(missing, ticks.cost((held + low) * TOKEN // old.token - level))
                 for low in state.lows
             ]
@@ -188,7 +195,7 @@ class TokenBucket(Rule):
         if lows:
             state.floor = lows[-1]
         else:
-            state.upto = []
+            state.upto = NO_LOWS
             state.dead = state.issued
             state.floor = 0
 
@@ -326,8 +333,8 @@ class TokenBucket(Rule):
             state.issued,
             state.dead,
             state.floor,
-            list(state.upto),
-            list(state.lows),
+            state.upto and list(state.upto),
+            state.lows and list(state.lows),
         )
         return twin
 
@@ -351,7 +358,7 @@ class TokenBucket(Rule):
     def load(cls, data: bytes) -> Self:
         capacity, period, burst, fine, *state = read("bucket", data)
         rule = object.__new__(cls)
-        parameters = rule.parameters = BucketParameters.of(capacity, period, burst)
+        parameters = rule.parameters = parameters_of(capacity, period, burst)
         rule.state = BucketState(parameters.fine if fine else parameters.coarse, *state)
         return rule
 
@@ -364,8 +371,8 @@ class TokenBucket(Rule):
         upto, lows, issued = state.upto, state.lows, state.issued
         if missing <= 0:
             if lows:
-                state.upto = []
-                state.lows = []
+                state.upto = NO_LOWS
+                state.lows = NO_LOWS
             state.dead = issued
             state.floor = 0
             return
@@ -373,11 +380,13 @@ class TokenBucket(Rule):
         if issued > (upto[first - 1] if first else state.dead):
             if first >= MOST_LOWS:
                 upto, lows = _thinned([*upto[:first], issued], [*lows[:first], missing])
-                state.upto = upto
-                state.lows = lows
-            else:
+            elif lows:
                 upto[first:] = [issued]
                 lows[first:] = [missing]
+            else:
+                upto, lows = [issued], [missing]
+            state.upto = upto
+            state.lows = lows
             state.floor = lows[-1]
         else:
             state.floor = lows[-1] if lows else 0
@@ -386,7 +395,7 @@ class TokenBucket(Rule):
         """Make ticks fine enough for nanotokens, for good: instants stay where they are."""
         state, fine = self.state, self.parameters.fine
         factor = fine.scale // state.ticks.scale
-        lows = [low * factor for low in state.lows]
+        lows = state.lows and [low * factor for low in state.lows]
         state.ticks = fine
         state.full_at *= factor
         state.lows = lows
