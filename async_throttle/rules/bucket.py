@@ -34,12 +34,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Self
 
 from async_throttle._units import NEVER, TOKEN
-from async_throttle.rules import Parameters, Rule, read, written
+from async_throttle.rules import Frozen, Parameters, Rule, read, written
 
 __all__ = ["GCRA", "LeakyBucket", "TokenBucket"]
 
@@ -51,8 +50,7 @@ NO_LOWS: Final[Any] = ()
 """What *lows* and *upto* are while there are none; most buckets never need more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticks:
+class Ticks(Frozen):
     """The unit of a bucket's instants, and what its parameters are in it.
 
     Attributes:
@@ -62,10 +60,13 @@ class Ticks:
         room: ticks that an empty bucket takes to fill.
     """
 
-    scale: int
-    token: int
-    grain: int
-    room: int
+    __slots__ = ("grain", "room", "scale", "token")
+
+    def __init__(self, scale: int, token: int, grain: int, room: int) -> None:
+        self.scale = scale
+        self.token = token
+        self.grain = grain
+        self.room = room
 
     def cost(self, weight: int) -> int:
         """Ticks that *weight* takes to come back; it must be whole tokens if they are coarse."""
@@ -76,7 +77,6 @@ UNLIMITED: Final = Ticks(scale=1, token=0, grain=0, room=0)
 """Without a limit everything is back at once."""
 
 
-@dataclass(frozen=True, slots=True)
 class BucketParameters(Parameters):
     """What a bucket was told, and its units.
 
@@ -85,8 +85,19 @@ class BucketParameters(Parameters):
         fine: ticks for nanotokens.
     """
 
-    coarse: Ticks
-    fine: Ticks
+    __slots__ = ("coarse", "fine")
+
+    def __init__(
+        self,
+        capacity: int | float,
+        period: int,
+        burst: int | float,
+        coarse: Ticks,
+        fine: Ticks,
+    ) -> None:
+        super().__init__(capacity, period, burst)
+        self.coarse = coarse
+        self.fine = fine
 
 
 @lru_cache(typed=True)
@@ -105,7 +116,6 @@ def parameters_of(capacity: int | float, period: int, burst: int | float) -> Buc
     return BucketParameters(capacity, period, burst, coarse, fine)
 
 
-@dataclass(slots=True)
 class BucketState:
     """What changes in a bucket.
 
@@ -120,13 +130,25 @@ class BucketState:
             can have back at most this many ticks; above the last one, everything.
     """
 
-    ticks: Ticks = UNLIMITED
-    full_at: int = 0
-    issued: int = 0
-    dead: int = 0
-    floor: int = 0
-    upto: list[int] = NO_LOWS
-    lows: list[int] = NO_LOWS
+    __slots__ = ("dead", "floor", "full_at", "issued", "lows", "ticks", "upto")
+
+    def __init__(
+        self,
+        ticks: Ticks = UNLIMITED,
+        full_at: int = 0,
+        issued: int = 0,
+        dead: int = 0,
+        floor: int = 0,
+        upto: list[int] = NO_LOWS,
+        lows: list[int] = NO_LOWS,
+    ) -> None:
+        self.ticks = ticks
+        self.full_at = full_at
+        self.issued = issued
+        self.dead = dead
+        self.floor = floor
+        self.upto = upto
+        self.lows = lows
 
 
 class TokenBucket(Rule):
@@ -136,6 +158,8 @@ class TokenBucket(Rule):
     closed one, which has a nanosecond more, at most that of d + 1 ns. For servers that refill
     a budget of their own, which is most of them.
     """
+
+    __module__ = "async_throttle"
 
     __slots__ = ()
 
@@ -423,6 +447,8 @@ def _thinned(upto: list[int], lows: list[int]) -> tuple[list[int], list[int]]:
 class GCRA(TokenBucket):
     """The token bucket under the name that it has in networks: the generic cell rate algorithm."""
 
+    __module__ = "async_throttle"
+
     __slots__ = ()
 
 
@@ -432,6 +458,8 @@ class LeakyBucket(TokenBucket):
     Heavier weights need a burst of their size. Some libraries call the full-burst meter
     'leaky bucket'; that one is `TokenBucket` here.
     """
+
+    __module__ = "async_throttle"
 
     __slots__ = ()
 
