@@ -36,6 +36,8 @@ class ExecutionMode(StrEnum):
     True
     """
 
+    __module__ = "async_throttle.limits"
+
     Sync = "sync"
     Threads = "thread"
     Asyncio = "asyncio"
@@ -103,6 +105,8 @@ class LimitSet(Single):
     >>> asyncio.run(main())
     (900, 9)
     """
+
+    __module__ = "async_throttle"
 
     # _limits    by key, as the user gave them
     # _blocks    what the blocks of the set itself hold, by task or thread
