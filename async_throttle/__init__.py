@@ -70,38 +70,42 @@ How it is built: in floors, and each imports only from those below::
 The two lower floors know no clock, no event loop and no thread: the shell tells them the time.
 """
 
-from async_throttle.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
-from async_throttle.exceptions import (
-    ResourceError,
-    ResourceLimitError,
-    ThrottleClosed,
-    ThrottleFull,
-    ThrottleTimeout,
-    WeightTooLarge,
-)
-from async_throttle.keyed import Throttles
-from async_throttle.limits import (
-    CallLimit,
-    LimitPool,
-    LimitSet,
-    LimitSetAcquisition,
-    LoadBalancingAlgorithm,
-    RateLimit,
-    ResourceLimit,
-)
-from async_throttle.resources import (
-    AdaptiveRateLimiter,
-    ConcurrencyLimiter,
-    RateLimiter,
-    ResourceGroup,
-    TimeoutManager,
-)
-from async_throttle.rules import Rule
-from async_throttle.rules.algorithm import RateLimitAlgorithm
-from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
-from async_throttle.rules.window import FixedWindow, SlidingWindow
-from async_throttle.schedule import Schedule
-from async_throttle.throttle import Lease, Throttle
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from async_throttle.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
+    from async_throttle.exceptions import (
+        ResourceError,
+        ResourceLimitError,
+        ThrottleClosed,
+        ThrottleFull,
+        ThrottleTimeout,
+        WeightTooLarge,
+    )
+    from async_throttle.keyed import Throttles
+    from async_throttle.limits import (
+        CallLimit,
+        LimitPool,
+        LimitSet,
+        LimitSetAcquisition,
+        LoadBalancingAlgorithm,
+        RateLimit,
+        ResourceLimit,
+    )
+    from async_throttle.resources import (
+        AdaptiveRateLimiter,
+        ConcurrencyLimiter,
+        RateLimiter,
+        ResourceGroup,
+        TimeoutManager,
+    )
+    from async_throttle.rules import Rule
+    from async_throttle.rules.algorithm import RateLimitAlgorithm
+    from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
+    from async_throttle.rules.window import FixedWindow, SlidingWindow
+    from async_throttle.schedule import Schedule
+    from async_throttle.throttle import Lease, Throttle
 
 __all__ = [
     "AIMD",
@@ -140,5 +144,40 @@ __all__ = [
     "WeightTooLarge",
 ]
 
-for _name in __all__:  # users see the name they import, not the module it happens to live in
-    globals()[_name].__module__ = __name__
+_HOMES = {
+    name: home
+    for home, names in {
+        "adaptive": "AIMD Adaptive BackOff Gradient Outcome",
+        "exceptions": "ResourceError ResourceLimitError WeightTooLarge "
+        "ThrottleClosed ThrottleFull ThrottleTimeout",
+        "keyed": "Throttles",
+        "limits": "CallLimit LimitPool LimitSet LimitSetAcquisition LoadBalancingAlgorithm "
+        "RateLimit ResourceLimit",
+        "resources": "AdaptiveRateLimiter ConcurrencyLimiter RateLimiter ResourceGroup "
+        "TimeoutManager",
+        "rules": "Rule",
+        "rules.algorithm": "RateLimitAlgorithm",
+        "rules.bucket": "GCRA LeakyBucket TokenBucket",
+        "rules.window": "FixedWindow SlidingWindow",
+        "schedule": "Schedule",
+        "throttle": "Lease Throttle",
+    }.items()
+    for name in names.split()
+}
+"""The module of each name, which is imported when that name is first asked for: a program that uses
+a `Throttle` does not wait for the rest."""
+
+_MODULES = {*(home.split(".")[0] for home in _HOMES.values()), "buckets", "testing", "threads"}
+
+if not TYPE_CHECKING:  # else type checkers would take any name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return import_module(f"{__name__}.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, *_MODULES})

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from async_throttle._engine.forecast import quote
 from async_throttle._shell import fast
 from async_throttle._shell.core import UNIT, Core, burst_of, period_of, slots_of
 from async_throttle._shell.fast import NOTHING
-from async_throttle._shell.following import Following
 from async_throttle._shell.lease import Blocks
 from async_throttle._shell.loop import LoopScheduler
 from async_throttle._shell.scheduler import find
@@ -19,11 +17,15 @@ from async_throttle._shell.single import Single
 from async_throttle._shell.thread import ThreadScheduler
 from async_throttle._shell.waiting import Attempt
 from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, positive, seconds, tokens
-from async_throttle.adaptive import Adaptive
 from async_throttle.rules import Rule
 from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
 from async_throttle.rules.bucket import TokenBucket
 from async_throttle.rules.slots import UNLIMITED
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from async_throttle.adaptive import Adaptive
 
 __all__ = ["BaseThrottle", "core_of"]
 
@@ -66,6 +68,8 @@ class BaseThrottle(Single):
         )
         self._blocks: Blocks | None = None
         if adapt is not None:
+            from async_throttle._shell.following import Following  # most limits are fixed
+
             core.following = Following(core, adapt, concurrency)
             self._blocks = Blocks()
 

@@ -8,8 +8,10 @@ the parameter and the value in its error.
 from __future__ import annotations
 
 import math
-from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 __all__ = [
     "MOST",
@@ -90,11 +92,14 @@ def nanoseconds(name: str, value: float | timedelta) -> int:
     100000000
     """
     what = "a number of seconds of at least 0"
-    if isinstance(value, timedelta):
-        span = value // timedelta(microseconds=1) * 1000
-        if span < 0:
-            raise ValueError(f"{name} must be {what}, got {value!r}")
-        return span
+    if not isinstance(value, int | float):
+        from datetime import timedelta  # a tenth of the import, and few use it
+
+        if isinstance(value, timedelta):
+            span = value // timedelta(microseconds=1) * 1000
+            if span < 0:
+                raise ValueError(f"{name} must be {what}, got {value!r}")
+            return span
     if not _within(name, value, what):
         raise ValueError(f"{name} must be {what}, got {value!r}")
     if value == math.inf:

@@ -32,6 +32,8 @@ __all__ = [
 class ResourceError(Exception):
     """Base of everything that this library raises about a resource."""
 
+    __module__ = "async_throttle"
+
 
 class ResourceLimitError(ResourceError):
     """A limit refused the call, and nothing was taken.
@@ -41,6 +43,8 @@ class ResourceLimitError(ResourceError):
         retry_after: seconds after which the same call could be granted, as known at the
             refusal; None where no wait would help or none is known.
     """
+
+    __module__ = "async_throttle"
 
     def __init__(
         self, message: str = "", *, limit: str | None = None, retry_after: float | None = None
@@ -66,6 +70,8 @@ class WeightTooLarge(ResourceLimitError, ValueError):
         largest: the largest weight that could be granted.
     """
 
+    __module__ = "async_throttle"
+
     def __init__(
         self,
         message: str = "",
@@ -85,10 +91,16 @@ class WeightTooLarge(ResourceLimitError, ValueError):
 class ThrottleTimeout(ResourceLimitError, TimeoutError):
     """The call would have to wait, or did wait, longer than its *timeout*."""
 
+    __module__ = "async_throttle"
+
 
 class ThrottleFull(ResourceLimitError):
     """As many callers wait as *max_waiting* allows."""
 
+    __module__ = "async_throttle"
+
 
 class ThrottleClosed(ResourceLimitError):
     """The throttle was closed."""
+
+    __module__ = "async_throttle"

@@ -72,6 +72,8 @@ class Throttles(Single, Generic[K, T]):
     ('chat 7', True, False)
     """
 
+    __module__ = "async_throttle"
+
     # _throttles  by key, the one looked at least recently first
     # _lock       held while an entry changes. Reentrant: a finalizer may run at any time, and
     #             may ask for a key

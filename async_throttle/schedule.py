@@ -72,6 +72,8 @@ class Schedule:
     300.0
     """
 
+    __module__ = "async_throttle"
+
     __slots__ = ("_capacity", "_clock", "_every", "_tz")
 
     def __init__(

@@ -16,14 +16,16 @@ from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
 from async_throttle._shell.core import Core, checked_priority
 from async_throttle._shell.fast import NOTHING, UNIT, FastLease, FastThrottle
-from async_throttle._shell.following import Measure
 from async_throttle._shell.lease import BaseLease, Blocks, settle
 from async_throttle._shell.loop import LoopScheduler, drained, wait, wait_for_unit
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.states import FRESH
 from async_throttle._shell.waiting import Option, note
 from async_throttle._units import tokens
-from async_throttle.adaptive import Outcome
+
+if TYPE_CHECKING:
+    from async_throttle._shell.following import Measure
+    from async_throttle.adaptive import Outcome
 
 __all__ = ["Lease", "Throttle"]
 
@@ -91,6 +93,8 @@ class Throttle(FastThrottle, BaseThrottle):
     >>> asyncio.run(main())
     (4, 1)
     """
+
+    __module__ = "async_throttle"
 
     __slots__ = ()
 
@@ -258,6 +262,8 @@ class Lease(FastLease, BaseLease):
         waited: seconds from the arrival to the grant.
     """
 
+    __module__ = "async_throttle"
+
     # _throttle whose lease it is: kept, so that a table of throttles keeps it too
     # _receipt  of the rule, for the tokens taken; unset before the grant
     # _settled  tokens taken, as settled so far; unset before the grant
@@ -312,17 +318,17 @@ class Lease(FastLease, BaseLease):
         Raises:
             RuntimeError: nothing was granted yet.
         """
-        self._tell(Outcome.OK)
+        self._tell("ok")
 
     def ignore(self) -> None:
         """The call says nothing about the server: it failed here, or never got there. See `ok`."""
-        self._tell(Outcome.IGNORED)
+        self._tell("ignored")
 
     def dropped(self) -> None:
         """The server refused the call, or did not answer in time. See `ok`."""
-        self._tell(Outcome.DROPPED)
+        self._tell("dropped")
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: Outcome | str) -> None:
         self._check_granted()
         if hasattr(self, "_measure"):
             measure = self._measure
@@ -395,7 +401,7 @@ class Lease(FastLease, BaseLease):
         self._receipt = receipt if rule is self._core.rule else None
         self._settled = self.weight
         if self._core.following is not None:
-            self._measure = Measure(self._core)
+            self._measure = self._core.following.measure(self._core)
         super()._hold(receipts, waited, option, spans)
 
     def _give_back(self, now: int) -> None:

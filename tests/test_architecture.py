@@ -402,6 +402,42 @@ def test_what_is_exported_at_the_top_says_so(name: str) -> None:
     assert getattr(async_throttle, name).__module__ == "async_throttle"
 
 
+LATER = {"adaptive", "limits", "resources", "keyed", "schedule", "testing", "buckets", "threads"}
+"""The parts of the package that a throttle does without."""
+
+
+def parts_loaded(script: str) -> set[str]:
+    """The parts of the package that a new interpreter has imported after *script*."""
+    script += "; import sys; print(*(name for name in sys.modules if name.startswith('async_')))"
+    command = [sys.executable, "-W", "error", "-c", script]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+    return {name.split(".")[1] for name in run.stdout.split() if "." in name}
+
+
+def test_a_part_is_imported_when_it_is_first_asked_for() -> None:
+    assert parts_loaded("import async_throttle") == set()
+    assert parts_loaded("import async_throttle; async_throttle.ResourceError") == {"exceptions"}
+    assert not parts_loaded("from async_throttle import Throttle; Throttle(1, 2)") & LATER
+    assert parts_loaded("from async_throttle import *") > LATER - {"testing", "buckets"}
+    for part in LATER:
+        assert part in parts_loaded(f"import async_throttle; async_throttle.{part}")
+
+
+def test_each_name_at_the_top_is_asked_for_where_type_checkers_find_it() -> None:
+    found = set[tuple[str, str]]()
+    for node in ast.walk(parsed(PACKAGE / "__init__.py")):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(PACKAGE.name):
+            home = str(node.module).removeprefix(f"{PACKAGE.name}.")
+            found.update((alias.name, home) for alias in node.names)
+    assert found == set(async_throttle._HOMES.items())
+    assert {name for name, _ in found} == set(async_throttle.__all__) <= set(dir(async_throttle))
+
+
+def test_a_name_that_is_not_there_is_said_to_be_missing() -> None:
+    with pytest.raises(AttributeError, match="'async_throttle' has no attribute 'Trottle'"):
+        async_throttle.Trottle  # type: ignore[attr-defined]  # noqa: B018
+
+
 @each_public_name
 def test_a_public_name_says_what_it_is_for_and_where_it_is_imported_from(
     module: ModuleType, name: str

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, ClassVar
-from weakref import WeakValueDictionary
 
 import pytest
 from hypothesis import event, example, given
@@ -31,6 +30,7 @@ from async_throttle._engine.lane import (
     SKIP,
     UNFIT,
     Lane,
+    Lanes,
     Pause,
     State,
     Waiter,
@@ -61,8 +61,9 @@ def decided(queue: Queue) -> list[Waiter]:
 def twin(queue: Queue) -> Queue:
     """A copy of *queue* with all its waiters and rules, and of the lanes those with waiters."""
     other = copy.deepcopy(queue)
-    other.lanes = WeakValueDictionary[tuple[int, ...], Lane]()
-    other.lanes.update({(n,): lane for n, lane in enumerate(other.busy)})
+    other.lanes = Lanes()
+    for lane in other.busy:
+        other.lanes.add(lane)
     return other
 
 
@@ -320,6 +321,22 @@ def test_one_late_wake_up_within_the_grace_comes_to_the_same_as_many_punctual_on
 
 
 # ----------------------------------------------------------------------------------------- leaving
+
+
+def test_a_lane_is_found_again_for_as_long_as_something_refers_to_it() -> None:
+    queue = Queue(0, 0)
+    rules = [(bucket(1, 10, 1),) for _ in range(100)]
+    lanes: list[Lane] = []
+    for each in rules:
+        lanes.append(queue.lane(each, ()))
+        assert [queue.lane(known, ()) for known in rules[: len(lanes)]] == lanes
+    assert queue.lane(rules[0], (), 1) not in lanes
+    assert queue.lanes.values() == lanes
+    del lanes[1:]
+    for each in [(bucket(1, 10, 1),) for _ in range(500)]:
+        queue.lane(each, ())
+    assert queue.lanes.values() == lanes
+    assert len(queue.lanes._refs or ()) <= 10
 
 
 def test_leaving_after_the_grant_is_as_if_it_had_never_asked() -> None:

@@ -583,7 +583,7 @@ def test_a_charge_leaves_no_receipt_to_look_after() -> None:
     rule = TokenBucket(0, 10 * TOKEN, SECOND, 100 * TOKEN)
     for _ in range(10):
         rule.charge(0, TOKEN)
-    assert rule.state.lows == []
+    assert not rule.state.lows
     receipt = rule.take(0, TOKEN)
     for _ in range(10):
         rule.charge(0, TOKEN)

@@ -85,7 +85,7 @@ class Clinging(LoopScheduler):
     def _withdraw(self, now: int, attempt: Attempt) -> None:
         handed_over = set(self.handed_over)
         super()._withdraw(now, attempt)
-        self.handed_over |= handed_over
+        self.handed_over = self.handed_over | handed_over
 
 
 class Impolite(LoopScheduler):

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from heapq import heapify
 from typing import Any
 
-from async_throttle._engine.index import Index, Standing
+from async_throttle._engine.index import EMPTY, Index, Standing
 from async_throttle._engine.lane import GONE, NOBODY, QUEUED, Lane
 from async_throttle._engine.patience import Patience
-from async_throttle._engine.queue import Queue
+from async_throttle._engine.queue import NO_DEMAND, Queue
 from async_throttle._units import NEVER
 
 __all__ = ["check", "repair", "told"]
@@ -34,7 +34,7 @@ def check(queue: Queue) -> None:
 
 def repair(queue: Queue) -> None:
     """Compute every derived field anew."""
-    lanes = list(queue.lanes.values())
+    lanes = queue.lanes.values()
     for lane in lanes:
         lane.waiters = deque(lane)
         lane.left = 0
@@ -85,14 +85,14 @@ def told(queue: Queue) -> str:
 
 
 def _differences(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
-    lanes = list(queue.lanes.values())
+    lanes = queue.lanes.values()
     busy = [lane for lane in lanes if len(lane)]
     for lane in lanes:
         yield from _differences_of(lane)
     yield from _unequal("busy", sorted(map(id, queue.busy)), sorted(map(id, busy)))
     yield from _unequal("waiting", queue.waiting, sum(map(len, busy)))
     yield from _unequal("ranked", queue.ranked, sum(lane.priority != 0 for lane in busy))
-    yield from _unequal("NOBODY", NOBODY, deque())
+    yield from _unequal("what stays empty", [*NOBODY, *NO_DEMAND, *EMPTY], [])
     yield from _unequal("taking", list(queue.taking), [])
     undecided = [waiter for waiter in queue.decided if waiter.state is QUEUED]
     yield from _unequal("decided", undecided, [])
@@ -171,8 +171,10 @@ def _differences_of(lane: Lane) -> Iterator[tuple[str, Any, Any]]:
         fresh.append(waiter)
     for name in ("slots", "rates", "takes", "fed", "backdates", "opens_at"):
         yield from _unequal(f"lane.{name}", getattr(lane, name), getattr(fresh, name))
+    nothing = [0] * len(lane.rules)
     for n, _ in lane.rates:
-        yield from _unequal("lane.backlog", lane.backlog[n], fresh.backlog[n])
+        pair = (lane.backlog or nothing)[n], (fresh.backlog or nothing)[n]
+        yield from _unequal("lane.backlog", *pair)
     gone = sum(waiter.state is not QUEUED for waiter in lane.waiters)
     yield from _unequal("lane.left", lane.left, gone)
     if lane.waiters:

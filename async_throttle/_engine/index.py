@@ -41,10 +41,10 @@ from collections.abc import Container, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import chain, count, takewhile
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 from async_throttle._engine.backfill import Rank, claims_of
-from async_throttle._engine.lane import SKIP, Lane
+from async_throttle._engine.lane import ENDED, NONE_YET, SKIP, Lane
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 from async_throttle.rules.bucket import TokenBucket
@@ -60,6 +60,9 @@ Kind = tuple[tuple[Rule, ...], tuple[int, ...]]
 """Shared rates, and of each of them the weight, if that is forgotten at once, or else -1."""
 
 _STEADY = {TokenBucket.ready_at, SlidingWindow.ready_at, FixedWindow.ready_at}
+
+EMPTY: Final[dict[Any, Any]] = {}
+"""Stays empty: what an index has until there are several lanes. Most throttles never have them."""
 
 _numbers = count()
 
@@ -547,25 +550,28 @@ class Index:
 
     def __init__(self) -> None:
         self.present = 0
-        self.standings: dict[Lane, Standing] = {}
-        self.clear()
+        self.standings: dict[Lane, Standing] = EMPTY
+        self.asking: dict[Rule, dict[Lane, None]] = EMPTY
+        self.rules: dict[Lane, list[Rule]] = EMPTY
+        self.dirty: dict[Lane, None] = EMPTY
+        self.stale: dict[Cluster, None] = EMPTY
+        self.restless: dict[Cluster, None] = EMPTY
+        self.entangled = 0
+        self.soonest: list[tuple[int, Rank, int, Cluster]] = NONE_YET
+        self.quitters: list[Lane] = NONE_YET
+        self.turns: list[Lane] = NONE_YET
+        self.fresh_turns: list[Lane] = NONE_YET
+        self.turns_at = ENDED
 
     def clear(self) -> None:
-        """Know nothing of any lane."""
+        """Know nothing of any lane. This comes before the first lane, too."""
         for standing in self.standings.values():
             standing.cluster.clear()  # or cluster and lane would keep each other
-        self.standings.clear()
-        self.asking: dict[Rule, dict[Lane, None]] = {}
-        self.rules: dict[Lane, list[Rule]] = {}
-        self.dirty: dict[Lane, None] = {}
-        self.stale: dict[Cluster, None] = {}
-        self.restless: dict[Cluster, None] = {}
+        self.standings, self.asking, self.rules, self.dirty = {}, {}, {}, {}
+        self.stale, self.restless = {}, {}
         self.entangled = 0
-        self.soonest: list[tuple[int, Rank, int, Cluster]] = []
-        self.quitters: list[Lane] = []
-        self.turns: list[Lane] = []
-        self.fresh_turns: list[Lane] = []
-        self.turns_at = -NEVER
+        self.soonest, self.quitters, self.turns, self.fresh_turns = [], [], [], []
+        self.turns_at = ENDED
 
     def rebuild(self, busy: Sequence[Lane]) -> None:
         """Know the lanes that are *busy*, if there are several."""
@@ -578,7 +584,7 @@ class Index:
 
     def enter(self, lane: Lane) -> None:
         """*lane* has waiters now."""
-        self.turns_at = -NEVER
+        self.turns_at = ENDED
         rules = [rule for _, rule in lane.rates]
         rules += [slots for _, slots in lane.slots if slots.limit != UNLIMITED]
         cluster: Cluster | None = None
@@ -675,7 +681,7 @@ class Index:
             self.restless.pop(cluster, None)
 
     def _outdate(self, cluster: Cluster) -> None:
-        self.turns_at = -NEVER
+        self.turns_at = ENDED
         cluster.stale = True
         self.stale[cluster] = None
 

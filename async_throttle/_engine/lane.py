@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from math import inf
 from typing import Any, Final, Protocol
+from weakref import ref
 
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
@@ -18,17 +19,20 @@ from async_throttle.rules.slots import Slots
 
 __all__ = [
     "DROPPED",
+    "ENDED",
     "EXPIRED",
     "FAILED",
     "GONE",
     "GRANTED",
     "NOBODY",
+    "NONE_YET",
     "QUEUED",
     "SKIP",
     "UNFIT",
     "UNTAKEN",
     "Bottleneck",
     "Lane",
+    "Lanes",
     "Pause",
     "Receipt",
     "State",
@@ -41,6 +45,12 @@ SKIP: Final = -1
 
 NOBODY: Final[deque[Any]] = deque()
 """Stays empty: what a lane or a queue has until a waiter comes. Most throttles never need more."""
+
+NONE_YET: Final[Any] = ()
+"""What a list is until it has to hold something; most throttles never need more."""
+
+ENDED: Final = -NEVER
+"""The end of a pause that never began: a single object, for many pauses and lanes."""
 
 
 class State(Enum):
@@ -109,7 +119,7 @@ class Pause:
 
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
-        self.until = -NEVER
+        self.until = ENDED
         self.empties = False
 
 
@@ -159,7 +169,7 @@ class Lane:
         bottleneck: the time of the head by rule; None where it is not measured.
         waiters: in order of arrival; waiters that have left may be among them.
         left: the number of *waiters* that have left.
-        backlog: by rate, the sum of the waiters' weights.
+        backlog: by rate, the sum of the waiters' weights; nothing until a waiter comes.
         slots, rates: the rules with their places: slots come back from holders, rates regain
             with time. A rate without a limit is left out.
         takes: the rates in the order in which a grant takes of them, after the slots: a rule that
@@ -204,7 +214,7 @@ class Lane:
         self.waiters: deque[Waiter] = NOBODY
         self.left = 0
         self.overtaken = [0] * len(rules)
-        self.slots = [(n, rule) for n, rule in enumerate(rules) if isinstance(rule, Slots)]
+        self.slots = tuple([(n, rule) for n, rule in enumerate(rules) if isinstance(rule, Slots)])
         self.refit()
         self.reopen()
 
@@ -251,15 +261,15 @@ class Lane:
 
     def opens_for(self, weights: tuple[int, ...]) -> int:
         """The end of the pauses that hold a waiter with *weights*."""
-        if self.opens_at == -NEVER:
-            return -NEVER
+        if self.opens_at == ENDED:
+            return ENDED
         return max(
             [
                 pause.until
                 for pause, n in zip(self.pauses, self.places, strict=True)
                 if n == len(weights) or weights[n] != SKIP
             ],
-            default=-NEVER,
+            default=ENDED,
         )
 
     def take_into(self, receipts: list[Receipt], now: int, weights: tuple[int, ...]) -> None:
@@ -291,6 +301,7 @@ class Lane:
         weights = waiter.weights
         if self.waiters is NOBODY:
             self.waiters = deque()
+            self.backlog = [0] * len(self.rules)
         self.waiters.append(waiter)
         for n, _ in self.rates:
             if weights[n] > 0:
@@ -320,18 +331,68 @@ class Lane:
 
     def refit(self) -> None:
         """See anew which rates have a limit: a rate may have become infinite, or finite."""
-        self.rates = [(n, rule) for n, rule in enumerate(self.rules) if rule.capacity < inf]
-        self.takes = sorted(self.rates, key=_keeps)
-        self.fed = [(n, rule) for n, rule in self.rates if type(rule).demand is not Rule.demand]
-        self.backdates = all(rule.backdates for _, rule in self.rates)
-        self.backlog = [0] * len(self.rules)
+        rates = [(n, rule) for n, rule in enumerate(self.rules) if rule.capacity < inf]
+        self.rates = tuple(rates)
+        self.takes = tuple(sorted(rates, key=_keeps)) if any(map(_keeps, rates)) else self.rates
+        self.fed = tuple([(n, rule) for n, rule in rates if type(rule).demand is not Rule.demand])
+        self.backdates = all(rule.backdates for _, rule in rates)
+        self.backlog = NONE_YET if self.waiters is NOBODY else [0] * len(self.rules)
         for waiter in self:
             for n, _ in self.rates:
                 self.backlog[n] += max(0, waiter.weights[n])
 
     def reopen(self) -> None:
         """See anew when the last of the pauses ends."""
-        self.opens_at = max((pause.until for pause in self.pauses), default=-NEVER)
+        self.opens_at = max([pause.until for pause in self.pauses], default=ENDED)
+
+
+LaneKey = tuple[int, ...]
+"""The class of a lane, whether it is that of a throttle, and its rules: each is one object."""
+
+
+class Lanes:
+    """The lanes that are in use in a queue, by their keys.
+
+    A lane that is the only one so far is kept. Most throttles have no other, and need no
+    dictionary. From the second lane on each is known for as long as something else refers to it.
+    """
+
+    # _only  the only lane so far
+    # _refs  from the second lane on, all of them; lanes that are gone may be among them
+    # _most  the number of entries at which those that are gone are swept out
+    __slots__ = ("_most", "_only", "_refs")
+
+    def __init__(self) -> None:
+        self._only: Lane | None = None
+        self._refs: dict[LaneKey, ref[Lane]] | None = None
+        self._most = 8
+
+    def get(self, key: LaneKey) -> Lane | None:
+        """The lane of that *key*, if there is one."""
+        if self._refs is not None:
+            found = self._refs.get(key)
+            return None if found is None else found()
+        return self._only if self._only is not None and _key(self._only) == key else None
+
+    def add(self, lane: Lane) -> None:
+        """*lane* is in use from now on."""
+        refs = self._refs
+        if refs is None:
+            if self._only is None:
+                self._only = lane
+                return
+            refs = {_key(self._only): ref(self._only)}
+            self._refs, self._only = refs, None
+        elif len(refs) >= self._most:
+            self._refs = refs = {_key(other): ref(other) for other in self.values()}
+            self._most = 2 * len(refs) + 8
+        refs[_key(lane)] = ref(lane)
+
+    def values(self) -> list[Lane]:
+        """The lanes."""
+        if self._refs is None:
+            return [] if self._only is None else [self._only]
+        return [lane for found in list(self._refs.values()) if (lane := found()) is not None]
 
 
 def give_back(now: int, receipts: list[Receipt]) -> None:
@@ -352,6 +413,10 @@ def give_back(now: int, receipts: list[Receipt]) -> None:
         receipts.pop()
     if error is not None:
         raise error
+
+
+def _key(lane: Lane) -> LaneKey:
+    return (lane.priority, lane.bottleneck is None, *map(id, lane.rules))
 
 
 def _keeps(place: tuple[int, Rule]) -> bool:

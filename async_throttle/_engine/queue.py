@@ -37,24 +37,26 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush, merge
 from itertools import count
-from typing import Any
-from weakref import WeakValueDictionary
+from typing import Any, Final
 
 from async_throttle._engine import decide
 from async_throttle._engine.backfill import Rank, Reservations, obstacle
 from async_throttle._engine.index import Index
 from async_throttle._engine.lane import (
+    ENDED,
     EXPIRED,
     FAILED,
     GONE,
     GRANTED,
     NOBODY,
+    NONE_YET,
     QUEUED,
     SKIP,
     UNFIT,
     UNTAKEN,
     Bottleneck,
     Lane,
+    Lanes,
     Pause,
     Receipt,
     State,
@@ -66,6 +68,9 @@ from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 
 __all__ = ["Queue"]
+
+NO_DEMAND: Final[dict[Rule, int]] = {}
+"""Stays empty: what the demand is until a rule gets its permits from outside."""
 
 _arrivals = count(1)  # over all queues, so that two of them can become one
 
@@ -123,15 +128,15 @@ class Queue:
         self.grace = grace
         self.wake_at = self.due_at = NEVER
         self.decided: deque[Waiter] = NOBODY
-        self.demand: dict[Rule, int] = {}
-        self.errors: list[Exception] = []
+        self.demand: dict[Rule, int] = NO_DEMAND
+        self.errors: list[Exception] = NONE_YET
         self.feeds = False
         self.waiting = 0
-        self.busy: list[Lane] = []
+        self.busy: list[Lane] = NONE_YET
         self.ranked = 0
-        self.lanes: WeakValueDictionary[tuple[int, ...], Lane] = WeakValueDictionary()
-        self.emptying: list[Pause] = []
-        self.deadlines: list[tuple[int, int, Waiter]] = []
+        self.lanes = Lanes()
+        self.emptying: list[Pause] = NONE_YET
+        self.deadlines: list[tuple[int, int, Waiter]] = NONE_YET
         self.patience = Patience()
         self.index = Index()
         self.taking: Sequence[Receipt] = ()
@@ -161,22 +166,23 @@ class Queue:
             else:
                 bottleneck = Bottleneck(len(rules), self.now)
                 lane = Lane(rules, pauses, priority, (len(rules), *places), bottleneck)
-            self.lanes[key] = lane
+            self.lanes.add(lane)
             self.feeds = self.feeds or bool(lane.fed)
         return lane
 
     def absorb(self, other: Queue) -> None:
         """Take over the lanes and waiters of *other*, whose *now* is the same."""
         assert self.now == other.now, "two clocks: one of them must be shifted first"
-        self.lanes.update(other.lanes)
+        for lane in other.lanes.values():
+            self.lanes.add(lane)
         if len(self.busy) > 1:
             for lane in other.busy:
                 self.index.enter(lane)
         elif other.busy:
             self.doubtful = True
-        self.busy += other.busy
+        self.busy = [*self.busy, *other.busy]
         self.ranked += other.ranked
-        self.emptying += other.emptying
+        self.emptying = [*self.emptying, *other.emptying]
         self.decided = self.decided + other.decided
         self.waiting += other.waiting
         self.deadlines = list(merge(sorted(self.deadlines), sorted(other.deadlines)))
@@ -186,7 +192,7 @@ class Queue:
 
     def shift(self, by: int) -> None:
         """Move every instant by *by* nanoseconds: the queue goes by a different clock now."""
-        lanes = list(self.lanes.values())
+        lanes = self.lanes.values()
         self.now += by
         for rule in {rule: None for lane in lanes for rule in lane.rules}:
             rule.shift(by)
@@ -470,7 +476,7 @@ class Queue:
         if ranked:
             busy = [other for other in self.busy if other is not lane]
             self.patience.granted(lane, weights, waiter.order, busy, out_of_rank=bool(out_of_rank))
-            self.index.turns_at = -NEVER
+            self.index.turns_at = ENDED
             if not self.ranked:
                 self.patience.in_rank.clear()
         if waiter.rivals:
@@ -516,13 +522,13 @@ class Queue:
 
     def _note_demand(self) -> None:
         """Write down the weights wanted of rules that get their permits from outside."""
-        if self.demand:
-            self.demand = {}
+        demand: dict[Rule, int] = {}
         for lane in self.busy:
             for n, rule in lane.fed:
                 weight = lane.waiters[0].weights[n]
                 if weight != SKIP and _lacks(rule, self.now, weight):
-                    self.demand[rule] = self.demand.get(rule, 0) + lane.backlog[n]
+                    demand[rule] = demand.get(rule, 0) + lane.backlog[n]
+        self.demand = demand
 
     # -- callers ------------------------------------------------------------------------
 
@@ -632,6 +638,8 @@ class Queue:
         waiter.state = QUEUED
         lane.append(waiter)
         if len(lane.waiters) == 1:
+            if self.busy is NONE_YET:
+                self.busy = []
             self.busy.append(lane)
             self.ranked += lane.priority != 0
             if len(self.busy) > 1:
@@ -640,6 +648,8 @@ class Queue:
             self.index.changed(lane)  # the waiter may rank before heads of other lanes
         self.waiting += 1
         if deadline < NEVER:
+            if self.deadlines is NONE_YET:
+                self.deadlines = []
             heappush(self.deadlines, (deadline, waiter.order, waiter))
             self.due_at = min(self.due_at, deadline)
 
@@ -689,7 +699,7 @@ class Queue:
 
     def refit(self, rule: Rule) -> None:
         """*rule* has changed: see anew what it limits, and take out waiters that exceed it."""
-        for lane in list(self.lanes.values()):
+        for lane in self.lanes.values():
             if rule in lane.rules:
                 lane.refit()
                 if len(self.busy) > 1 and lane.waiters:
@@ -756,7 +766,7 @@ class Queue:
         before = pause.until, pause.empties
         pause.until = max(pause.until, until)
         if empties and not pause.empties:
-            self.emptying.append(pause)
+            self.emptying = [*self.emptying, pause]
             pause.empties = True
         self._reopen(pause)
         try:
@@ -774,7 +784,7 @@ class Queue:
         self._end_pauses(self.now)
 
     def _reopen(self, pause: Pause) -> None:
-        for lane in list(self.lanes.values()):
+        for lane in self.lanes.values():
             if pause in lane.pauses:
                 lane.reopen()
                 if len(self.busy) > 1 and lane.waiters:
@@ -791,7 +801,7 @@ class Queue:
         try:
             self._end_pauses(ends_at)
         except Exception as error:  # no waiter has asked the rule
-            self.errors.append(error)
+            self.errors = [*self.errors, error]
             for pause in [pause for pause in self.emptying if pause.until <= ends_at]:
                 pause.empties = False
                 self.emptying.remove(pause)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import count
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from async_throttle._engine.check import repair
 from async_throttle._engine.lane import DROPPED, GRANTED, Lane, Pause
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["UNIT", "Core", "burst_of", "checked_priority", "period_of", "slots_of"]
 
+NO_LANES: Final[dict[tuple[int, ...], Lane]] = {}
+"""Stays empty: what a throttle has until it is the youngest of a set."""
+
+MOST_LANES: Final = 4
+"""Lanes of sets that a throttle keeps."""
+
 _numbers = count(1)
 
 
@@ -46,6 +52,10 @@ class Core(Refusals):
         pause: the pause that holds the lanes of this throttle.
         pauses_of_sets: the pauses of sets to which this throttle belongs, by the numbers of the
             sets' cores; pauses that have ended are swept out as new pauses come.
+        lanes_of_sets: the lanes of sets of which this is the youngest throttle, by the numbers of
+            the sets' cores. A set is often made for one call: here the next set over the same
+            throttles finds the lane made. No others than the youngest throttle keep the lane, so
+            that what many sets have in common does not keep those lanes after their throttles.
         closed: newcomers are refused.
         altered: a rested throttle differs from a new throttle: a setting was changed, or the
             throttle was made less than full.
@@ -63,6 +73,7 @@ class Core(Refusals):
         "face",
         "following",
         "lane",
+        "lanes_of_sets",
         "max_waiting",
         "name",
         "number",
@@ -103,6 +114,7 @@ class Core(Refusals):
         self.slots = Slots(slots_of(concurrency))
         self.pause = Pause(self.rule)
         self.pauses_of_sets: dict[tuple[int, ...], Lane] | None = None
+        self.lanes_of_sets: dict[tuple[int, ...], Lane] = NO_LANES
         self.lane = scheduler.queue.lane((self.slots, self.rule), (self.pause,))
         self._tokens_lane: Lane | None = None
         self.following: Following | None = None
@@ -137,6 +149,11 @@ class Core(Refusals):
         return scheduler.exclusively(
             lambda: scheduler.here().queue.lane(rules, (self.pause,), priority)
         )
+
+    def keep(self, numbers: tuple[int, ...], lane: Lane) -> None:
+        """Keep the *lane* of a set, in the place of that which is kept for longest."""
+        kept = [*self.lanes_of_sets.items()][1 - MOST_LANES :]
+        self.lanes_of_sets = {**dict(kept), numbers: lane}
 
     def option(self, weight: float, priority: int) -> Option:
         """To ask for a slot and *weight* tokens."""

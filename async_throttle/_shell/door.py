@@ -22,14 +22,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 from async_throttle._engine.check import repair
 from async_throttle._engine.queue import Queue
 from async_throttle._shell import fast
 from async_throttle._shell.alarm import GRACE
 from async_throttle._shell.clock import Clock
-from async_throttle._shell.waiting import Waiting
+from async_throttle._shell.waiting import NO_WAITERS, Waiting
 from async_throttle._units import NEVER
 from async_throttle.exceptions import ResourceLimitError
 
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["Door", "Event", "unraisable"]
 
 R = TypeVar("R")
+
+
+NO_DRAINERS: Final[dict[Any, Callable[[], bool]]] = {}
+"""Stays empty: what a door has until a caller drains."""
 
 
 class Event(NamedTuple):
@@ -103,9 +107,9 @@ class Door(ABC):
         self.queue = Queue(self.clock.seen, GRACE)
         self.busy = False
         self.notes: list[Callable[[int], object]] = []
-        self.handed_over: set[Waiting] = set()
+        self.handed_over: set[Waiting] = NO_WAITERS
         self.newcomers: Sequence[Waiting] = ()
-        self.drainers: dict[Any, Callable[[], bool]] = {}
+        self.drainers: dict[Any, Callable[[], bool]] = NO_DRAINERS
         self.measured = False
         self.inherits = False
         self.shut = False
@@ -340,6 +344,12 @@ class Door(ABC):
         unraisable(error)
 
     # -- how callers are woken ----------------------------------------------------------
+
+    def hand_over(self, waiter: Waiting) -> None:
+        """*waiter* was granted, and is to run soon."""
+        if self.handed_over is NO_WAITERS:
+            self.handed_over = set()
+        self.handed_over.add(waiter)
 
     @abstractmethod
     def tell(self, waiter: Any) -> None:

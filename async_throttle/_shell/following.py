@@ -69,6 +69,10 @@ class Following:
             self.law.begin(start, _reading(core, now))
             self._follow(core, now)
 
+    def measure(self, core: Core) -> Measure:
+        """What is to be known later of a call that was granted just now."""
+        return Measure(core)
+
     def learn(self, measure: Measure, outcome: Outcome, weight: float) -> None:
         """The call of *measure* is over; it took *weight* tokens."""
         core = measure.core
@@ -116,9 +120,9 @@ class Measure:
         self.in_flight = core.slots.used
         self.limit = core.slots.limit
 
-    def end(self, outcome: Outcome, weight: float) -> None:
+    def end(self, outcome: Outcome | str, weight: float) -> None:
         """The call is over, with *outcome*; it has taken *weight* tokens, as settled by now."""
-        _following(self.core).learn(self, outcome, weight)
+        _following(self.core).learn(self, Outcome(outcome), weight)
 
     def judge(self, error: BaseException | None) -> Outcome:
         """How a block counts that ended with *error*: user code, so not inside the door."""

@@ -8,19 +8,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from async_throttle._engine.lane import GONE, GRANTED, QUEUED
 from async_throttle._shell import fast
 from async_throttle._shell.alarm import Alarm, surely
 from async_throttle._shell.scheduler import Scheduler, find
-from async_throttle._shell.waiting import Asked, Attempt, Option, Taker, Waiting, hopes
+from async_throttle._shell.waiting import (
+    NO_WAITERS,
+    Asked,
+    Attempt,
+    Option,
+    Taker,
+    Waiting,
+    hopes,
+)
 from async_throttle._units import NEVER
 
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
 
 __all__ = ["LoopScheduler", "LoopWaiter", "call_in", "drained", "resolve", "wait"]
+
+
+SILENT: Final = Alarm()
+"""Is never set: what a scheduler has until there is something to be woken for."""
 
 
 class LoopWaiter(Waiting):
@@ -58,8 +70,7 @@ class LoopScheduler(Scheduler):
     def __init__(self, timer: Callable[[], float] | None) -> None:
         self.loop: asyncio.AbstractEventLoop | None = asyncio._get_running_loop()
         self.thread = get_ident()
-        self._grants = Alarm()
-        self._timeouts = Alarm()
+        self._grants = self._timeouts = SILENT
         super().__init__(timer)
 
     # -- the door -----------------------------------------------------------------------
@@ -140,7 +151,7 @@ class LoopScheduler(Scheduler):
     def tell(self, waiter: Any) -> None:
         """Wake *waiter*, unless it is still queued; a second time does nothing."""
         if waiter.state is GRANTED:
-            self.handed_over.add(waiter)
+            self.hand_over(waiter)
         elif waiter.state is QUEUED or hopes(waiter):
             return
         if self.listeners and waiter.state is GRANTED:
@@ -158,6 +169,8 @@ class LoopScheduler(Scheduler):
         """Wake the waiters about which the queue has decided."""
         decided: Any = self.queue.decided
         usual = self.thread == get_ident() and not self.newcomers and not self.listeners
+        if self.handed_over is NO_WAITERS:
+            self.handed_over = set()
         while decided:
             waiter = decided[0]
             if usual and waiter.state is GRANTED:
@@ -190,10 +203,14 @@ class LoopScheduler(Scheduler):
             return
         grants, timeouts = self._grants, self._timeouts
         if grants.armed != queue.wake_at:
+            if grants is SILENT:
+                grants = self._grants = Alarm()
             grants.set(loop, queue.wake_at, queue.now, self._ring, watched=self.clock.watched)
         if queue.deadlines or timeouts.armed != NEVER:
             expires_at = queue.expires_at
             if timeouts.armed != expires_at:
+                if timeouts is SILENT:
+                    timeouts = self._timeouts = Alarm()
                 timeouts.set(loop, expires_at, queue.now, self._ring, watched=self.clock.watched)
 
     def _ring(self) -> None:
@@ -257,8 +274,7 @@ class LoopScheduler(Scheduler):
     def forked(self) -> None:
         """This is the child of a fork: the loop went on in the parent."""
         self.loop = None
-        self._grants = Alarm()
-        self._timeouts = Alarm()
+        self._grants = self._timeouts = SILENT
         super().forked()
 
 

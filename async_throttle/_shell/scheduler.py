@@ -20,6 +20,8 @@ from async_throttle._engine.check import check, repair
 from async_throttle._engine.lane import GONE
 from async_throttle._shell import fast
 from async_throttle._shell.admission import Admission
+from async_throttle._shell.door import NO_DRAINERS
+from async_throttle._shell.waiting import NO_WAITERS
 from async_throttle._units import NEVER
 
 __all__ = ["Scheduler", "at_work", "find", "forkables", "together"]
@@ -40,7 +42,8 @@ class Scheduler(Admission):
         """Whether *occupied*; *watcher* is woken when that is over."""
 
         def look(now: int) -> bool:
-            self.here().drainers[watcher] = occupied
+            here = self.here()
+            here.drainers = {**here.drainers, watcher: occupied}
             return occupied()
 
         return bool(self.do(look))
@@ -103,8 +106,8 @@ class Scheduler(Admission):
         other.queue.advance(now)
         self.adopt(other)
         self.queue.absorb(other.queue)
-        self.handed_over |= other.handed_over
-        self.drainers.update(other.drainers)
+        self.handed_over = self.handed_over | other.handed_over
+        self.drainers = {**self.drainers, **other.drainers}
         self.listeners += other.listeners
         self.clock.span = max(self.clock.span, other.clock.span)
         self.measured = self.measured or other.measured
@@ -134,6 +137,7 @@ class Scheduler(Admission):
         kept = self.busy, list(self.notes), list(self.queue.decided), self.calm
         self.recalm()
         assert kept == (False, [], [], self.calm), f"the door: {kept}, calm {self.calm}"
+        assert [*NO_WAITERS, *NO_DRAINERS] == [], "what stays empty"
 
     # -- fork ---------------------------------------------------------------------------
 
@@ -146,7 +150,7 @@ class Scheduler(Admission):
         if self.into is not None:
             return
         queue = self.queue
-        for lane in list(queue.lanes.values()):
+        for lane in queue.lanes.values():
             for waiter in lane:
                 waiter.state = GONE
             for _, slots in lane.slots:

@@ -248,7 +248,7 @@ class ThreadScheduler(Scheduler):
             return
         loop = waiter.future.get_loop()
         if waiter.state is GRANTED:
-            self.handed_over.add(waiter)
+            self.hand_over(waiter)
         if loop in self.loops:  # not where it was refused before it came to wait
             self.loops[loop].waiters -= {waiter, *waiter.rivals}
         if loop is not asyncio._get_running_loop():

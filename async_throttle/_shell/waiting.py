@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from async_throttle._engine.lane import GONE, GRANTED, QUEUED, Lane, Receipt, State
 from async_throttle._units import NEVER, SECOND
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from async_throttle._shell.scheduler import Scheduler
 
 __all__ = [
+    "NO_WAITERS",
     "Asked",
     "Attempt",
     "Option",
@@ -25,6 +26,10 @@ __all__ = [
     "possible",
     "told",
 ]
+
+
+NO_WAITERS: Final[set[Any]] = set()
+"""Stays empty: what is handed over until a waiter is. Most throttles never need more."""
 
 
 class Asked(Protocol):

@@ -23,6 +23,8 @@ REFUSED_BY_NAME: Final = frozenset({"RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLI
 class Outcome(Enum):
     """How a call ended, as far as the limit is concerned."""
 
+    __module__ = "async_throttle"
+
     OK = "ok"
     """It was served: its latency counts."""
 
@@ -48,6 +50,8 @@ class Adaptive(ABC):
         judge: says how a call counts that ended with an error; where it returns None, the
             usual answer of the method `judge` stands.
     """
+
+    __module__ = "async_throttle"
 
     __slots__ = ("_judge",)
 

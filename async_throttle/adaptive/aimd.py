@@ -40,6 +40,8 @@ class AIMD(Concurrency):
     6
     """
 
+    __module__ = "async_throttle"
+
     # _doubling     nothing was dropped yet
     # _in_a_row     calls that were dropped since one was served
     __slots__ = ("_doubling", "_in_a_row", "timeout")

@@ -51,6 +51,8 @@ class BackOff(Adaptive):
     70.0
     """
 
+    __module__ = "async_throttle"
+
     # _limit    tokens per second
     # _least, _most     its bounds
     # _ceiling  where it was refused

@@ -56,6 +56,8 @@ class Gradient(Concurrency):
     <Gradient [limit:2, minimum:2, maximum:100, measuring]>
     """
 
+    __module__ = "async_throttle"
+
     # _base         ns that a call takes where nobody queues; 0 if not known yet
     # _outlier      ns that a call counts for at most
     # _resume       limit that was in force before it was lowered to measure; 0 if it is not

@@ -28,7 +28,3 @@ __all__ = [
     "RateLimitAlgorithm",
     "ResourceLimit",
 ]
-
-for _name in __all__:  # users see the name they import, not the module it happens to live in
-    if _name != "RateLimitAlgorithm":
-        globals()[_name].__module__ = __name__

@@ -50,6 +50,8 @@ class Delay(float):
         limit: its key; None if there is nothing to wait for.
     """
 
+    __module__ = "async_throttle.limits"
+
     limit: Hashable
 
     def __new__(cls, seconds: float, limit: Hashable = None) -> Delay:
@@ -69,6 +71,8 @@ class LimitSetAcquisition(BaseLease):
         limit_set: whose limits are held; None before the grant.
         waited: seconds from the arrival to the grant.
     """
+
+    __module__ = "async_throttle"
 
     # _face      the set or the pool that was asked
     # _source    its core

@@ -25,6 +25,8 @@ class LoadBalancingAlgorithm(Enum):
     True
     """
 
+    __module__ = "async_throttle"
+
     RoundRobin = "RoundRobin"
     """One after the other."""
 
@@ -58,6 +60,8 @@ class LimitPool(Single):
         ValueError: no set, or a parameter out of range.
         TypeError: something that is no set; sets for threads and others.
     """
+
+    __module__ = "async_throttle"
 
     __slots__ = ("_core", "limit_sets", "load_balancing", "worker_index")
 

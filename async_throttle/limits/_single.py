@@ -36,6 +36,8 @@ class Limit(Single, ABC):
         throttle: what it is made of; a throttle for threads, which event loops may use too.
     """
 
+    __module__ = "async_throttle.limits"
+
     _key: str
     throttle: Throttle
 
@@ -82,6 +84,8 @@ class RateLimit(Limit):
     >>> limit.can_acquire(1_000), limit.get_stats()["available_tokens"]
     (True, 1000.0)
     """
+
+    __module__ = "async_throttle"
 
     def __init__(
         self,
@@ -169,6 +173,8 @@ class CallLimit(RateLimit):
         window_seconds, algorithm, capacity: see `RateLimit`.
     """
 
+    __module__ = "async_throttle"
+
     def __init__(
         self,
         window_seconds: float,
@@ -196,6 +202,8 @@ class ResourceLimit(Limit):
     >>> ResourceLimit("connections", 5).get_stats()["available"]
     5
     """
+
+    __module__ = "async_throttle"
 
     def __init__(self, key: str, capacity: int) -> None:
         self._key = _key(key)

@@ -22,6 +22,3 @@ __all__ = [
     "ResourceGroup",
     "TimeoutManager",
 ]
-
-for _name in __all__:  # users see the name they import, not the module it happens to live in
-    globals()[_name].__module__ = __name__

@@ -63,6 +63,8 @@ class AdaptiveRateLimiter:
     {'database': 8.0}
     """
 
+    __module__ = "async_throttle"
+
     __slots__ = ("_adapt", "_heavy", "_rate", "_throttles")
 
     def __init__(

@@ -73,6 +73,8 @@ class ResourceGroup:
     close a
     """
 
+    __module__ = "async_throttle"
+
     # _members  in order of being added
     # _entered  those that are to be left, in order of having been entered: what is added while
     #           the others are still being entered comes before them

@@ -100,6 +100,8 @@ class RateLimiter(_Limiter):
     0.1
     """
 
+    __module__ = "async_throttle"
+
     __slots__ = ()
 
     def __init__(self, rate: float, burst: float | None = None, *, wait: bool = True) -> None:
@@ -153,6 +155,8 @@ class ConcurrencyLimiter(_Limiter):
     >>> asyncio.run(main())
     1
     """
+
+    __module__ = "async_throttle"
 
     __slots__ = ()
 

@@ -81,6 +81,8 @@ class TimeoutManager:
     async_throttle.exceptions.TimeoutError: the block timed out after 5 s
     """
 
+    __module__ = "async_throttle"
+
     __slots__ = ("__weakref__", "_default")
 
     def __init__(self, default_timeout: float | None = None) -> None:
@@ -348,6 +350,8 @@ class Attempt(_Scope):
         number: 1, 2 and so on.
         timeout: seconds that it may take.
     """
+
+    __module__ = "async_throttle.resources"
 
     # _of       how many there are
     # _expired  whether its time was over before the block was

@@ -32,20 +32,31 @@ tests/test_rules.py raises at each of those points.
 from __future__ import annotations
 
 import copy
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from async_throttle._units import NEVER, UNKNOWN
 
-__all__ = ["NEVER", "UNKNOWN", "Parameters", "Rule", "read", "written"]
+__all__ = ["NEVER", "UNKNOWN", "Frozen", "Parameters", "Rule", "read", "written"]
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
+class Frozen:
+    """Of which an attribute is set once, and then stays as it is: several rules may share one.
+
+    (The values of the rules are no dataclasses: to make those would be a quarter of the import.)
+    """
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if hasattr(self, name):
+            raise AttributeError(f"{name} of {type(self).__name__} cannot be changed")
+        super().__setattr__(name, value)
+
+
+class Parameters(Frozen):
     """What a limit was told.
 
     Attributes:
@@ -54,9 +65,12 @@ class Parameters:
         burst: most nanotokens that may ever go at once.
     """
 
-    capacity: int | float
-    period: int
-    burst: int | float
+    __slots__ = ("burst", "capacity", "period")
+
+    def __init__(self, capacity: int | float, period: int, burst: int | float) -> None:
+        self.capacity = capacity
+        self.period = period
+        self.burst = burst
 
 
 class Rule(ABC):
@@ -73,6 +87,8 @@ class Rule(ABC):
     `ready_at` says that a weight may go, it may go until something is taken; a question changes
     nothing; a `take` that raises has changed nothing.
     """
+
+    __module__ = "async_throttle"
 
     # parameters    frozen; replaced as a whole
     # state         what `take` and `refund` change; a rule of your own may keep it elsewhere
@@ -230,6 +246,8 @@ def written(kind: str, *values: Any) -> bytes:
     >>> written("bucket", 3, [1, 2])
     b'["bucket",3,[1,2]]'
     """
+    import json  # not by all who import the package: few write rules down
+
     return json.dumps([kind, *values], separators=(",", ":")).encode()
 
 
@@ -239,6 +257,8 @@ def read(kind: str, data: bytes) -> list[Any]:
     >>> read("bucket", b'["bucket",3,[1,2]]')
     [3, [1, 2]]
     """
+    import json
+
     found, *values = list[Any](json.loads(data))
     if found != kind:
         raise ValueError(f"data must be of a {kind}, got that of a {found}")

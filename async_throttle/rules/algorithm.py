@@ -18,6 +18,8 @@ class RateLimitAlgorithm(Enum):
     True
     """
 
+    __module__ = "async_throttle"
+
     TokenBucket = "TokenBucket"
     LeakyBucket = "LeakyBucket"
     SlidingWindow = "SlidingWindow"

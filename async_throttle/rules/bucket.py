@@ -34,11 +34,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, field
-from typing import Final, Self
+from functools import lru_cache
+from typing import Any, Final, Self
 
 from async_throttle._units import NEVER, TOKEN
-from async_throttle.rules import Parameters, Rule, read, written
+from async_throttle.rules import Frozen, Parameters, Rule, read, written
 
 __all__ = ["GCRA", "LeakyBucket", "TokenBucket"]
 
@@ -46,8 +46,11 @@ MOST_LOWS: Final = 2_000
 """Refunds are exact for this many differing minima; past it the memory is thinned."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticks:
+NO_LOWS: Final[Any] = ()
+"""What *lows* and *upto* are while there are none; most buckets never need more."""
+
+
+class Ticks(Frozen):
     """The unit of a bucket's instants, and what its parameters are in it.
 
     Attributes:
@@ -57,10 +60,13 @@ class Ticks:
         room: ticks that an empty bucket takes to fill.
     """
 
-    scale: int
-    token: int
-    grain: int
-    room: int
+    __slots__ = ("grain", "room", "scale", "token")
+
+    def __init__(self, scale: int, token: int, grain: int, room: int) -> None:
+        self.scale = scale
+        self.token = token
+        self.grain = grain
+        self.room = room
 
     def cost(self, weight: int) -> int:
         """Ticks that *weight* takes to come back; it must be whole tokens if they are coarse."""
@@ -71,7 +77,6 @@ UNLIMITED: Final = Ticks(scale=1, token=0, grain=0, room=0)
 """Without a limit everything is back at once."""
 
 
-@dataclass(frozen=True, slots=True)
 class BucketParameters(Parameters):
     """What a bucket was told, and its units.
 
@@ -80,25 +85,37 @@ class BucketParameters(Parameters):
         fine: ticks for nanotokens.
     """
 
-    coarse: Ticks
-    fine: Ticks
+    __slots__ = ("coarse", "fine")
 
-    @classmethod
-    def of(cls, capacity: int | float, period: int, burst: int | float) -> Self:
-        if isinstance(capacity, float):
-            return cls(capacity, period, burst, UNLIMITED, UNLIMITED)
-        assert isinstance(burst, int), "a bucket with a rate has a finite burst"
-        common = math.gcd(period, capacity)
-        grain = period // common
-        fine = coarse = Ticks(capacity // common, grain * TOKEN, grain, burst * grain)
-        if burst % TOKEN == 0:
-            common = math.gcd(period * TOKEN, capacity)
-            token = period * TOKEN // common
-            coarse = Ticks(capacity // common, token, 0, burst // TOKEN * token)
-        return cls(capacity, period, burst, coarse, fine)
+    def __init__(
+        self,
+        capacity: int | float,
+        period: int,
+        burst: int | float,
+        coarse: Ticks,
+        fine: Ticks,
+    ) -> None:
+        super().__init__(capacity, period, burst)
+        self.coarse = coarse
+        self.fine = fine
 
 
-@dataclass(slots=True)
+@lru_cache(typed=True)
+def parameters_of(capacity: int | float, period: int, burst: int | float) -> BucketParameters:
+    """The parameters of a bucket, with its units. Equal buckets, one for each key, share them."""
+    if isinstance(capacity, float):
+        return BucketParameters(capacity, period, burst, UNLIMITED, UNLIMITED)
+    assert isinstance(burst, int), "a bucket with a rate has a finite burst"
+    common = math.gcd(period, capacity)
+    grain = period // common
+    fine = coarse = Ticks(capacity // common, grain * TOKEN, grain, burst * grain)
+    if burst % TOKEN == 0:
+        common = math.gcd(period * TOKEN, capacity)
+        token = period * TOKEN // common
+        coarse = Ticks(capacity // common, token, 0, burst // TOKEN * token)
+    return BucketParameters(capacity, period, burst, coarse, fine)
+
+
 class BucketState:
     """What changes in a bucket.
 
@@ -113,13 +130,25 @@ class BucketState:
             can have back at most this many ticks; above the last one, everything.
     """
 
-    ticks: Ticks = UNLIMITED
-    full_at: int = 0
-    issued: int = 0
-    dead: int = 0
-    floor: int = 0
-    upto: list[int] = field(default_factory=list)
-    lows: list[int] = field(default_factory=list)
+    __slots__ = ("dead", "floor", "full_at", "issued", "lows", "ticks", "upto")
+
+    def __init__(
+        self,
+        ticks: Ticks = UNLIMITED,
+        full_at: int = 0,
+        issued: int = 0,
+        dead: int = 0,
+        floor: int = 0,
+        upto: list[int] = NO_LOWS,
+        lows: list[int] = NO_LOWS,
+    ) -> None:
+        self.ticks = ticks
+        self.full_at = full_at
+        self.issued = issued
+        self.dead = dead
+        self.floor = floor
+        self.upto = upto
+        self.lows = lows
 
 
 class TokenBucket(Rule):
@@ -129,6 +158,8 @@ class TokenBucket(Rule):
     closed one, which has a nanosecond more, at most that of d + 1 ns. For servers that refill
     a budget of their own, which is most of them.
     """
+
+    __module__ = "async_throttle"
 
     __slots__ = ()
 
@@ -158,13 +189,13 @@ class TokenBucket(Rule):
     ) -> None:
         if burst is None:
             burst = self.usual_burst(capacity)
-        parameters = BucketParameters.of(capacity, period, burst)
+        parameters = parameters_of(capacity, period, burst)
         state = self.state
         old = state.ticks
         missing = max(0, state.full_at - now * old.scale)
         self.note(missing)
         ticks = parameters.coarse
-        lows: list[int] = []
+        lows: list[int] = NO_LOWS
         if ticks.token:
             # The level stays, and so do the minima, to the nanotoken, rounded down so that no
             # change mints any.
@@ -174,7 +205,7 @@ class TokenBucket(Rule):
             if state.lows or lacking % TOKEN:
                 ticks = parameters.fine
             missing = ticks.cost(lacking)
-            lows = [
+            lows = state.lows and [
                 min(missing, ticks.cost((held + low) * TOKEN // old.token - level))
                 for low in state.lows
             ]
@@ -188,7 +219,7 @@ class TokenBucket(Rule):
         if lows:
             state.floor = lows[-1]
         else:
-            state.upto = []
+            state.upto = NO_LOWS
             state.dead = state.issued
             state.floor = 0
 
@@ -326,8 +357,8 @@ class TokenBucket(Rule):
             state.issued,
             state.dead,
             state.floor,
-            list(state.upto),
-            list(state.lows),
+            state.upto and list(state.upto),
+            state.lows and list(state.lows),
         )
         return twin
 
@@ -351,7 +382,7 @@ class TokenBucket(Rule):
     def load(cls, data: bytes) -> Self:
         capacity, period, burst, fine, *state = read("bucket", data)
         rule = object.__new__(cls)
-        parameters = rule.parameters = BucketParameters.of(capacity, period, burst)
+        parameters = rule.parameters = parameters_of(capacity, period, burst)
         rule.state = BucketState(parameters.fine if fine else parameters.coarse, *state)
         return rule
 
@@ -364,8 +395,8 @@ class TokenBucket(Rule):
         upto, lows, issued = state.upto, state.lows, state.issued
         if missing <= 0:
             if lows:
-                state.upto = []
-                state.lows = []
+                state.upto = NO_LOWS
+                state.lows = NO_LOWS
             state.dead = issued
             state.floor = 0
             return
@@ -373,11 +404,13 @@ class TokenBucket(Rule):
         if issued > (upto[first - 1] if first else state.dead):
             if first >= MOST_LOWS:
                 upto, lows = _thinned([*upto[:first], issued], [*lows[:first], missing])
-                state.upto = upto
-                state.lows = lows
-            else:
+            elif lows:
                 upto[first:] = [issued]
                 lows[first:] = [missing]
+            else:
+                upto, lows = [issued], [missing]
+            state.upto = upto
+            state.lows = lows
             state.floor = lows[-1]
         else:
             state.floor = lows[-1] if lows else 0
@@ -386,7 +419,7 @@ class TokenBucket(Rule):
         """Make ticks fine enough for nanotokens, for good: instants stay where they are."""
         state, fine = self.state, self.parameters.fine
         factor = fine.scale // state.ticks.scale
-        lows = [low * factor for low in state.lows]
+        lows = state.lows and [low * factor for low in state.lows]
         state.ticks = fine
         state.full_at *= factor
         state.lows = lows
@@ -414,6 +447,8 @@ def _thinned(upto: list[int], lows: list[int]) -> tuple[list[int], list[int]]:
 class GCRA(TokenBucket):
     """The token bucket under the name that it has in networks: the generic cell rate algorithm."""
 
+    __module__ = "async_throttle"
+
     __slots__ = ()
 
 
@@ -423,6 +458,8 @@ class LeakyBucket(TokenBucket):
     Heavier weights need a burst of their size. Some libraries call the full-burst meter
     'leaky bucket'; that one is `TokenBucket` here.
     """
+
+    __module__ = "async_throttle"
 
     __slots__ = ()
 

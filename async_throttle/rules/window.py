@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from bisect import bisect_right
-from dataclasses import dataclass, field
 from typing import Final, Self
 
 from async_throttle._units import TOKEN
@@ -45,7 +44,6 @@ class _Window(Rule):
         return (capacity - self._inside(now)) / TOKEN
 
 
-@dataclass(slots=True)
 class SlidingState:
     """What changes in a sliding window.
 
@@ -59,10 +57,13 @@ class SlidingState:
         weights: nanotokens of each entry.
     """
 
-    inside: int = 0
-    first: int = 0
-    instants: list[int] = field(default_factory=list)
-    weights: list[int] = field(default_factory=list)
+    __slots__ = ("first", "inside", "instants", "weights")
+
+    def __init__(self, inside: int, first: int, instants: list[int], weights: list[int]) -> None:
+        self.inside = inside
+        self.first = first
+        self.instants = instants
+        self.weights = weights
 
 
 class SlidingWindow(_Window):
@@ -72,6 +73,8 @@ class SlidingWindow(_Window):
     are kept as one that counts from the end of it: memory stays bounded whatever the
     capacity, nobody is admitted early, and at most a thousandth of the rate is lost.
     """
+
+    __module__ = "async_throttle"
 
     __slots__ = ()
 
@@ -84,7 +87,7 @@ class SlidingWindow(_Window):
         period: int,
         burst: int | float | None = None,
     ) -> None:
-        self.state = SlidingState()
+        self.state = SlidingState(0, 0, [], [])
         super().__init__(now, capacity, period, burst)
 
     def configure(
@@ -220,7 +223,6 @@ class SlidingWindow(_Window):
             )
 
 
-@dataclass(slots=True)
 class FixedState:
     """What changes in a fixed window.
 
@@ -231,10 +233,13 @@ class FixedState:
         window: number of that window; a receipt is the number of a window.
     """
 
-    birth: int
-    until: int
-    inside: int = 0
-    window: int = 0
+    __slots__ = ("birth", "inside", "until", "window")
+
+    def __init__(self, birth: int, until: int, inside: int = 0, window: int = 0) -> None:
+        self.birth = birth
+        self.until = until
+        self.inside = inside
+        self.window = window
 
 
 class FixedWindow(_Window):
@@ -243,6 +248,8 @@ class FixedWindow(_Window):
     Twice that may go across an edge. For servers that count by the clock; the edges here are
     those of this limiter's birth, not the server's.
     """
+
+    __module__ = "async_throttle"
 
     __slots__ = ()
 
