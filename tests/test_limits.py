@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from freezegun import freeze_time
-from support import at, now, others_run, queued, scaled
+from support import at, now, others_run, queued, refusal_of, scaled
 
 from async_throttle import (
     FixedWindow,
@@ -981,7 +981,7 @@ async def test_a_priority_is_a_whole_number(kind: Any, wrong: Any) -> None:
         lambda: tokens.try_acquire(priority=wrong),
         lambda: tokens.delay(priority=wrong),
     ):
-        with pytest.raises(ValueError, match="priority must be a whole number, got "):
+        with pytest.raises(refusal_of(wrong), match="priority must be a whole number, got "):
             call()
     assert tokens.level == 10
 

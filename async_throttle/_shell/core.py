@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from itertools import count
+from numbers import Real
+from operator import index
 from typing import TYPE_CHECKING, cast
 
 from async_throttle._engine.check import repair
@@ -140,12 +142,12 @@ class Core(Refusals):
 
     def option(self, weight: float, priority: int) -> Option:
         """To ask for a slot and *weight* tokens."""
-        weights = UNIT if weight == 1 else (1, tokens("weight", weight))
+        weights = UNIT if weight == 1 else (1, tokens("weight", weight, tiny=False))
         return Option(self, self.lane_of(priority), weights)
 
     def tokens_option(self, weight: float, priority: int) -> Option:
         """To ask for *weight* tokens alone."""
-        return Option(self, self.tokens_lane_of(priority), (tokens("weight", weight),))
+        return Option(self, self.tokens_lane_of(priority), (tokens("weight", weight, tiny=False),))
 
     def reopen(self) -> None:
         """See anew whether the flattened entry may be taken: a pause may have ended."""
@@ -378,16 +380,19 @@ class Core(Refusals):
 
 def checked_priority(priority: int) -> int:
     """A whole number of either sign."""
-    if not isinstance(priority, int):
-        raise ValueError(f"priority must be a whole number, got {priority!r}")
-    return priority
+    try:
+        return index(priority)
+    except TypeError:
+        wrong = ValueError if isinstance(priority, Real) else TypeError
+        raise wrong(f"priority must be a whole number, got {priority!r}") from None
 
 
 def period_of(value: float) -> int:
     """A period in nanoseconds."""
     span = nanoseconds("period", value)
     if not 0 < span < NEVER:
-        raise ValueError(f"period must be positive and finite, got {value!r}")
+        least = "at least 1e-9 s" if value and span == 0 else "positive and finite"
+        raise ValueError(f"period must be {least}, got {value!r}")
     return span
 
 

@@ -134,7 +134,7 @@ class SetCore:
             if type(amount) is int and amount > 0 and kind == RATE:
                 weights[place + 1] = amount * TOKEN
                 continue
-            weight = whole(key, amount) if kind == SLOTS else tokens(key, amount)
+            weight = whole(key, amount) if kind == SLOTS else tokens(key, amount, tiny=False)
             if kind == CALLS and weight not in (0, TOKEN):
                 raise ValueError(f"{key} must be 1, or 0 to do without it, got {amount!r}")
             if kind == SLOTS:
