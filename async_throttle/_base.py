@@ -14,6 +14,7 @@ from async_throttle._shell.fast import NOTHING
 from async_throttle._shell.following import Following
 from async_throttle._shell.lease import Blocks
 from async_throttle._shell.loop import LoopScheduler
+from async_throttle._shell.readings import told
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.single import Single
 from async_throttle._shell.thread import ThreadScheduler
@@ -252,7 +253,7 @@ class BaseThrottle(Single):
         return None if following is None else following.law
 
     def __repr__(self) -> str:
-        return self._core.told(id(self))
+        return told(self._core, id(self))
 
     # -- changing the limits ------------------------------------------------------------
 

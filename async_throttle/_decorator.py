@@ -5,11 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, ParamSpec
 
-__all__ = ["within", "within_either"]
+__all__ = ["is_weight", "within", "within_either"]
 
 P = ParamSpec("P")
+
+
+def is_weight(value: object) -> bool:
+    """Whether *value* is meant as a weight; what can be called is meant to be decorated."""
+    return isinstance(value, Real) or not callable(value)
 
 
 def within(what: str, func: Callable[P, Any], enter: Callable[[], Any]) -> Callable[P, Any]:

@@ -21,6 +21,7 @@ __all__ = [
     "number",
     "positive",
     "seconds",
+    "shown",
     "tokens",
     "whole",
 ]
@@ -141,6 +142,18 @@ def number(name: str, value: Any, what: str = "a number") -> float:
     if math.isnan(found):
         raise ValueError(f"{name} must be {what}, got {value!r}")
     return found
+
+
+def shown(value: Any) -> str:
+    """A number for people; what is none, as it is. Whatever it is, this does not raise.
+
+    >>> shown(200_000), shown(0.1 + 0.2), shown("two")
+    ('200000', '0.3', "'two'")
+    """
+    try:
+        return repr(value) if isinstance(value, str | bytes) else f"{float(value):.10g}"
+    except (TypeError, ValueError, OverflowError):
+        return repr(value)
 
 
 def whole(name: str, value: float) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from async_throttle._base import BaseThrottle, core_of
-from async_throttle._decorator import within
+from async_throttle._decorator import is_weight, within
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
 from async_throttle._shell.core import Core, checked_priority
@@ -22,7 +22,7 @@ from async_throttle._shell.loop import LoopScheduler, drained, wait, wait_for_un
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.states import FRESH
 from async_throttle._shell.waiting import Option, note
-from async_throttle._units import tokens
+from async_throttle._units import shown, tokens
 from async_throttle.adaptive import Outcome
 
 __all__ = ["Lease", "Throttle"]
@@ -131,13 +131,23 @@ class Throttle(FastThrottle, BaseThrottle):
     ) -> None:
         leave_block_again(self._core, late, error, left)
 
+    @overload
+    def __call__(
+        self, func: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
     def __call__(
         self, weight: float = 1, *, timeout: float | None = None, priority: int = 0
-    ) -> Lease:
+    ) -> Lease: ...
+    def __call__(self, weight: Any = 1, *, timeout: float | None = None, priority: int = 0) -> Any:
         """A call that weighs *weight*: ``async with throttle(5) as lease:``.
 
         The result may be kept and entered many times, also by many tasks at once: the first
-        entry is its own lease, later ones get a fresh one. It is a decorator too::
+        entry is its own lease, later ones get a fresh one. It is a decorator too, as is the
+        throttle itself, with a weight of 1::
+
+            @throttle
+            async def ping() -> None: ...
 
             @throttle(5)
             async def fetch(url: str) -> bytes: ...
@@ -147,6 +157,8 @@ class Throttle(FastThrottle, BaseThrottle):
             timeout: seconds to wait at most; see `acquire`.
             priority: lower goes first; see `acquire`.
         """
+        if weight.__class__ is not int and not is_weight(weight):
+            return Lease._of(self, 1, timeout, priority)(weight)
         lease = _new(Lease)
         lease._throttle = self
         lease._core = self._core
@@ -369,7 +381,8 @@ class Lease(FastLease, BaseLease):
 
     def __repr__(self) -> str:
         return (
-            f"<async_throttle.Lease of {self.weight:g} [{self._state.told}] of {self._throttle!r}>"
+            f"<async_throttle.Lease of {shown(self.weight)} [{self._state.told}] "
+            f"of {self._throttle!r}>"
         )
 
     if TYPE_CHECKING:

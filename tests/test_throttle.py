@@ -9,6 +9,7 @@ import asyncio
 import math
 import re
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -664,19 +665,41 @@ async def test_repr_is_in_the_manner_of_asyncio_and_tells_the_present() -> None:
 
     throttle = Polite(10, 3)
     await throttle.acquire(7.5)
-    assert told() == "unlocked, tokens:2.5, slots:2, waiters:0"
+    rate = "capacity:10/1s, burst:10, TokenBucket"
+    assert told() == f"unlocked, {rate}, tokens:2.5, slots:2/3, waiters:0"
     waiter = await queued(throttle.acquire(5))
-    assert told() == "locked, tokens:2.5, slots:2, waiters:1"
+    assert told() == f"locked, {rate}, tokens:2.5, slots:2/3, waiters:1"
     await waiter
     throttle.pause(1)
-    assert told() == "paused, tokens:0, slots:1, waiters:0"
+    assert told() == f"paused, {rate}, tokens:0, slots:1/3, waiters:0"
     await asyncio.sleep(1)
-    assert told() == "unlocked, tokens:10, slots:1, waiters:0"
+    assert told() == f"unlocked, {rate}, tokens:10, slots:1/3, waiters:0"
     throttle.close()
-    assert told() == "closed, tokens:10, slots:1, waiters:0"
+    assert told() == f"closed, {rate}, tokens:10, slots:1/3, waiters:0"
     assert re.fullmatch(
         r"<async_throttle\.Throttle object at .*tokens:10, waiters:0]>", repr(Throttle(10))
     )
+    assert "capacity:inf, tokens:inf, slots:2/2, " in repr(Throttle(math.inf, 2))
+    assert "capacity:10/1s, burst:10, TokenBucket, tokens:10, slots:60/60" in repr(Throttle(10, 60))
+
+
+def test_no_repr_ever_raises() -> None:
+    class Broken(TokenBucket):
+        def level(self, now: int) -> float:
+            raise ZeroDivisionError
+
+    def timer() -> float:
+        if broken:
+            raise ZeroDivisionError
+        return 0.0
+
+    broken = False
+    throttle = Throttle(10, timer=timer)
+    broken = True
+    assert "tokens:10" in repr(throttle)
+    assert "tokens:?" in repr(Throttle(10, algorithm=Broken))
+    for weight in ("5", None, Fraction(1, 2), 1j, 10**400):
+        assert repr(call(Throttle(10), weight)).startswith("<async_throttle.Lease of ")
 
 
 # --- drain, close ---

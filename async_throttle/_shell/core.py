@@ -17,6 +17,7 @@ from async_throttle._engine.lane import DROPPED, GRANTED, Lane, Pause
 from async_throttle._engine.queue import wants
 from async_throttle._shell import fast
 from async_throttle._shell.fast import UNIT
+from async_throttle._shell.readings import told
 from async_throttle._shell.refusals import Refusals
 from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle._shell.waiting import Attempt, Option, Waiting
@@ -335,28 +336,7 @@ class Core(Refusals):
         return amount <= self.rule.burst and find(self).ask(question, lambda now: False)
 
     def __repr__(self) -> str:
-        return self.told(id(self))
-
-    def told(self, address: int) -> str:
-        """The repr of the throttle at *address*. Time does not pass meanwhile: due waiters stay."""
-        scheduler = find(self)
-        now = scheduler.queue.now if scheduler.inside() else scheduler.clock.present()
-        waiting = scheduler.queue.count(self.rule)
-        slots = self.slots
-        if self.closed:
-            state = "closed"
-        elif self.pause.until > now:
-            state = "paused"
-        elif waiting or slots.free <= 0:
-            state = "locked"
-        else:
-            state = "unlocked"
-        name = "" if self.name is None else f" {self.name!r}"
-        free = "" if slots.limit == UNLIMITED else f", slots:{slots.free}"
-        return (
-            f"<async_throttle.{self.face}{name} object at {address:#x} [{state}, "
-            f"tokens:{self.rule.level(now):g}{free}, waiters:{waiting}]>"
-        )
+        return told(self, id(self))
 
     # -- refusals -----------------------------------------------------------------------
 

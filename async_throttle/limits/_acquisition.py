@@ -28,7 +28,7 @@ from async_throttle._shell.states import (
     LeaseState,
 )
 from async_throttle._shell.waiting import Attempt, Option, possible
-from async_throttle._units import TOKEN, seconds, tokens
+from async_throttle._units import TOKEN, seconds, shown, tokens
 from async_throttle.adaptive import Outcome
 from async_throttle.limits._core import CALLS, SLOTS, SetCore, Source
 from async_throttle.rules import Rule
@@ -368,7 +368,7 @@ class LimitSetAcquisition(BaseLease):
         return within_either("a set of limits", func, self._twin)
 
     def __repr__(self) -> str:
-        asked = ", ".join(f"{key}={amount:g}" for key, amount in self._amounts.items())
+        asked = ", ".join(f"{key}={shown(amount)}" for key, amount in self._amounts.items())
         return (
             f"<async_throttle.LimitSetAcquisition({asked}) [{self._state.told}] of {self._face!r}>"
         )
