@@ -85,9 +85,7 @@ async def test_methods_and_partials_are_decorated_and_errors_pass(make: Any) -> 
     assert await make()(functools.partial(wait, 1))(b=4) == 5
 
 
-async def test_a_throttle_without_brackets_takes_one_and_a_slot_and_keeps_what_else_is_said() -> (
-    None
-):
+async def test_a_throttle_without_brackets_takes_one_and_heeds_options() -> None:
     throttle = Throttle(10, 1)
 
     @throttle

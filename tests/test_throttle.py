@@ -477,6 +477,39 @@ def test_a_pause_is_not_negative(bad: Any) -> None:
     assert throttle.paused_for == 0.0
 
 
+async def test_a_refusal_while_a_pause_lasts_says_so_and_until_when() -> None:
+    throttle = Throttle(10, max_waiting=1, name="chat")
+    throttle.pause(30)
+    with pytest.raises(ThrottleTimeout) as early:
+        await throttle.acquire(timeout=5)
+    assert str(early.value) == (
+        "throttle 'chat' is paused for another 30 s, and does not grant it within a timeout of "
+        "5 s: it takes 30 s or more"
+    )
+    assert early.value.retry_after == 30
+    waiter = await queued(throttle.acquire(timeout=31))
+    with pytest.raises(
+        ThrottleFull, match=r" wait already; it is paused for another 30 s$"
+    ) as full:
+        await throttle.acquire()
+    assert full.value.retry_after == 30
+    await asyncio.sleep(10)
+    throttle.pause(math.inf)
+    with pytest.raises(
+        ThrottleTimeout, match=r"^throttle 'chat' is paused until resume\(\), "
+    ) as late:
+        await waiter
+    assert (now(), late.value.retry_after) == (31, None)
+
+
+async def test_a_refusal_when_a_pause_is_over_does_not_speak_of_it() -> None:
+    throttle = Throttle(1)
+    throttle.pause(1)
+    await asyncio.sleep(1)
+    with pytest.raises(ThrottleTimeout, match=r"^the throttle does not grant it within "):
+        await throttle.acquire(timeout=-1) and await throttle.acquire(timeout=0.5)
+
+
 # --- delay ---
 
 

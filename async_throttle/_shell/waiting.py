@@ -190,6 +190,14 @@ def known(wait: int) -> float | None:
     return wait / SECOND if 0 < wait < NEVER // 2 else None
 
 
+def paused(pause: Pause, now: int) -> str:
+    """How long *pause* lasts, after the name of what it holds; empty if it is over."""
+    if pause.until <= now:
+        return ""
+    span = known(pause.until - now)
+    return " is paused until resume()" if span is None else f" is paused for another {span:g} s"
+
+
 def told(wait: int) -> str:
     """The known wait, at the end of a sentence; empty if the wait is not known."""
     span = known(wait)

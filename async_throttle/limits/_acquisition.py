@@ -47,7 +47,7 @@ class Delay(float):
     """Seconds to wait, and which limit it is that is to be waited for.
 
     Attributes:
-        limit: its key; None if there is nothing to wait for.
+        limit: its key, or "pause" for that of the set; None if there is nothing to wait for.
     """
 
     limit: Hashable
@@ -140,7 +140,7 @@ class LimitSetAcquisition(BaseLease):
     def waited_for(self) -> dict[Hashable, float]:
         """Seconds for which each limit held up the head of the lane meanwhile.
 
-        They add up to `waited`. If the set itself was paused, that is told under None.
+        They add up to `waited`. If the set itself was paused, that is told under ``"pause"``.
         """
         if self.limit_set is None:
             return {}
