@@ -234,7 +234,7 @@ async def test_a_refusal_says_which_pause_it_is_and_until_when(kind: Any) -> Non
     with pytest.raises(ThrottleTimeout, match=r"^the set is paused for another 30 s, ") as refusal:
         await api(timeout=1).__aenter__()
     assert (refusal.value.limit, refusal.value.retry_after) == ("pause", 30)
-    assert (api.delay(), api.delay().limit) == (30, "pause")
+    assert (float(api.delay()), api.delay().limit) == (30.0, "pause")
 
 
 @both_kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from async_throttle._engine.lane import Pause
+from async_throttle._shell.scheduler import Scheduler
 from async_throttle._shell.waiting import known, paused, told
 from async_throttle._units import TOKEN
 from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge

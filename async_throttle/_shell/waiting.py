@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from async_throttle._engine.lane import GONE, GRANTED, QUEUED, Lane, Receipt, State
+from async_throttle._engine.lane import GONE, GRANTED, QUEUED, Lane, Pause, Receipt, State
 from async_throttle._units import NEVER, SECOND
 from async_throttle.exceptions import ResourceLimitError
 
@@ -22,6 +22,7 @@ __all__ = [
     "hopes",
     "known",
     "note",
+    "paused",
     "possible",
     "told",
 ]
