@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from async_throttle._engine.lane import Pause
-from async_throttle._shell.scheduler import Scheduler
+from typing import TYPE_CHECKING
+
 from async_throttle._shell.waiting import known, paused, told
 from async_throttle._units import TOKEN
 from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge
 from async_throttle.rules import Rule
+
+if TYPE_CHECKING:
+    from async_throttle._engine.lane import Pause
+    from async_throttle._shell.scheduler import Scheduler
 
 __all__ = ["Refusals"]
 
