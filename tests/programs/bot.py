@@ -41,10 +41,10 @@ class Bot:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.everybody = Throttle(30, burst=25, name="everybody")
-        self.chats: Throttles[int] = Throttles(
-            lambda chat: Throttle(1, burst=3, name=f"chat {chat}")
+        self.chats: Throttles[int, Throttle] = Throttles(lambda chat: Throttle(1, burst=3))
+        self.groups: Throttles[int, Throttle] = Throttles(
+            lambda chat: Throttle(20, period=60, burst=18)
         )
-        self.groups: Throttles[int] = Throttles(lambda chat: Throttle(20, period=60, burst=18))
 
     def limits(self, chat: int) -> LimitSet:
         """What a message to *chat* has to wait for. A set costs little: make one for each call."""
