@@ -71,7 +71,7 @@ class BaseThrottle(Single):
             self._blocks = Blocks()
 
     def release(self) -> None:
-        """Give one slot back.
+        """Give one slot back; the tokens stay spent.
 
         Raises:
             ValueError: nobody holds one.

@@ -64,7 +64,9 @@ class Throttle(FastThrottle, BaseThrottle):
 
     Args:
         capacity: tokens per *period*; math.inf is no rate limit.
-        concurrency: callers that may hold a slot at once; 0 is no limit.
+        concurrency: callers that may hold a slot at once; 0 is no limit. A slot comes back when
+            its block ends. If the block is cancelled while it waits for ``asyncio.to_thread``, the
+            thread goes on without one: take the slot in the thread, of a `threads.Throttle`.
         period: seconds, rounded to whole nanoseconds.
         burst: most tokens that may go at once. Unset, it is ``max(1, capacity)`` and follows
             *capacity* (1 for `LeakyBucket`). The windows have none.
