@@ -25,9 +25,9 @@ _engine/               who goes next: lane.py, queue.py, patience.py, backfill.p
                        asks it; check.py compares what the queue keeps by hand
 _shell/                what waits: clock.py and alarm.py, door.py, admission.py and scheduler.py,
                        waiting.py and refusals.py, loop.py and thread.py;
-                       core.py is what a throttle is, following.py what adapts it, lease.py
-                       and states.py what a call is; single.py refuses copies; fast.py has
-                       every shortcut
+                       core.py is what a throttle is, readings.py what is read of it,
+                       following.py what adapts it, lease.py and states.py what a call is;
+                       single.py refuses copies; fast.py has every shortcut
 _base.py               what the throttles of both kinds have in common
 _units.py              numbers as integers
 _decorator.py          functions that run within a block

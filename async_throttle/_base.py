@@ -12,6 +12,7 @@ from async_throttle._shell.core import UNIT, Core, burst_of, period_of, slots_of
 from async_throttle._shell.fast import NOTHING
 from async_throttle._shell.lease import Blocks
 from async_throttle._shell.loop import LoopScheduler
+from async_throttle._shell.readings import told
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.single import Single
 from async_throttle._shell.thread import ThreadScheduler
@@ -74,7 +75,7 @@ class BaseThrottle(Single):
             self._blocks = Blocks()
 
     def release(self) -> None:
-        """Give one slot back.
+        """Give one slot back; the tokens stay spent.
 
         Raises:
             ValueError: nobody holds one.
@@ -258,7 +259,7 @@ class BaseThrottle(Single):
         return None if following is None else following.law
 
     def __repr__(self) -> str:
-        return self._core.told(id(self))
+        return told(self._core, id(self))
 
     # -- changing the limits ------------------------------------------------------------
 

@@ -7,9 +7,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
-__all__ = ["within", "within_either"]
+__all__ = ["is_weight", "within", "within_either"]
 
 P = ParamSpec("P")
+
+
+def is_weight(value: object) -> bool:
+    """Whether *value* is meant as a weight; what can be called is meant to be decorated."""
+    return not callable(value) or hasattr(type(value), "__float__")
 
 
 def within(what: str, func: Callable[P, Any], enter: Callable[[], Any]) -> Callable[P, Any]:

@@ -23,6 +23,7 @@ __all__ = [
     "number",
     "positive",
     "seconds",
+    "shown",
     "tokens",
     "whole",
 ]
@@ -43,18 +44,22 @@ UNKNOWN: Final = NEVER + 1
 """An instant that something outside has to be asked for: not known yet, other than NEVER."""
 
 
-def _within(name: str, value: Any, what: str) -> bool:
-    """Whether *value* is a number of at least 0; it must be one that can be compared."""
+def _least(name: str, value: Any, what: str) -> bool:
+    """Whether *value*, which must be a number, is at least 0."""
     try:
-        return not isinstance(value, str) and bool(value >= 0)
+        if not isinstance(value, str | bytes):
+            return bool(value >= 0)
     except ArithmeticError:  # a Decimal that is not a number
         return False
     except TypeError:
-        raise TypeError(f"{name} must be {what}, got {value!r}") from None
+        pass
+    raise TypeError(f"{name} must be {what}, got {value!r}") from None
 
 
-def tokens(name: str, value: float) -> int:
+def tokens(name: str, value: float, *, tiny: bool = True) -> int:
     """A finite number of tokens, at least 0, in nanotokens.
+
+    What is *tiny* counts as nothing, or is refused: below half a nanotoken, but not 0.
 
     >>> 10 * tokens("weight", 0.1) == tokens("weight", 1)
     True
@@ -62,11 +67,14 @@ def tokens(name: str, value: float) -> int:
     if type(value) is int and value >= 0:
         return value * TOKEN
     what = "a finite number of at least 0"
-    if not _within(name, value, what) or value == math.inf:
+    if not _least(name, value, what) or value == math.inf:
         raise ValueError(f"{name} must be {what}, got {value!r}")
     # Split off the fraction first: a large float times 10**9 would round the nanotokens away.
     units = int(value)
-    return units * TOKEN + round((value - units) * TOKEN)
+    amount = units * TOKEN + round((value - units) * TOKEN)
+    if not amount and value and not tiny:
+        raise ValueError(f"{name} must be at least 1e-9, or 0, got {value!r}")
+    return amount
 
 
 def positive(name: str, value: float, *, infinite: bool = False) -> int | float:
@@ -75,11 +83,16 @@ def positive(name: str, value: float, *, infinite: bool = False) -> int | float:
     >>> positive("capacity", 2)
     2000000000
     """
-    if infinite and isinstance(value, float) and value == math.inf:
-        return math.inf
+    most = "" if infinite else " finite"
+    if not _least(name, value, f"a positive{most} number") or value == 0:
+        raise ValueError(f"{name} must be positive, got {value!r}")
+    if value == math.inf:
+        if infinite:
+            return math.inf
+        raise ValueError(f"{name} must be finite, got {value!r}")
     amount = tokens(name, value)
     if amount == 0:
-        raise ValueError(f"{name} must be positive, got {value!r}")
+        raise ValueError(f"{name} must be at least 1e-9, got {value!r}")
     if amount > MOST * TOKEN:
         raise ValueError(f"{name} must be at most {MOST:g}, got {value!r}")
     return amount
@@ -100,7 +113,7 @@ def nanoseconds(name: str, value: float | timedelta) -> int:
             if span < 0:
                 raise ValueError(f"{name} must be {what}, got {value!r}")
             return span
-    if not _within(name, value, what):
+    if not _least(name, value, what):
         raise ValueError(f"{name} must be {what}, got {value!r}")
     if value == math.inf:
         return NEVER
@@ -124,8 +137,9 @@ def number(name: str, value: Any, what: str = "a number") -> float:
     2.0
     """
     try:
-        # Text is refused, though float() would read it.
-        found = math.nan if isinstance(value, str | bytes) else float(value)
+        if isinstance(value, str | bytes):
+            raise TypeError  # though float() would read it
+        found = float(value)
     except TypeError:
         raise TypeError(f"{name} must be {what}, got {value!r}") from None
     except OverflowError:
@@ -135,6 +149,18 @@ def number(name: str, value: Any, what: str = "a number") -> float:
     return found
 
 
+def shown(value: Any) -> str:
+    """A number for people; what is none, as it is. Whatever it is, this does not raise.
+
+    >>> shown(200_000), shown(0.1 + 0.2), shown("two")
+    ('200000', '0.3', "'two'")
+    """
+    try:
+        return repr(value) if isinstance(value, str | bytes) else f"{float(value):.10g}"
+    except (TypeError, ValueError, OverflowError):
+        return repr(value)
+
+
 def whole(name: str, value: float) -> int:
     """A whole number of at least 0; 3.0 will do, 3.5 will not.
 
@@ -142,6 +168,6 @@ def whole(name: str, value: float) -> int:
     3
     """
     what = "a whole number of at least 0"
-    if not _within(name, value, what) or value == math.inf or value != int(value):
+    if not _least(name, value, what) or value == math.inf or value != int(value):
         raise ValueError(f"{name} must be {what}, got {value!r}")
     return int(value)

@@ -11,6 +11,16 @@
     └── TimeoutError                  the builtin's subclass, so either name catches it
 
 A refusal changes nothing: whoever is refused has taken no token and holds no slot.
+
+What to tell those who retry, so that a refusal which ends is tried again, and a throttle that is
+closed or a weight that is too large is not. The defaults of some do the opposite::
+
+    stamina          on=(ThrottleTimeout, ThrottleFull)
+    tenacity         retry=retry_if_exception_type((ThrottleTimeout, ThrottleFull))
+    langgraph        retry_on=(ThrottleTimeout, ThrottleFull)
+    google.api_core  predicate=if_exception_type(ThrottleTimeout, ThrottleFull)
+
+The retry stands outside, the throttle inside: each try waits for its turn.
 """
 
 from __future__ import annotations

@@ -19,11 +19,15 @@ For all async tests at once set ``virtual_time = true`` in pytest's configuratio
 
 A test whose `asyncio` mark names its own ``loop_factories`` gets those. ``"virtual_time"`` may be
 among them: ``@pytest.mark.asyncio(loop_factories=["virtual_time", "asyncio"])`` runs it on both.
+
+A test that asks for virtual time and would not get it is an error: one of anyio's plugin, and one
+that is not marked as asyncio's (in the strict mode of pytest-asyncio).
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Generator, Mapping
 
 import pytest
@@ -62,6 +66,26 @@ def pytest_asyncio_loop_factories(
     if chosen is not None and "loop_factories" in chosen.kwargs:
         return {**usual, **virtual}
     return virtual if _wants_virtual_time(config, item) else usual
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse a test that asks for virtual time and would run in real time."""
+    if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(item.obj):
+        return
+    if not _wants_virtual_time(item.config, item):
+        return
+    if "anyio_backend" in item.fixturenames:
+        reason = "anyio's plugin runs it, in real time: mark it with pytest.mark.asyncio instead"
+    elif item.get_closest_marker("asyncio") is None:
+        reason = "pytest-asyncio does not run it: mark it with pytest.mark.asyncio"
+    else:
+        return
+    pytest.fail(
+        f"{item.name} asks for virtual time, but {reason}; or except it by "
+        "pytest.mark.virtual_time(False)",
+        pytrace=False,
+    )
 
 
 def _wants_virtual_time(config: pytest.Config, item: pytest.Item) -> bool:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from async_throttle._base import BaseThrottle
-from async_throttle._decorator import within_either
+from async_throttle._decorator import is_weight, within_either
 from async_throttle._shell import fast, loop, thread
 from async_throttle._shell.fast import NOTHING
 from async_throttle._shell.thread import ThreadScheduler
@@ -112,17 +112,28 @@ class Throttle(BaseThrottle):
         except BaseException as late:
             leave_block_again(self._core, late, exc, done)
 
+    @overload
+    def __call__(
+        self, func: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
     def __call__(
         self, weight: float = 1, *, timeout: float | None = None, priority: int = 0
-    ) -> Lease:
+    ) -> Lease: ...
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> Callable[P, R]: ...
+    def __call__(self, weight: Any = 1, *, timeout: float | None = None, priority: int = 0) -> Any:
         """A call that weighs *weight*: ``with throttle(5) as lease:``, or ``async with``.
 
         The result may be kept and entered many times, also by many threads and tasks at once.
-        It decorates a ``def`` as well as an ``async def``.
+        It decorates a ``def`` as well as an ``async def``; so does the throttle itself, with a
+        weight of 1: ``@throttle``.
 
         Args:
             weight, timeout, priority: see `acquire`.
         """
+        if weight.__class__ is not int and not is_weight(weight):
+            return Lease._of(self, 1, timeout, priority)(weight)
         return Lease._of(self, weight, timeout, priority)
 
     def acquire(

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from async_throttle._base import BaseThrottle, core_of
-from async_throttle._decorator import within
+from async_throttle._decorator import is_weight, within
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
 from async_throttle._shell.core import Core, checked_priority
@@ -21,7 +21,7 @@ from async_throttle._shell.loop import LoopScheduler, drained, wait, wait_for_un
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.states import FRESH
 from async_throttle._shell.waiting import Option, note
-from async_throttle._units import tokens
+from async_throttle._units import shown, tokens
 
 if TYPE_CHECKING:
     from async_throttle._shell.following import Measure
@@ -66,7 +66,9 @@ class Throttle(FastThrottle, BaseThrottle):
 
     Args:
         capacity: tokens per *period*; math.inf is no rate limit.
-        concurrency: callers that may hold a slot at once; 0 is no limit.
+        concurrency: callers that may hold a slot at once; 0 is no limit. A slot comes back when
+            its block ends. If the block is cancelled while it waits for ``asyncio.to_thread``, the
+            thread goes on without one: take the slot in the thread, of a `threads.Throttle`.
         period: seconds, rounded to whole nanoseconds.
         burst: most tokens that may go at once. Unset, it is ``max(1, capacity)`` and follows
             *capacity* (1 for `LeakyBucket`). The windows have none.
@@ -135,13 +137,23 @@ class Throttle(FastThrottle, BaseThrottle):
     ) -> None:
         leave_block_again(self._core, late, error, left)
 
+    @overload
+    def __call__(
+        self, func: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
     def __call__(
         self, weight: float = 1, *, timeout: float | None = None, priority: int = 0
-    ) -> Lease:
+    ) -> Lease: ...
+    def __call__(self, weight: Any = 1, *, timeout: float | None = None, priority: int = 0) -> Any:
         """A call that weighs *weight*: ``async with throttle(5) as lease:``.
 
         The result may be kept and entered many times, also by many tasks at once: the first
-        entry is its own lease, later ones get a fresh one. It is a decorator too::
+        entry is its own lease, later ones get a fresh one. It is a decorator too, as is the
+        throttle itself, with a weight of 1::
+
+            @throttle
+            async def ping() -> None: ...
 
             @throttle(5)
             async def fetch(url: str) -> bytes: ...
@@ -151,6 +163,8 @@ class Throttle(FastThrottle, BaseThrottle):
             timeout: seconds to wait at most; see `acquire`.
             priority: lower goes first; see `acquire`.
         """
+        if weight.__class__ is not int and not is_weight(weight):
+            return Lease._of(self, 1, timeout, priority)(weight)
         lease = _new(Lease)
         lease._throttle = self
         lease._core = self._core
@@ -375,7 +389,8 @@ class Lease(FastLease, BaseLease):
 
     def __repr__(self) -> str:
         return (
-            f"<async_throttle.Lease of {self.weight:g} [{self._state.told}] of {self._throttle!r}>"
+            f"<async_throttle.Lease of {shown(self.weight)} [{self._state.told}] "
+            f"of {self._throttle!r}>"
         )
 
     if TYPE_CHECKING:

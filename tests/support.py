@@ -14,6 +14,9 @@ Without ``deep`` all examples are the same each time: a change that fails is at 
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from decimal import Decimal
+from numbers import Real
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, Phase, settings
@@ -51,6 +54,11 @@ def scaled(ci: int, *, least: int = 5) -> int:
 def examples(ci: int) -> settings:
     """Decorates a test that draws so many examples in ``ci``, and in proportion elsewhere."""
     return settings(max_examples=scaled(ci))
+
+
+def refusal_of(value: object) -> type[TypeError | ValueError]:
+    """How an argument is refused: by what it is, or by what it says."""
+    return ValueError if isinstance(value, Real | timedelta | Decimal) else TypeError
 
 
 def now() -> float:

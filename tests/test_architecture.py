@@ -66,7 +66,17 @@ WITHIN = {
     ],
     "_shell": [
         *["states", "single", "alarm", "clock", "fast", "waiting", "refusals", "door"],
-        *["admission", "scheduler", "loop", "thread", "core", "following", "lease", "__init__"],
+        *[
+            "admission",
+            "scheduler",
+            "loop",
+            "thread",
+            "readings",
+            "core",
+            "following",
+            "lease",
+            "__init__",
+        ],
     ],
     "adaptive": ["_law", "_concurrency", "aimd", "gradient", "backoff", "__init__"],
     "limits": ["_single", "_core", "_acquisition", "_set", "_pool", "__init__"],

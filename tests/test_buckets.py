@@ -92,7 +92,7 @@ async def test_a_token_bucket_may_have_no_rate_limit_and_no_capacity() -> None:
 
 
 def test_a_token_bucket_with_a_rate_has_a_finite_capacity() -> None:
-    with pytest.raises(ValueError, match=r"^capacity must be a finite number .*, got inf$"):
+    with pytest.raises(ValueError, match=r"^capacity must be finite, got inf$"):
         TokenBucket(1, math.inf)
 
 
@@ -201,7 +201,7 @@ def test_the_largest_factor_is_not_below_the_smallest() -> None:
 
 
 def test_the_slowest_leak_is_still_one() -> None:
-    with pytest.raises(ValueError, match=r"^leak \* min_factor must be positive, got 1\.25e-10$"):
+    with pytest.raises(ValueError, match=r"^leak \* min_factor must be at least 1e-9, got 1\.25"):
         LeakyBucket(1, 1e-9, 0.125)
 
 

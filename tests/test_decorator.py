@@ -17,6 +17,7 @@ from async_throttle import (
     LimitSet,
     RateLimiter,
     Throttle,
+    ThrottleTimeout,
     TimeoutManager,
     threads,
 )
@@ -25,17 +26,21 @@ pytestmark = pytest.mark.virtual_time
 
 FOR_LOOPS = {
     "throttle": lambda: Throttle(math.inf, 1)(1),
+    "RateLimiter": lambda: RateLimiter(1),
+    "ConcurrencyLimiter": lambda: ConcurrencyLimiter(1),
     "limit() of a rate": lambda: RateLimiter(1).limit,
     "limit()": lambda: RateLimiter(1).limit(),
     "limit(tokens=)": lambda: RateLimiter(1).limit(tokens=1),
     "limit() of slots": lambda: ConcurrencyLimiter(1).limit,
     "TimeoutManager": lambda: TimeoutManager(1.0),
 }
+BARE = {"throttle without brackets": lambda: Throttle(math.inf, 1)}
 FOR_THREADS = {
     "threads.Throttle": lambda: threads.Throttle(math.inf, 1)(1),
+    "threads.Throttle without brackets": lambda: threads.Throttle(math.inf, 1),
     "LimitSet": lambda: LimitSet(threads.Throttle(math.inf, 1))(),
 }
-EVERY = {**FOR_LOOPS, **FOR_THREADS}
+EVERY = {**FOR_LOOPS, **BARE, **FOR_THREADS}
 
 
 def work(a: int, *, b: int = 2) -> int:
@@ -80,6 +85,29 @@ async def test_methods_and_partials_are_decorated_and_errors_pass(make: Any) -> 
     assert await make()(functools.partial(wait, 1))(b=4) == 5
 
 
+async def test_a_throttle_without_brackets_takes_one_and_heeds_options() -> None:
+    throttle = Throttle(10, 1)
+
+    @throttle
+    async def look() -> tuple[int, float]:
+        return throttle.active, throttle.level
+
+    assert await look() == (1, 9.0)
+
+    async def never() -> None: ...
+
+    throttle.pause(5)
+    with pytest.raises(ThrottleTimeout):
+        await throttle(never, timeout=1)()  # type: ignore[call-overload]
+
+
+def test_a_number_that_can_be_called_is_a_weight() -> None:
+    class Three(float):
+        def __call__(self) -> None: ...
+
+    assert Throttle(10)(Three(3)).weight == 3
+
+
 @pytest.mark.parametrize("make", FOR_THREADS.values(), ids=FOR_THREADS)
 def test_what_threads_enter_decorates_a_function_as_well(make: Any) -> None:
     decorated = make()(work)
@@ -87,9 +115,11 @@ def test_what_threads_enter_decorates_a_function_as_well(make: Any) -> None:
     assert inspect.signature(decorated) == inspect.signature(work)
 
 
-@pytest.mark.parametrize("make", FOR_LOOPS.values(), ids=FOR_LOOPS)
+@pytest.mark.parametrize("make", [*FOR_LOOPS.values(), *BARE.values()], ids=[*FOR_LOOPS, *BARE])
 @pytest.mark.parametrize("func", [work, generate, stream, len, int, "fetch"])
 def test_what_only_loops_enter_decorates_nothing_else(make: Any, func: Any) -> None:
+    if func == "fetch" and make in BARE.values():
+        return  # a weight, which is refused when it is asked for
     with pytest.raises(TypeError, match=f"decorates an async def, got .*{re.escape(repr(func))}"):
         make()(func)
 

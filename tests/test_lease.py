@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support import now, others_run, queued
+from support import now, others_run, queued, refusal_of
 
 from async_throttle import (
     AIMD,
@@ -106,7 +106,7 @@ async def test_every_kind_of_later_grant_counts(later: str) -> None:
 async def test_what_was_taken_is_a_finite_number_of_at_least_zero(bad: Any) -> None:
     throttle = Throttle(10)
     async with throttle(5) as lease:
-        with pytest.raises(ValueError, match=f"actual .*{re.escape(repr(bad))}"):
+        with pytest.raises(refusal_of(bad), match=f"actual .*{re.escape(repr(bad))}"):
             lease.settle(bad)
         assert throttle.level == 5.0
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from freezegun import freeze_time
-from support import at, now, others_run, queued, scaled
+from support import at, now, others_run, queued, refusal_of, scaled
 
 from async_throttle import (
     FixedWindow,
@@ -664,7 +664,7 @@ FORESEEN = {
         "sliding",
         lambda api: (api["sliding"].charge(7), api["fixed"].charge(9)),
     ),
-    "paused": Foreseen({"tokens": lambda: Throttle(10)}, {}, 3, None, lambda api: api.pause(3)),
+    "paused": Foreseen({"tokens": lambda: Throttle(10)}, {}, 3, "pause", lambda api: api.pause(3)),
     "member paused": Foreseen(
         {"tokens": lambda: filling(1), "requests": lambda: Throttle(10)},
         {"tokens": 5},
@@ -830,7 +830,7 @@ async def test_a_pause_of_a_member_counts_for_it_and_one_of_the_set_for_none(wen
     at(4.0, lambda: api["tokens"].pause(3))
     lease = await went.call(api)
     assert lease.waited == 7.0
-    assert lease.waited_for == {"requests": 1.0, "tokens": 3.0, None: 3.0}
+    assert lease.waited_for == {"requests": 1.0, "tokens": 3.0, "pause": 3.0}
 
 
 async def test_who_is_held_up_by_the_head_of_another_set_waits_for_the_limit_they_share(
@@ -981,7 +981,7 @@ async def test_a_priority_is_a_whole_number(kind: Any, wrong: Any) -> None:
         lambda: tokens.try_acquire(priority=wrong),
         lambda: tokens.delay(priority=wrong),
     ):
-        with pytest.raises(ValueError, match="priority must be a whole number, got "):
+        with pytest.raises(refusal_of(wrong), match="priority must be a whole number, got "):
             call()
     assert tokens.level == 10
 

@@ -28,6 +28,7 @@ from async_throttle import (
     Throttle,
     ThrottleClosed,
     testing,
+    threads,
 )
 
 T = TypeVar("T")
@@ -291,9 +292,54 @@ def test_queueing_in_two_live_loops_at_once_is_an_error_that_names_the_way_out(
     async def enter() -> None:
         await (throttle(2).__aenter__() if form == "call" else getattr(throttle, form)())
 
-    with pytest.raises(RuntimeError, match=r"async_throttle\.threads\.Throttle"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"^callers wait for .* in another event loop, which does not run, but is not closed.*"
+        r"close the other loop, or use async_throttle\.threads\.Throttle",
+    ):
         _two_loops(throttle.acquire(), enter)
     assert (throttle.active, throttle.waiting) == (1, 0)
+
+
+def test_a_loop_that_runs_in_another_thread_is_told_as_one() -> None:
+    throttle = Throttle(math.inf, 1)
+    throttle.try_acquire()
+    waits, done = threading.Event(), threading.Event()
+
+    async def first() -> None:
+        waiter = asyncio.create_task(throttle.acquire())
+        await others_run()
+        waits.set()
+        await asyncio.to_thread(done.wait)
+        waiter.cancel()
+
+    thread = threading.Thread(target=asyncio.run, args=(first(),))
+    thread.start()
+    waits.wait()
+    try:
+        with pytest.raises(RuntimeError, match=r"loop, which runs; .* time: use async_throttle\."):
+            asyncio.run(throttle.acquire())
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", [Throttle, threads.Throttle], ids=["loop", "threads"])
+def test_without_an_event_loop_of_asyncio_a_wait_is_refused_with_the_way_out(kind: Any) -> None:
+    throttle = kind(math.inf, 1)
+
+    def step(call: Coroutine[Any, Any, object]) -> object:
+        """As another framework does."""
+        with pytest.raises(StopIteration) as end:
+            call.send(None)
+        return end.value.value
+
+    step(throttle.__aenter__())
+    for call in (throttle.__aenter__(), throttle(1).__aenter__()):
+        with pytest.raises(RuntimeError, match=r"no event loop of asyncio runs .* trio_asyncio"):
+            call.send(None)
+    step(throttle.__aexit__(None, None, None))
+    assert (throttle.active, throttle.waiting) == (0, 0)
 
 
 def test_an_uncontended_use_in_a_second_live_loop_is_not_checked() -> None:

@@ -378,10 +378,10 @@ class Source:
         if self.limit is not None:
             return {self.limit.name}
         return {
-            None if limit is None else key
+            key
             for limit in limits
             for _, together in self.sets
-            for key, each in [*together.keys.items(), (None, None)]
+            for key, each in [*together.keys.items(), ("pause", None)]
             if each is limit
         }
 
@@ -1266,7 +1266,7 @@ class Machine(RuleBasedStateMachine):
         blamed = lease.waited_for
         assert sum(nanoseconds(span) for span in blamed.values()) == waited, (blamed, waited)
         assert all(span >= 0 for span in blamed.values())
-        assert set(together.keys) <= set(blamed) <= {*together.keys, None}
+        assert set(together.keys) <= set(blamed) <= {*together.keys, "pause"}
 
     def the_refusal_names_its_limit(
         self, caller: Caller, seen: Seen, limits: frozenset[Limit | None]

@@ -24,6 +24,7 @@ from async_throttle import (
     SlidingWindow,
     Throttle,
     Throttles,
+    ThrottleTimeout,
     TokenBucket,
     threads,
 )
@@ -224,3 +225,32 @@ async def test_a_key_whose_combination_is_paused_is_not_forgotten(kind: Any) -> 
     for n in range(20, 60):
         chats[n]
     assert "banned" not in chats
+
+
+@both_kinds
+async def test_a_refusal_says_which_pause_it_is_and_until_when(kind: Any) -> None:
+    a, b = kind(10), kind(10)
+    api = LimitSet(a=a, b=b)
+    b.pause(20)
+    with pytest.raises(
+        ThrottleTimeout, match=r"^b is paused for another 20 s, and does "
+    ) as refusal:
+        await api(timeout=1).__aenter__()
+    assert (refusal.value.limit, refusal.value.retry_after) == ("b", 20)
+    async with api(b=0):
+        pass
+    api.pause(30)
+    with pytest.raises(ThrottleTimeout, match=r"^the set is paused for another 30 s, ") as refusal:
+        await api(timeout=1).__aenter__()
+    assert (refusal.value.limit, refusal.value.retry_after) == ("pause", 30)
+    assert (float(api.delay()), api.delay().limit) == (30.0, "pause")
+
+
+@both_kinds
+async def test_a_pause_and_a_limit_of_that_name_are_told_together(kind: Any) -> None:
+    api = LimitSet(pause=kind(1, initial=0))
+    api.pause(3)
+    api["pause"].charge(4)
+    async with api() as lease:
+        assert lease.waited == 5
+        assert lease.waited_for == {"pause": 5.0}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import others_run, queued
+from support import others_run, queued, refusal_of
 
 import async_throttle
 from async_throttle import (
@@ -163,7 +163,7 @@ def test_a_bad_parameter_is_refused_by_the_name_that_the_caller_knows(bad: Any) 
         ("limit", ConcurrencyLimiter, ()),
     ):
         if bad not in good:
-            with pytest.raises(ValueError, match=f"^{name} .*{bad!r}"):
+            with pytest.raises(refusal_of(bad), match=f"^{name} .*{bad!r}"):
                 make(bad)
 
 

@@ -802,6 +802,50 @@ def test_virtual_time_is_given_to_a_test_by(
     pytester.runpytest(*options).assert_outcomes(passed=passed)
 
 
+MARK = "@pytest.mark.virtual_time\n"
+EXCEPTED = "@pytest.mark.virtual_time(False)\n"
+
+
+@pytest.mark.parametrize(
+    ("setting", "marks", "outcome", "reason"),
+    [
+        ("", "@pytest.mark.anyio\n" + MARK, "errors", "anyio's plugin runs it, in real time"),
+        ("virtual_time = true", "@pytest.mark.anyio\n", "errors", "anyio's plugin runs it"),
+        ("", MARK, "errors", "pytest-asyncio does not run it"),
+        (
+            "virtual_time = true",
+            "@pytest.mark.anyio\n" + EXCEPTED,
+            "passed",
+            "",
+        ),
+        ("", "@pytest.mark.anyio\n", "passed", ""),
+        ("", "@pytest.mark.asyncio\n" + MARK, "passed", ""),
+    ],
+)
+def test_a_test_that_asks_for_virtual_time_gets_it_or_is_an_error(
+    project: pytest.Pytester, setting: str, marks: str, outcome: str, reason: str
+) -> None:
+    configured(project, setting)
+    project.makepyfile(f"""
+import pytest
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+{marks}async def test_it():
+    pass
+
+@pytest.mark.virtual_time
+def test_without_a_loop():
+    pass
+""")
+    result = project.runpytest("--asyncio-mode=strict")
+    counts = result.parseoutcomes()
+    assert counts == ({"errors": 1, "passed": 1} if outcome == "errors" else {"passed": 2})
+    assert reason in result.stdout.str()
+
+
 def test_the_example_of_the_plugin_runs(project: pytest.Pytester) -> None:
     documentation = inspect.cleandoc(pytest_plugin.__doc__ or "")
     example = documentation.split("VirtualTimeLoop`::\n")[1].split("\nFor all")[0]

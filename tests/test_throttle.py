@@ -9,10 +9,11 @@ import asyncio
 import math
 import re
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any
 
 import pytest
-from support import at, now, others_run, queued, scaled
+from support import at, now, others_run, queued, refusal_of, scaled
 
 import async_throttle
 from async_throttle import (
@@ -49,6 +50,11 @@ def seen(throttle: Throttle) -> list[Any]:
     return [*parameters, *state, throttle.locked()]
 
 
+def call(kind: Any, *args: Any, **options: Any) -> Any:
+    """Made with arguments that a type checker would refuse."""
+    return kind(*args, **options)
+
+
 async def ask(throttle: Throttle, form: str, *weight: Any, **options: Any) -> Any:
     """Take what is asked for, in one of the forms of a throttle; a block is left again."""
     if form == "plain":
@@ -72,10 +78,9 @@ WEIGHED = FORMS[1:]
     [
         *(("capacity", bad, {}) for bad in (0, -1, -0.5, math.nan, -math.inf, "10")),
         *(("concurrency", bad, {}) for bad in (-1, 1.5, math.nan, math.inf, "2")),
-        # 1e-10 rounds to no time at all.
         *(("period", bad, {}) for bad in (0, -1.0, math.nan, math.inf, "1", 1e-10)),
         *(("burst", bad, {}) for bad in (0, -1, math.nan, math.inf, "5")),
-        *(("initial", bad, {}) for bad in (-1, 10.5, math.nan, math.inf)),
+        *(("initial", bad, {}) for bad in (-1, 10.5, math.nan, math.inf, "4")),
         ("initial", 4, {"burst": 3}),
         *(("max_waiting", bad, {}) for bad in (-1, 0.5, math.nan)),
         *(("burst", 5, {"algorithm": window}) for window in WINDOWS),
@@ -84,8 +89,62 @@ WEIGHED = FORMS[1:]
 def test_a_bad_parameter_is_refused_by_name_and_value(
     name: str, bad: Any, others: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError, match=f"^{name} .*{re.escape(repr(bad))}"):
+    with pytest.raises(refusal_of(bad), match=f"^{name} .*{re.escape(repr(bad))}$"):
         Throttle(**{"capacity": 10, name: bad, **others})
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Throttle(4e-10), "capacity must be at least 1e-9, got 4e-10"),
+        (lambda: Throttle(1, period=4e-10), "period must be at least 1e-9 s, got 4e-10"),
+        (lambda: Throttle(1, burst=4e-10), "burst must be at least 1e-9, got 4e-10"),
+        (lambda: Throttle(1, burst=math.inf), "burst must be finite, got inf"),
+        (lambda: Throttle(1).try_acquire(4e-10), "weight must be at least 1e-9, or 0, got 4e-10"),
+    ],
+)
+def test_an_error_states_the_rule_that_was_broken(make: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        make()
+
+
+def test_what_is_settled_or_charged_may_be_next_to_nothing() -> None:
+    throttle = Throttle(10)
+    throttle.charge(4e-10)
+    assert throttle.level == 10
+
+
+@pytest.mark.parametrize(
+    ("make", "write"),
+    [
+        (lambda: call(SlidingWindow), "write Throttle(10, period=60, algorithm=SlidingWindow)"),
+        (
+            lambda: call(TokenBucket, 10, 5),
+            "buckets.TokenBucket is one to be awaited",
+        ),
+        (lambda: call(Throttle, 1, algorithm=SlidingWindow(0, 1, 1)), "write SlidingWindow, got "),
+        (
+            lambda: call(Throttle, 1, algorithm="sliding_window"),
+            "write async_throttle.SlidingWindow",
+        ),
+        (lambda: call(Throttle, 1, algorithm="gcra"), "write async_throttle.GCRA, got 'gcra'"),
+        (lambda: call(Throttle, 1, algorithm="other"), "write one of TokenBucket, LeakyBucket, "),
+    ],
+)
+def test_whoever_takes_a_rule_for_something_else_is_told_what_to_write(
+    make: Any, write: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(write)):
+        make()
+
+
+def test_a_rule_of_a_user_that_fails_as_it_is_made_says_so_itself() -> None:
+    class Broken(TokenBucket):
+        def configure(self, now: Any, capacity: Any, period: Any, burst: Any) -> None:
+            raise TypeError("its own")
+
+    with pytest.raises(TypeError, match="its own"):
+        Throttle(1, algorithm=Broken)
 
 
 def test_the_only_positional_parameters_are_those_of_version_1() -> None:
@@ -413,9 +472,43 @@ async def test_a_pause_for_ever_lasts_until_resume() -> None:
 )
 def test_a_pause_is_not_negative(bad: Any) -> None:
     throttle = Throttle(10)
-    with pytest.raises(ValueError, match=re.escape(repr(bad))):
+    with pytest.raises(refusal_of(bad), match=re.escape(repr(bad))):
         throttle.pause(bad)
     assert throttle.paused_for == 0.0
+
+
+async def test_a_refusal_while_a_pause_lasts_says_so_and_until_when() -> None:
+    throttle = Throttle(10, max_waiting=1, name="chat")
+    throttle.pause(30)
+    with pytest.raises(ThrottleTimeout) as early:
+        await throttle.acquire(timeout=5)
+    assert str(early.value) == (
+        "throttle 'chat' is paused for another 30 s, and does not grant it within a timeout of "
+        "5 s: it takes 30 s or more"
+    )
+    assert early.value.retry_after == 30
+    waiter = await queued(throttle.acquire(timeout=31))
+    with pytest.raises(
+        ThrottleFull, match=r" wait already; it is paused for another 30 s$"
+    ) as full:
+        await throttle.acquire()
+    assert full.value.retry_after == 30
+    await asyncio.sleep(10)
+    throttle.pause(math.inf)
+    with pytest.raises(
+        ThrottleTimeout, match=r"^throttle 'chat' is paused until resume\(\), "
+    ) as late:
+        await waiter
+    assert (now(), late.value.retry_after) == (31, None)
+
+
+async def test_a_refusal_when_a_pause_is_over_does_not_speak_of_it() -> None:
+    throttle = Throttle(1)
+    throttle.pause(1)
+    await asyncio.sleep(1)
+    await throttle.acquire(timeout=-1)
+    with pytest.raises(ThrottleTimeout, match=r"^the throttle does not grant it within "):
+        await throttle.acquire(timeout=0.5)
 
 
 # --- delay ---
@@ -606,19 +699,41 @@ async def test_repr_is_in_the_manner_of_asyncio_and_tells_the_present() -> None:
 
     throttle = Polite(10, 3)
     await throttle.acquire(7.5)
-    assert told() == "unlocked, tokens:2.5, slots:2, waiters:0"
+    rate = "capacity:10/1s, burst:10, TokenBucket"
+    assert told() == f"unlocked, {rate}, tokens:2.5, slots:2/3, waiters:0"
     waiter = await queued(throttle.acquire(5))
-    assert told() == "locked, tokens:2.5, slots:2, waiters:1"
+    assert told() == f"locked, {rate}, tokens:2.5, slots:2/3, waiters:1"
     await waiter
     throttle.pause(1)
-    assert told() == "paused, tokens:0, slots:1, waiters:0"
+    assert told() == f"paused, {rate}, tokens:0, slots:1/3, waiters:0"
     await asyncio.sleep(1)
-    assert told() == "unlocked, tokens:10, slots:1, waiters:0"
+    assert told() == f"unlocked, {rate}, tokens:10, slots:1/3, waiters:0"
     throttle.close()
-    assert told() == "closed, tokens:10, slots:1, waiters:0"
+    assert told() == f"closed, {rate}, tokens:10, slots:1/3, waiters:0"
     assert re.fullmatch(
         r"<async_throttle\.Throttle object at .*tokens:10, waiters:0]>", repr(Throttle(10))
     )
+    assert "capacity:inf, tokens:inf, slots:2/2, " in repr(Throttle(math.inf, 2))
+    assert "capacity:10/1s, burst:10, TokenBucket, tokens:10, slots:60/60" in repr(Throttle(10, 60))
+
+
+def test_no_repr_ever_raises() -> None:
+    class Broken(TokenBucket):
+        def level(self, now: int) -> float:
+            raise ZeroDivisionError
+
+    def timer() -> float:
+        if broken:
+            raise ZeroDivisionError
+        return 0.0
+
+    broken = False
+    throttle = Throttle(10, timer=timer)
+    broken = True
+    assert "tokens:10" in repr(throttle)
+    assert "tokens:?" in repr(Throttle(10, algorithm=Broken))
+    for weight in ("5", None, Fraction(1, 2), 1j, 10**400):
+        assert repr(call(Throttle(10), weight)).startswith("<async_throttle.Lease of ")
 
 
 # --- drain, close ---
@@ -709,11 +824,11 @@ async def test_a_delay_asked_for_while_the_throttle_is_at_work_counts_pauses_and
 
 
 @pytest.mark.parametrize("form", [*WEIGHED, "try_acquire"])
-@pytest.mark.parametrize("weight", [-1, -1e-9, math.nan, math.inf, -math.inf, "1"])
+@pytest.mark.parametrize("weight", [-1, -1e-9, math.nan, math.inf, -math.inf, "1", None, 4e-10])
 async def test_a_weight_is_a_finite_number_of_at_least_zero(form: str, weight: Any) -> None:
     throttle = Throttle(10, 1)
     before = seen(throttle)
-    with pytest.raises(ValueError, match=f"weight .*{re.escape(repr(weight))}"):
+    with pytest.raises(refusal_of(weight), match=f"weight .*{re.escape(repr(weight))}"):
         await ask(throttle, form, weight)
     assert seen(throttle) == before
 

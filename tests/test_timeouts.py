@@ -508,7 +508,7 @@ def state(coroutine: Coroutine[Any, Any, Any]) -> str:
 
 async def test_a_run_that_never_begins_closes_the_coroutine() -> None:
     tm: Any = TimeoutManager()
-    for bad, error in ((math.nan, ValueError), ("2", ValueError), ([], TypeError)):
+    for bad, error in ((math.nan, ValueError), ("2", TypeError), ([], TypeError)):
         inner = fetch()
         with pytest.raises(error, match="timeout"):
             tm.run(inner, timeout=bad)
@@ -856,8 +856,8 @@ def test_cascade_takes_a_function_and_closes_a_coroutine() -> None:
 BAD = [
     (math.nan, ValueError),
     (Decimal("nan"), ValueError),
-    ("2", ValueError),
-    (b"2", ValueError),
+    ("2", TypeError),
+    (b"2", TypeError),
     (10**400, ValueError),
     ([], TypeError),
     (1j, TypeError),

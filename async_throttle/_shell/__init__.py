@@ -10,6 +10,7 @@ admission.py     callers that are granted, queued up, refused, started or withdr
 scheduler.py     `Scheduler`: the door and admission, with draining, merging and forks
 loop.py          the scheduler whose callers wait in an event loop: futures and two alarms
 thread.py        the scheduler whose callers wait in threads and in event loops: wake-ups
+readings.py      what can be read of a throttle, for people
 core.py          `Core`: a throttle without its public face
 following.py     limits that follow how calls end: a law sets a rate, or a number of slots
 lease.py         the state machine of leases, for throttles, sets and pools

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import count
+from operator import index
 from typing import TYPE_CHECKING, Final, cast
 
 from async_throttle._engine.check import repair
@@ -15,6 +16,7 @@ from async_throttle._engine.lane import DROPPED, GRANTED, Lane, Pause
 from async_throttle._engine.queue import wants
 from async_throttle._shell import fast
 from async_throttle._shell.fast import UNIT
+from async_throttle._shell.readings import told
 from async_throttle._shell.refusals import Refusals
 from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle._shell.waiting import Attempt, Option, Waiting
@@ -157,12 +159,12 @@ class Core(Refusals):
 
     def option(self, weight: float, priority: int) -> Option:
         """To ask for a slot and *weight* tokens."""
-        weights = UNIT if weight == 1 else (1, tokens("weight", weight))
+        weights = UNIT if weight == 1 else (1, tokens("weight", weight, tiny=False))
         return Option(self, self.lane_of(priority), weights)
 
     def tokens_option(self, weight: float, priority: int) -> Option:
         """To ask for *weight* tokens alone."""
-        return Option(self, self.tokens_lane_of(priority), (tokens("weight", weight),))
+        return Option(self, self.tokens_lane_of(priority), (tokens("weight", weight, tiny=False),))
 
     def reopen(self) -> None:
         """See anew whether the flattened entry may be taken: a pause may have ended."""
@@ -356,29 +358,7 @@ class Core(Refusals):
         return amount <= self.rule.burst and find(self).ask(question, lambda now: False)
 
     def __repr__(self) -> str:
-        return self.told(id(self))
-
-    def told(self, address: int) -> str:
-        """The repr of the throttle at *address*. Time does not pass meanwhile: due waiters stay."""
-        scheduler = find(self)
-        now = scheduler.last() if scheduler.inside() else scheduler.clock.present()
-        waiting = scheduler.queue.count(self.rule)
-        slots = self.slots
-        free = slots.free + scheduler.queue.pending(slots)
-        if self.closed:
-            state = "closed"
-        elif self.pause.until > now:
-            state = "paused"
-        elif waiting or free <= 0:
-            state = "locked"
-        else:
-            state = "unlocked"
-        name = "" if self.name is None else f" {self.name!r}"
-        left = "" if slots.limit == UNLIMITED else f", slots:{free}"
-        return (
-            f"<async_throttle.{self.face}{name} object at {address:#x} [{state}, "
-            f"tokens:{self.level(now):g}{left}, waiters:{waiting}]>"
-        )
+        return told(self, id(self))
 
     # -- refusals -----------------------------------------------------------------------
 
@@ -402,16 +382,19 @@ class Core(Refusals):
 
 def checked_priority(priority: int) -> int:
     """A whole number of either sign."""
-    if not isinstance(priority, int):
-        raise ValueError(f"priority must be a whole number, got {priority!r}")
-    return priority
+    try:
+        return index(priority)
+    except TypeError:
+        wrong = ValueError if isinstance(priority, float) else TypeError
+        raise wrong(f"priority must be a whole number, got {priority!r}") from None
 
 
 def period_of(value: float) -> int:
     """A period in nanoseconds."""
     span = nanoseconds("period", value)
     if not 0 < span < NEVER:
-        raise ValueError(f"period must be positive and finite, got {value!r}")
+        least = "at least 1e-9 s" if value and span == 0 else "positive and finite"
+        raise ValueError(f"period must be {least}, got {value!r}")
     return span
 
 

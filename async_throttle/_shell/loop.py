@@ -28,7 +28,7 @@ from async_throttle._units import NEVER
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
 
-__all__ = ["LoopScheduler", "LoopWaiter", "call_in", "drained", "resolve", "wait"]
+__all__ = ["LoopScheduler", "LoopWaiter", "call_in", "drained", "resolve", "running_loop", "wait"]
 
 
 SILENT: Final = Alarm()
@@ -105,7 +105,7 @@ class LoopScheduler(Scheduler):
     def admit(self, attempt: Attempt, *, blocking: bool) -> Waiting | None:
         """Grant *attempt* at once, or queue it up, to wait with the thread or in an event loop."""
         if attempt.options[0].lane.waiters and not blocking and not self.busy:
-            loop = asyncio.get_running_loop()
+            loop = running_loop(attempt.options[0].asked)
             if loop is self.loop:
                 waiter = LoopWaiter()
                 waiter.future = loop.create_future()
@@ -129,7 +129,7 @@ class LoopScheduler(Scheduler):
 
     def loop_waiter(self, asked: Asked) -> LoopWaiter:
         """A waiter of the running event loop, which this scheduler belongs to from here on."""
-        loop = asyncio.get_running_loop()
+        loop = running_loop(asked)
         if loop is not self.loop:
             self.bind(loop, asked)
         waiter = LoopWaiter()
@@ -233,7 +233,7 @@ class LoopScheduler(Scheduler):
             RuntimeError: callers of a different open loop wait here.
         """
         if self.queue.waiting or self.handed_over:
-            raise RuntimeError(_two_loops(asked))
+            raise RuntimeError(_two_loops(asked, self.loop))
         self._grants.cancel()
         self._timeouts.cancel()
         self.loop = loop
@@ -257,7 +257,7 @@ class LoopScheduler(Scheduler):
         """Refuse to absorb *other* if callers of two loops would wait here."""
         busy, busy_too = (bool(s.queue.waiting or s.handed_over) for s in (self, other))
         if busy and busy_too and self.loop is not cast(LoopScheduler, other).loop:
-            raise RuntimeError(_two_loops(asked))
+            raise RuntimeError(_two_loops(asked, self.loop))
 
     def adopt(self, other: Any) -> None:
         """Take over the event loop of *other*, if callers wait in it, and silence its alarms."""
@@ -322,7 +322,7 @@ async def drained(asked: Asked, occupied: Callable[[], bool]) -> None:
     """Wait until *asked* is not *occupied*, without holding up the event loop."""
     waits = True
     while waits:
-        done = asyncio.get_running_loop().create_future()
+        done = running_loop(asked).create_future()
         try:
             waits = find(asked).watch_out(done, occupied)
             if waits:
@@ -346,8 +346,23 @@ def call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *a
             raise
 
 
-def _two_loops(asked: object) -> str:
+def running_loop(asked: object) -> asyncio.AbstractEventLoop:
+    """The event loop that runs in this thread; without one, a caller of *asked* cannot wait."""
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        raise RuntimeError(
+            f"{asked!r} would have to be waited for, and no event loop of asyncio runs in this "
+            "thread: under trio, use trio_asyncio, or an async_throttle.threads.Throttle in "
+            "trio.to_thread.run_sync()"
+        )
+    return loop
+
+
+def _two_loops(asked: object, other: asyncio.AbstractEventLoop | None) -> str:
+    runs = other is not None and other.is_running()
     return (
-        f"{asked!r} has callers waiting in another running event loop; to share one throttle "
-        "between loops and threads use async_throttle.threads.Throttle"
+        f"callers wait for {asked!r} in another event loop, which "
+        f"{'runs' if runs else 'does not run, but is not closed'}; a Throttle serves one loop at a "
+        f"time: {'' if runs else 'close the other loop, or '}use async_throttle.threads.Throttle, "
+        "which serves loops and threads together"
     )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from async_throttle._shell.waiting import known, told
+from typing import TYPE_CHECKING
+
+from async_throttle._shell.waiting import known, paused, told
 from async_throttle._units import TOKEN
 from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge
 from async_throttle.rules import Rule
+
+if TYPE_CHECKING:
+    from async_throttle._engine.lane import Pause
+    from async_throttle._shell.scheduler import Scheduler
 
 __all__ = ["Refusals"]
 
@@ -18,6 +24,8 @@ class Refusals:
     name: str | None
     max_waiting: int | None
     rule: Rule
+    pause: Pause
+    scheduler: Scheduler
 
     def refusal_weight(self, weights: tuple[int, ...]) -> WeightTooLarge:
         """*weights* are more than there can be at once."""
@@ -31,8 +39,10 @@ class Refusals:
 
     def refusal_timeout(self, timeout: float, wait: int, place: int) -> ThrottleTimeout:
         """The call takes longer than *timeout*."""
+        held = self._held()
         return ThrottleTimeout(
-            f"{self._label()} does not grant it within a timeout of {timeout:g} s{told(wait)}",
+            f"{self._label()}{f'{held}, and' if held else ''} does not grant it within a timeout "
+            f"of {timeout:g} s{told(wait)}",
             limit=self.name,
             retry_after=known(wait),
         )
@@ -45,11 +55,16 @@ class Refusals:
             if most
             else f"{self._label()} would have to be waited for, and nobody may wait"
         )
+        held = self._held()
+        message += f"; it{held}" if held else ""
         return ThrottleFull(message, limit=self.name, retry_after=known(wait))
 
     def refusal_closed(self, weights: tuple[int, ...]) -> ThrottleClosed:
         """The throttle was closed."""
         return ThrottleClosed(f"{self._label()} is closed", limit=self.name)
+
+    def _held(self) -> str:
+        return paused(self.pause, self.scheduler.queue.now)
 
     def _label(self) -> str:
         return "the throttle" if self.name is None else f"throttle {self.name!r}"

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 from async_throttle._engine.lane import GRANTED, QUEUED, Lane, Receipt, give_back
 from async_throttle._shell import fast
 from async_throttle._shell.alarm import LOOK, Alarm, surely
-from async_throttle._shell.loop import LoopWaiter, call_in, resolve
+from async_throttle._shell.loop import LoopWaiter, call_in, resolve, running_loop
 from async_throttle._shell.scheduler import Scheduler, at_work, find
 from async_throttle._shell.waiting import Asked, Attempt, Option, Taker, Waiting, hopes
 from async_throttle._units import NEVER, SECOND
@@ -206,7 +206,7 @@ class ThreadScheduler(Scheduler):
     def loop_waiter(self, asked: Asked) -> LoopWaiter:
         """A waiter of the running event loop."""
         waiter = LoopWaiter()
-        waiter.future = asyncio.get_running_loop().create_future()
+        waiter.future = running_loop(asked).create_future()
         return waiter
 
     def thread_waiter(self, asked: Asked) -> Sleeper:

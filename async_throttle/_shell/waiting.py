@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from async_throttle._engine.lane import GONE, GRANTED, QUEUED, Lane, Receipt, State
+from async_throttle._engine.lane import GONE, GRANTED, QUEUED, Lane, Pause, Receipt, State
 from async_throttle._units import NEVER, SECOND
 from async_throttle.exceptions import ResourceLimitError
 
@@ -23,6 +23,7 @@ __all__ = [
     "hopes",
     "known",
     "note",
+    "paused",
     "possible",
     "told",
 ]
@@ -193,6 +194,14 @@ def note(error: BaseException, what: str, late: BaseException) -> None:
 def known(wait: int) -> float | None:
     """Seconds that a caller has to wait, unless it is for a slot, or for ever: None."""
     return wait / SECOND if 0 < wait < NEVER // 2 else None
+
+
+def paused(pause: Pause, now: int) -> str:
+    """How long *pause* lasts, after the name of what it holds; empty if it is over."""
+    if pause.until <= now:
+        return ""
+    span = known(pause.until - now)
+    return " is paused until resume()" if span is None else f" is paused for another {span:g} s"
 
 
 def told(wait: int) -> str:

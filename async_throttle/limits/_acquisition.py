@@ -28,7 +28,7 @@ from async_throttle._shell.states import (
     LeaseState,
 )
 from async_throttle._shell.waiting import Attempt, Option, possible
-from async_throttle._units import TOKEN, seconds, tokens
+from async_throttle._units import TOKEN, seconds, shown, tokens
 from async_throttle.adaptive import Outcome
 from async_throttle.limits._core import CALLS, SLOTS, SetCore, Source
 from async_throttle.rules import Rule
@@ -47,7 +47,7 @@ class Delay(float):
     """Seconds to wait, and which limit it is that is to be waited for.
 
     Attributes:
-        limit: its key; None if there is nothing to wait for.
+        limit: its key, or "pause" for that of the set; None if there is nothing to wait for.
     """
 
     __module__ = "async_throttle.limits"
@@ -144,7 +144,7 @@ class LimitSetAcquisition(BaseLease):
     def waited_for(self) -> dict[Hashable, float]:
         """Seconds for which each limit held up the head of the lane meanwhile.
 
-        They add up to `waited`. If the set itself was paused, that is told under None.
+        They add up to `waited`. If the set itself was paused, that is told under ``"pause"``.
         """
         if self.limit_set is None:
             return {}
@@ -372,7 +372,7 @@ class LimitSetAcquisition(BaseLease):
         return within_either("a set of limits", func, self._twin)
 
     def __repr__(self) -> str:
-        asked = ", ".join(f"{key}={amount:g}" for key, amount in self._amounts.items())
+        asked = ", ".join(f"{key}={shown(amount)}" for key, amount in self._amounts.items())
         return (
             f"<async_throttle.LimitSetAcquisition({asked}) [{self._state.told}] of {self._face!r}>"
         )

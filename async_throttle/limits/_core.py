@@ -17,13 +17,16 @@ from async_throttle._shell.core import Core, checked_priority
 from async_throttle._shell.following import Measure
 from async_throttle._shell.scheduler import Scheduler, find, together
 from async_throttle._shell.thread import ThreadScheduler
-from async_throttle._shell.waiting import Option, known, told
+from async_throttle._shell.waiting import Option, known, paused, told
 from async_throttle._units import NEVER, SECOND, TOKEN, tokens, whole
 from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge
 from async_throttle.limits._single import CallLimit
 from async_throttle.rules.slots import UNLIMITED
 
-__all__ = ["CALLS", "RATE", "SLOTS", "SetCore", "Source", "throttle_of"]
+__all__ = ["CALLS", "PAUSE", "RATE", "SLOTS", "SetCore", "Source", "throttle_of"]
+
+PAUSE = "pause"
+"""How the pause of a set is called among what its callers wait for."""
 
 RATE, SLOTS, CALLS = range(3)
 """What a call counts of a limit: its tokens; its slots, if it has nothing else; itself."""
@@ -159,7 +162,7 @@ class SetCore:
             if type(amount) is int and amount > 0 and kind == RATE:
                 weights[place + 1] = amount * TOKEN
                 continue
-            weight = whole(key, amount) if kind == SLOTS else tokens(key, amount)
+            weight = whole(key, amount) if kind == SLOTS else tokens(key, amount, tiny=False)
             if kind == CALLS and weight not in (0, TOKEN):
                 raise ValueError(f"{key} must be 1, or 0 to do without it, got {amount!r}")
             if kind == SLOTS:
@@ -224,9 +227,11 @@ class SetCore:
         return any(member.occupied() for member in self.members)
 
     def key(self, place: int) -> Hashable:
-        """Which limit the rule at *place* of the lane belongs to; None is the set's own pause."""
-        if not 0 <= place < 2 * len(self.members):
+        """Which limit the rule at *place* of the lane belongs to, or PAUSE; None is no limit."""
+        if place < 0:
             return None
+        if place == 2 * len(self.members):
+            return PAUSE
         return next(key for key, (at, _) in self.places.items() if at == place // 2 * 2)
 
     def weights_told(self, weights: tuple[int, ...]) -> dict[Hashable, float]:
@@ -246,8 +251,8 @@ class SetCore:
             for place, span in enumerate(spans[:-1]):
                 by_key[self.key(place)] += span
             found = {key: span / SECOND for key, span in by_key.items()}
-            if spans[-1]:
-                found[None] = spans[-1] / SECOND
+            if spans[-1]:  # a limit may have that name, too
+                found[PAUSE] = found.get(PAUSE, 0.0) + spans[-1] / SECOND
         return found
 
     def measure(self, weights: tuple[int, ...]) -> dict[Hashable, Measure]:
@@ -307,11 +312,20 @@ class SetCore:
             limit=_name(key),
         )
 
+    def _held(self, place: int) -> str:
+        """How long what holds a caller up at *place* is paused; empty if it is not."""
+        if place < 0:
+            return ""
+        pauses = (*(member.pause for member in self.members), self.lane.pauses[0])
+        return paused(pauses[place // 2], find(self).queue.now)
+
     def refusal_timeout(self, timeout: float, wait: int, place: int) -> ThrottleTimeout:
         """The call takes longer than *timeout*, for the rule at *place*."""
         key = self.key(place)
+        label = "the set" if key is None or key is PAUSE else key
+        held = self._held(place)
         return ThrottleTimeout(
-            f"{'the set' if key is None else key} does not grant it within a timeout of "
+            f"{label}{f'{held}, and' if held else ''} does not grant it within a timeout of "
             f"{timeout:g} s{told(wait)}",
             limit=_name(key),
             retry_after=known(wait),

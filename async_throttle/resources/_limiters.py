@@ -64,6 +64,12 @@ class _Limiter(Single):
     def release(self) -> None:
         """Give back what is held."""
 
+    def __call__(
+        self, func: Callable[P, Coroutine[Any, Any, R]]
+    ) -> Callable[P, Coroutine[Any, Any, R]]:
+        """Decorate an ``async def``: ``@limiter``, which is ``@limiter.limit``."""
+        return within(f"a {type(self).__name__}", func, self.acquire)
+
     async def __aenter__(self) -> Self:
         await self.acquire()
         return self

@@ -33,9 +33,9 @@ from __future__ import annotations
 
 import copy
 import math
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from async_throttle._units import NEVER, UNKNOWN
 
@@ -73,7 +73,29 @@ class Parameters(Frozen):
         self.burst = burst
 
 
-class Rule(ABC):
+_AWAITED = ("TokenBucket", "LeakyBucket")
+
+
+class _Kind(ABCMeta):
+    """The class of rule classes: it tells who makes a rule by hand what to write instead."""
+
+    if not TYPE_CHECKING:
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return super().__call__(*args, **kwargs)
+            except TypeError as error:
+                if len(args) + len(kwargs) >= 3:
+                    raise
+                name = cls.__name__
+                other = f"; async_throttle.buckets.{name} is one to be awaited"
+                raise TypeError(
+                    f"{name} is a rule, which a throttle makes for itself: write "
+                    f"Throttle(10, period=60, algorithm={name}){other if name in _AWAITED else ''}"
+                ) from error
+
+
+class Rule(metaclass=_Kind):
     """One limit: its parameters, its state, and what follows from them.
 
     To bring a rule of your own, subclass this and write the three abstract methods (and
@@ -160,7 +182,7 @@ class Rule(ABC):
     def level(self, now: int) -> float:
         """Tokens (not nanotokens) left; negative in debt, math.inf without a limit."""
 
-    def refund(self, now: int, receipt: Any, weight: int) -> None:  # noqa: B027
+    def refund(self, now: int, receipt: Any, weight: int) -> None:
         """Give back *weight* of what *receipt* took: the state is as if it had taken less.
 
         A rule for which that has no meaning keeps what was taken.
@@ -172,14 +194,14 @@ class Rule(ABC):
         if 0 < rest < math.inf:
             self.take(now, round(rest * 10**9))
 
-    def demand(self, weight: int, look_again: Callable[[], None]) -> None:  # noqa: B027
+    def demand(self, weight: int, look_again: Callable[[], None]) -> None:
         """The head of a queue waits for UNKNOWN of this rule: ask whatever has to be asked.
 
         Called after an event. *weight* is what all waiters want of the rule. When there is news,
         *look_again* is to be called, from any thread: `ready_at` is asked again then.
         """
 
-    def ended(self, now: int, receipt: Any, weight: int) -> None:  # noqa: B027
+    def ended(self, now: int, receipt: Any, weight: int) -> None:
         """A call has ended at *now*, which took *receipt*, and *weight* of it really, as settled.
 
         Only where `wants_ends`.

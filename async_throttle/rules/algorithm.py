@@ -36,13 +36,21 @@ def rule_class(algorithm: object) -> type[Rule]:
     """The rule class that *algorithm* stands for: itself, or the one of a member's name.
 
     Raises:
-        TypeError: a class that is no rule; names the rule that was probably meant.
-        ValueError: anything else that is not known.
+        TypeError: anything else; names the rule that was probably meant.
+        ValueError: text; says which class to write.
     """
     if isinstance(algorithm, RateLimitAlgorithm):
         return _BY_NAME[algorithm.value]
+    if isinstance(algorithm, str):
+        meant = {name.lower(): name for name in _BY_NAME}
+        found = meant.get(algorithm.replace("_", "").replace("-", "").replace(" ", "").lower())
+        write = f"async_throttle.{found}" if found else f"one of {', '.join(_BY_NAME)}"
+        raise ValueError(f"algorithm must be a rule class: write {write}, got {algorithm!r}")
+    if isinstance(algorithm, Rule):
+        name = type(algorithm).__name__
+        raise TypeError(f"algorithm must be the class itself: write {name}, got {algorithm!r}")
     if not isinstance(algorithm, type):
-        raise ValueError(f"algorithm must be a rule class, got {algorithm!r}")
+        raise TypeError(f"algorithm must be a rule class, got {algorithm!r}")
     if issubclass(algorithm, Rule):
         return algorithm
     name = algorithm.__name__

@@ -127,8 +127,14 @@ async def calls(throttle: Throttle) -> None:
     assert_type(throttle.delay(2, priority=1), float)
     async with throttle(2, timeout=5, priority=1) as lease:
         assert_type(lease, Lease)
-    throttle(2, priority=0.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    throttle(2, 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    throttle(2, priority=0.5)  # type: ignore[call-overload]  # pyright: ignore
+    throttle(2, 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+    @throttle
+    async def decorated(url: str) -> int:
+        return len(url)
+
+    assert_type(await decorated("/"), int)
     await throttle.acquire("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await throttle.acquire(1, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     throttle.pause("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
