@@ -117,7 +117,7 @@ async def weighing(bench: Bench) -> list[Row]:
         },
         otherwise="no weights",
     )
-    asked = target(1.2, 1.3)
+    asked = target(1.3, 1.45)
     return [
         group.row("async with throttle(5), bucket full", "ns", "full", SEMAPHORE, asked),
         group.row("async with throttle(5), bucket half full", "ns", "half", SEMAPHORE, asked),
@@ -135,7 +135,7 @@ async def settling(bench: Bench) -> list[Row]:
         {SEMAPHORE: lambda lib: enter(lib.Semaphore(SLOTS), calls)},
         otherwise="no refunds",
     )
-    asked = target(1.5, 1.6)
+    asked = target(1.6, 1.7)
     return [
         group.row("... as lease, lease.settle(4), bucket full", "ns", "full", SEMAPHORE, asked),
         group.row("... as lease, lease.settle(4), half full", "ns", "half", SEMAPHORE, asked),

@@ -108,7 +108,7 @@ async def cancelling(bench: Bench) -> list[Row]:
     count, rounds = bench.pick((40_000, 3), (1_000, 1))
     group = await cancelling_at(count, bench, rounds)
     work = f"cancel {count:,} waiters in random order"
-    return [group.row(f"{work}, no slot free", "us", "slots", SEMAPHORE, 0.2), *rows]
+    return [group.row(f"{work}, no slot free", "us", "slots", SEMAPHORE, 0.1), *rows]
 
 
 def on_old_futures(count: int) -> Call:
