@@ -1102,6 +1102,29 @@ async def test_a_set_made_for_each_call_joins_those_who_wait_already(went: Went)
         assert all(late - early >= 1 - 1e-9 for early, late in pairwise(own))
 
 
+async def test_a_set_that_is_made_again_finds_the_lane_of_the_one_before() -> None:
+    older = [Throttle(10) for _ in range(10)]
+    chat = Throttle(10)
+    lanes = [weakref.ref(LimitSet(each, chat)._core.lane) for each in older]
+    assert [lane() is not None for lane in lanes] == [False] * 6 + [True] * 4  # the latest few
+    assert LimitSet(chat, older[9])._core.lane is lanes[9]()
+    del chat
+    assert [lane() for lane in lanes] == [None] * 10
+
+
+async def test_a_set_that_is_made_again_knows_what_was_changed_meanwhile() -> None:
+    everybody, chat = Throttle(10), Throttle(5, 1, initial=0, period=100)
+    assert LimitSet(everybody, chat=chat).delay(chat=2) == 40
+    chat.capacity = math.inf
+    lease = LimitSet(everybody, chat=chat).try_acquire(chat=1)  # a slot: it has no rate any more
+    assert lease.successful
+    assert LimitSet(everybody, chat=chat).locked()
+    chat.concurrency, chat.capacity = 0, 10
+    assert LimitSet(everybody, chat=chat).delay(chat=10) == 0
+    chat.pause(7)
+    assert LimitSet(everybody, chat=chat).delay(chat=10) == 7
+
+
 async def test_many_sets_made_for_one_call_each_leave_nothing_behind() -> None:
     everybody = Throttle(1000, burst=10)
     throngs = scaled(60)

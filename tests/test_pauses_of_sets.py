@@ -54,6 +54,15 @@ async def test_a_pause_outlives_the_set_that_was_told(kind: Any, again: Any) -> 
     assert again(one, other).paused_for == 0
 
 
+async def test_a_pause_outlives_the_set_that_was_told_however_many_others_are_made() -> None:
+    older = [Throttle(1000) for _ in range(10)]
+    chat = Throttle(1000)
+    LimitSet(older[0], chat).pause(30)
+    for each in older[1:]:
+        assert LimitSet(each, chat).paused_for == 0
+    assert LimitSet(older[0], chat).paused_for == 30
+
+
 @both_kinds
 async def test_pauses_told_to_equal_sets_merge(kind: Any) -> None:
     one, other = kind(1000), kind(1000)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import count
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from async_throttle._engine.check import repair
 from async_throttle._engine.lane import DROPPED, GRANTED, Lane, Pause
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["UNIT", "Core", "burst_of", "checked_priority", "period_of", "slots_of"]
 
+NO_LANES: Final[dict[tuple[int, ...], Lane]] = {}
+"""Stays empty: what a throttle has until it is the youngest of a set."""
+
 _numbers = count(1)
 
 
@@ -46,6 +49,8 @@ class Core(Refusals):
         pause: the pause that holds the lanes of this throttle.
         pauses_of_sets: the pauses of sets to which this throttle belongs, by the numbers of the
             sets' cores; pauses that have ended are swept out as new pauses come.
+        lanes_of_sets: the lanes of the latest sets of which this is the youngest throttle, by the
+            numbers of the sets' cores.
         closed: newcomers are refused.
         altered: a rested throttle differs from a new throttle: a setting was changed, or the
             throttle was made less than full.
@@ -63,6 +68,7 @@ class Core(Refusals):
         "face",
         "following",
         "lane",
+        "lanes_of_sets",
         "max_waiting",
         "name",
         "number",
@@ -103,6 +109,7 @@ class Core(Refusals):
         self.slots = Slots(slots_of(concurrency))
         self.pause = Pause(self.rule)
         self.pauses_of_sets: dict[tuple[int, ...], Lane] | None = None
+        self.lanes_of_sets: dict[tuple[int, ...], Lane] = NO_LANES
         self.lane = scheduler.queue.lane((self.slots, self.rule), (self.pause,))
         self._tokens_lane: Lane | None = None
         self.following: Following | None = None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, Protocol
 
 from async_throttle._base import BaseThrottle, core_of
 from async_throttle._engine.lane import SKIP, Lane, Pause
@@ -26,6 +27,10 @@ __all__ = ["CALLS", "RATE", "SLOTS", "SetCore", "Source", "throttle_of"]
 
 RATE, SLOTS, CALLS = range(3)
 """What a call counts of a limit: its tokens; its slots, if it has nothing else; itself."""
+
+
+MOST_LANES: Final = 4
+"""Lanes of sets that a throttle keeps."""
 
 
 class Source(Protocol):
@@ -63,7 +68,6 @@ class SetCore:
         members: the cores of their throttles, in the order in which these were made.
         scheduler: where callers wait; see `find`.
         lane: over the rules of all members, slots and rate in turn.
-        places: by key, where each limit stands.
         unit: the weights of a call that names nothing.
         bounded: the members that let only so many wait.
         measured: the keys of limits that follow how calls end.
@@ -71,12 +75,12 @@ class SetCore:
 
     __slots__ = (
         "__weakref__",
+        "_places",
         "bounded",
         "lane",
         "limits",
         "measured",
         "members",
-        "places",
         "scheduler",
         "unit",
     )
@@ -85,24 +89,56 @@ class SetCore:
 
     def __init__(self, limits: Mapping[Hashable, Any]) -> None:
         self.limits = limits
-        cores = {key: core_of(throttle_of(limit)) for key, limit in limits.items()}
+        cores = [core_of(throttle_of(limit)) for limit in limits.values()]
         # In an order that is the same in all sets over the same throttles: they share a lane.
-        ordered = sorted(cores, key=lambda key: cores[key].number)
-        self.members = [cores[key] for key in ordered]
-        self.places = {key: Place(2 * n, _kind(limits[key])) for n, key in enumerate(ordered)}
-        self.unit: tuple[int, ...] = (1, TOKEN) * len(ordered)
-        self.bounded = [core for core in self.members if core.max_waiting is not None]
-        self.measured = [key for key in ordered if cores[key].following is not None]
-        if self.members:
-            self.scheduler = find(self.members[0])
-            for member in self.members[1:]:
-                self.scheduler = together(self.scheduler, find(member), self)
-        else:
-            self.scheduler = ThreadScheduler(None)
-        self.lane = self._lane(Pause(*self._rates()), 0)
+        self.members = members = sorted(cores, key=_number)
+        if len({*members}) < len(members):
+            raise _same(limits)
+        self.unit: tuple[int, ...] = (1, TOKEN) * len(members)
+        self.bounded = [core for core in members if core.max_waiting is not None]
+        self._places: dict[Hashable, Place] | None = None
+        lane = None
+        if members:
+            self.scheduler = find(members[0])
+            lane = members[-1].lanes_of_sets.get(self.numbers)
+        self.lane = self._first_lane() if lane is None else lane
+        self.measured: list[Hashable] = []
+        if self.scheduler.measured:
+            self.measured = [key for key, core in zip(limits, cores, strict=True) if core.following]
 
-    def _rates(self) -> list[Any]:
-        return [member.rule for member in self.members]
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of the members, by which sets over the same throttles know each other."""
+        return tuple([member.number for member in self.members])
+
+    @property
+    def places(self) -> dict[Hashable, Place]:
+        """By key, where each limit stands."""
+        if self._places is None:  # few of the sets that are made for a single call need them
+            at = {core: 2 * n for n, core in enumerate(self.members)}
+            self._places = {
+                key: Place(at[core_of(throttle_of(limit))], _kind(limit))
+                for key, limit in self.limits.items()
+            }
+        return self._places
+
+    def _first_lane(self) -> Lane:
+        """The lane of the first set over these throttles, kept for the sets made after it.
+
+        A set is often made for one call. The youngest of the throttles keeps the lane, and no
+        other does: a throttle that many sets have in common would keep their lanes for longer than
+        there are their throttles.
+        """
+        if not self.members:
+            self.scheduler = ThreadScheduler(None)
+        for member in self.members[1:]:
+            self.scheduler = together(self.scheduler, find(member), self)
+        lane = self._lane(Pause(*[member.rule for member in self.members]), 0)
+        if self.members:
+            youngest = self.members[-1]
+            kept = [*youngest.lanes_of_sets.items()][1 - MOST_LANES :]
+            youngest.lanes_of_sets = {**dict(kept), self.numbers: lane}
+        return lane
 
     def _lane(self, own: Pause, priority: int) -> Lane:
         rules = tuple(rule for member in self.members for rule in (member.slots, member.rule))
@@ -169,7 +205,7 @@ class SetCore:
         """
         until = NEVER if span >= NEVER else now + span
         find(self).queue.pause(self.lane.pauses[0], until, empty)
-        numbers = tuple(member.number for member in self.members)
+        numbers = self.numbers
         for member in self.members:
             member.note_pause(now, numbers, self.lane)
         self.tell("pause", until)
@@ -317,11 +353,27 @@ def throttle_of(limit: Any) -> BaseThrottle:
     return throttle
 
 
+_number = attrgetter("number")
+
+
 def _kind(limit: Any) -> int:
     if not isinstance(limit, BaseThrottle) and isinstance(limit, CallLimit):
         return CALLS
     core = core_of(throttle_of(limit))
     return SLOTS if core.rule.capacity == math.inf and core.slots.limit != UNLIMITED else RATE
+
+
+def _same(limits: Mapping[Hashable, Any]) -> ValueError:
+    """Of *limits*, two are one."""
+    names: dict[BaseThrottle, Hashable] = {}
+    for key, limit in limits.items():
+        throttle = throttle_of(limit)
+        if throttle in names:
+            return ValueError(
+                f"{names[throttle]!r} and {key!r} are the same throttle: {throttle!r}"
+            )
+        names[throttle] = key
+    raise AssertionError("limits have one core only if they have one throttle")
 
 
 def _name(key: Hashable) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Hashable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, Final
 
 from async_throttle import threads
 from async_throttle._base import BaseThrottle
@@ -43,8 +43,9 @@ class ExecutionMode(StrEnum):
     Asyncio = "asyncio"
 
 
-USUAL = {"limits": (), "shared": False, "mode": ExecutionMode.Sync, "config": None}
-"""What is no argument of most sets."""
+SYNC: Final = ExecutionMode.Sync
+
+NO_CONFIG: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class LimitSet(Single):
@@ -132,26 +133,24 @@ class LimitSet(Single):
             documented: Any = (*throttles, *(limits, shared, mode, config)[len(throttles) :])
             limits, shared, mode, config = documented
             throttles = ()
-        given = {"limits": limits, "shared": shared, "mode": mode, "config": config}
-        if given != USUAL or type(concurrency) is not int:
+        if limits or shared or config or mode is not SYNC or type(concurrency) is not int:
+            given = {"limits": limits, "shared": shared, "mode": mode, "config": config}
             _check_names({**given, "concurrency": concurrency})
         self._shared = bool(shared)
-        self._mode = _mode(mode)
-        if self._mode is not ExecutionMode.Sync and not shared:
+        self._mode = SYNC if mode is SYNC else _mode(mode)
+        if self._mode is not SYNC and not shared:
             raise ValueError(f"mode must be 'sync' where shared is False, got {mode!r}")
-        self.config: Mapping[str, Any] = MappingProxyType(dict(config or {}))
+        self.config: Mapping[str, Any] = MappingProxyType(dict(config)) if config else NO_CONFIG
         self._blocks = Blocks()
         self._limits: dict[Hashable, Any] = {}
         for place, limit in enumerate((*limits, *throttles)):
-            if isinstance(limit, BaseThrottle):
-                self._add(place if limit.name is None else limit.name, limit)
-            else:
-                self._add(getattr(limit, "key", place), limit)
+            name = limit.name if isinstance(limit, BaseThrottle) else getattr(limit, "key", None)
+            self._add(place if name is None else name, limit)
         for name, limit in named.items():
             if name in RESERVED:
                 raise ValueError(f"{name!r} is a reserved name, no limit may have it: {limit!r}")
             self._add(name, limit)
-        if whole("concurrency", concurrency):
+        if concurrency != 0 and whole("concurrency", concurrency):
             kind = type(throttle_of(next(iter(self._limits.values())))) if self._limits else None
             if kind is None:
                 kind = threads.Throttle if self._mode is ExecutionMode.Threads else Throttle
@@ -163,10 +162,6 @@ class LimitSet(Single):
             raise TypeError(f"{key} must be a Throttle or a Limit, got {limit!r}")
         if key in self._limits:
             raise ValueError(f"two limits are called {key!r}")
-        throttle = throttle_of(limit)
-        for name, other in self._limits.items():
-            if throttle_of(other) is throttle:
-                raise ValueError(f"{name!r} and {key!r} are the same throttle: {throttle!r}")
         self._limits[key] = limit
 
     # -- calling ------------------------------------------------------------------------
