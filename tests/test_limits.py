@@ -1114,15 +1114,15 @@ async def test_a_set_that_is_made_again_finds_the_lane_of_the_one_before() -> No
 
 async def test_a_set_that_is_made_again_knows_what_was_changed_meanwhile() -> None:
     everybody, chat = Throttle(10), Throttle(5, 1, initial=0, period=100)
-    assert LimitSet(everybody, chat=chat).delay(chat=2) == 40
+    assert LimitSet(everybody, chat=chat).delay(chat=2) == 40.0
     chat.capacity = math.inf
     lease = LimitSet(everybody, chat=chat).try_acquire(chat=1)  # a slot: it has no rate any more
     assert lease.successful
     assert LimitSet(everybody, chat=chat).locked()
     chat.concurrency, chat.capacity = 0, 10
-    assert LimitSet(everybody, chat=chat).delay(chat=10) == 0
+    assert LimitSet(everybody, chat=chat).delay(chat=10) == 0.0
     chat.pause(7)
-    assert LimitSet(everybody, chat=chat).delay(chat=10) == 7
+    assert LimitSet(everybody, chat=chat).delay(chat=10) == 7.0
 
 
 async def test_many_sets_made_for_one_call_each_leave_nothing_behind() -> None:
