@@ -33,9 +33,6 @@ __all__ = ["UNIT", "Core", "burst_of", "checked_priority", "period_of", "slots_o
 NO_LANES: Final[dict[tuple[int, ...], Lane]] = {}
 """Stays empty: what a throttle has until it is the youngest of a set."""
 
-MOST_LANES: Final = 4
-"""Lanes of sets that a throttle keeps."""
-
 _numbers = count(1)
 
 
@@ -54,10 +51,8 @@ class Core(Refusals):
         pause: the pause that holds the lanes of this throttle.
         pauses_of_sets: the pauses of sets to which this throttle belongs, by the numbers of the
             sets' cores; pauses that have ended are swept out as new pauses come.
-        lanes_of_sets: the lanes of sets of which this is the youngest throttle, by the numbers of
-            the sets' cores. A set is often made for one call: here the next set over the same
-            throttles finds the lane made. No others than the youngest throttle keep the lane, so
-            that what many sets have in common does not keep those lanes after their throttles.
+        lanes_of_sets: the lanes of the latest sets of which this is the youngest throttle, by the
+            numbers of the sets' cores.
         closed: newcomers are refused.
         altered: a rested throttle differs from a new throttle: a setting was changed, or the
             throttle was made less than full.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from async_throttle._base import BaseThrottle, core_of
 from async_throttle._engine.lane import SKIP, Lane, Pause
@@ -30,6 +30,10 @@ PAUSE = "pause"
 
 RATE, SLOTS, CALLS = range(3)
 """What a call counts of a limit: its tokens; its slots, if it has nothing else; itself."""
+
+
+MOST_LANES: Final = 4
+"""Lanes of sets that a throttle keeps."""
 
 
 class Source(Protocol):
@@ -122,14 +126,21 @@ class SetCore:
         return self._places
 
     def _first_lane(self) -> Lane:
-        """The lane of the first set over these throttles."""
+        """The lane of the first set over these throttles, kept for the sets made after it.
+
+        A set is often made for one call. The youngest of the throttles keeps the lane, and no
+        other does: a throttle that many sets have in common would keep their lanes for longer than
+        there are their throttles.
+        """
         if not self.members:
             self.scheduler = ThreadScheduler(None)
         for member in self.members[1:]:
             self.scheduler = together(self.scheduler, find(member), self)
         lane = self._lane(Pause(*[member.rule for member in self.members]), 0)
         if self.members:
-            self.members[-1].keep(self.numbers, lane)
+            youngest = self.members[-1]
+            kept = [*youngest.lanes_of_sets.items()][1 - MOST_LANES :]
+            youngest.lanes_of_sets = {**dict(kept), self.numbers: lane}
         return lane
 
     def _lane(self, own: Pause, priority: int) -> Lane:

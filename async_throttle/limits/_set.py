@@ -140,7 +140,7 @@ class LimitSet(Single):
         self._mode = SYNC if mode is SYNC else _mode(mode)
         if self._mode is not SYNC and not shared:
             raise ValueError(f"mode must be 'sync' where shared is False, got {mode!r}")
-        self.config = MappingProxyType(dict(config)) if config else NO_CONFIG
+        self.config: Mapping[str, Any] = MappingProxyType(dict(config)) if config else NO_CONFIG
         self._blocks = Blocks()
         self._limits: dict[Hashable, Any] = {}
         for place, limit in enumerate((*limits, *throttles)):
