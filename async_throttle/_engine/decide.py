@@ -145,9 +145,11 @@ def _sources(
 def _walk(rate: Any, at: int, weight: int, claims: Iterator[Claim]) -> int:
     """*at*, if *weight* may be taken then without that one of *claims* goes later for it.
 
-    Else a later instant, before which it may not; NEVER, if time alone will not do.
+    Else a later instant, before which it may not; NEVER, if time alone will not do. Who takes
+    nothing may go once the bucket is full.
     """
     full, room, grain, scale = rate.ticks_at(at)
+    full_at = NEVER if weight else int(-(-full // scale))
     total = full + weight * grain
     for instant, claim in claims:
         due = instant * scale
@@ -163,8 +165,8 @@ def _walk(rate: Any, at: int, weight: int, claims: Iterator[Claim]) -> int:
             break
         total += claim * grain
     if total - full > room:
-        return NEVER
-    return int(-(-(total - room) // scale))
+        return full_at
+    return min(full_at, int(-(-(total - room) // scale)))
 
 
 def first(index: Index, now: int) -> tuple[Lane | None, int, Cluster | None]:
