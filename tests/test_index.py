@@ -23,6 +23,7 @@ from async_throttle import Rule, TokenBucket
 from async_throttle._engine.check import check
 from async_throttle._engine.forecast import Actor
 from async_throttle._engine.lane import GRANTED, QUEUED, Lane
+from async_throttle._engine.patience import MAX_OVERTAKEN
 from async_throttle._engine.queue import Queue
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.rules.slots import UNLIMITED, Slots
@@ -183,6 +184,18 @@ def test_a_rule_that_changes_and_is_not_told_of_is_found_by_the_check() -> None:
     assert story.grants == [(0, "a")]
 
 
+def test_a_turn_that_is_due_to_grants_of_a_limit_that_blocks_nobody_comes_at_once() -> None:
+    free, shared = Slots(UNLIMITED), bucket(1, 10, 1, level=0)
+    story = Story([free, shared], [free])
+    story.queue.trusting = True
+    story.join("patient", 1, 1, priority=1)
+    story.join("usual", 1, 1)
+    for _ in range(MAX_OVERTAKEN):
+        assert story.ask(1, lane=1)
+    story.run(100)
+    assert story.grants == [(10, "patient"), (20, "usual")]
+
+
 # ----------------------------------------------------------------------------------- what it costs
 
 
@@ -260,3 +273,35 @@ def test_a_pool_of_many_sets_costs_as_much_for_many_callers_as_for_few() -> None
         costs.append(calls(partial(queue.advance, queue.due_at)))
         assert len(queue.decided) == 1
     assert costs[1] <= 1.2 * costs[0]
+
+
+def class_costs(classes: int, step: int) -> dict[str, int]:
+    """What events cost where a caller of each class waits; the best or the worst came first."""
+    queue, slot = Queue(0, 0), Slots(1)
+    queue.trusting = True
+    rules = slot, bucket(1, 10, 1000)
+    slot.free = 0
+    for priority in range(1, classes + 1)[::step]:
+        queue.join(Actor(), queue.lane(rules, (), priority), (1, TOKEN))
+    queue.advance(0)
+    urgent = queue.lane(rules, ())
+
+    def come() -> None:
+        queue.join(Actor(), urgent, (1, TOKEN))
+        queue.advance(queue.now)
+
+    def go() -> None:
+        queue.touched(slot)
+        slot.free = 1
+        queue.advance(queue.now)
+
+    costs = [(calls(come), calls(go)) for _ in range(4 * MAX_OVERTAKEN)]
+    assert len(queue.decided) == len(costs)
+    # A turn out of rank costs more, and comes after as many grants as there may be classes.
+    return {"arrivals": sum(each for each, _ in costs), "grants": sum(each for _, each in costs)}
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_an_event_costs_as_much_among_many_classes_as_among_few(step: int) -> None:
+    few, lots = class_costs(20, step), class_costs(500, step)
+    assert {event: lots[event] for event in few if lots[event] > 2 * few[event]} == {}

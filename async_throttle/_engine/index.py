@@ -525,7 +525,7 @@ class Index:
         soonest: a heap of the clusters by what they found; outdated entries may be among them.
         quitters: the lanes that were looked at, whose head's caller was cancelled.
         turns: the lanes that stand in the index as if they had a turn out of rank.
-        fresh_turns, turns_at: the lanes that have one, and an instant since which nothing changed.
+        turns_at: an instant at which they had one, if nothing has changed since.
         present: the instant of the event; a late grant may count from an earlier one.
     """
 
@@ -533,7 +533,6 @@ class Index:
         "asking",
         "dirty",
         "entangled",
-        "fresh_turns",
         "present",
         "quitters",
         "restless",
@@ -564,7 +563,6 @@ class Index:
         self.soonest: list[tuple[int, Rank, int, Cluster]] = []
         self.quitters: list[Lane] = []
         self.turns: list[Lane] = []
-        self.fresh_turns: list[Lane] = []
         self.turns_at = -NEVER
 
     def rebuild(self, busy: Sequence[Lane]) -> None:
@@ -659,7 +657,7 @@ class Index:
             if cluster.restless:
                 self.restless[cluster] = None
             standing.look(now, self.present)
-            self._outdate(cluster)
+            self._mark(cluster)
             del dirty[lane]
         for cluster in self.stale:
             if cluster.reserved:
@@ -676,6 +674,9 @@ class Index:
 
     def _outdate(self, cluster: Cluster) -> None:
         self.turns_at = -NEVER
+        self._mark(cluster)
+
+    def _mark(self, cluster: Cluster) -> None:
         cluster.stale = True
         self.stale[cluster] = None
 

@@ -178,6 +178,8 @@ class Queue:
         self.deadlines = list(merge(sorted(self.deadlines), sorted(other.deadlines)))
         self.feeds = self.feeds or other.feeds
         self.patience.absorb(other.patience)
+        if self.patience.heads:
+            self.patience.watch(self.busy)
         self.due_at = self.now
 
     def shift(self, by: int) -> None:
@@ -332,15 +334,13 @@ class Queue:
             self.index.rebuild(self.busy)
             self.doubtful = False
         index = self.index
-        if self.ranked or index.turns:
-            if index.turns_at != self.now:
-                index.turns_at = self.now
-                index.fresh_turns = self._turns()
-            turns = index.fresh_turns
+        if (self.ranked or index.turns) and index.turns_at != self.now:
+            turns = self._turns()
             if turns != index.turns:
                 for lane in [*index.turns, *turns]:
                     index.changed(lane)
                 index.turns = turns
+            index.turns_at = self.now
         index.renew(self.now)
         return not index.entangled
 
@@ -444,18 +444,18 @@ class Queue:
             spans = zip(waiter.spans, lane.bottleneck.spans, strict=True)
             waiter.spans = [after - before for before, after in spans]
         ranked = self.ranked
-        if ranked:
-            self.patience.begin_anew(lane)
         if lane.left:
             lane.sweep()
         if not lane.waiters:
             self._touch_rules(lane, weights)
             self._sweep_busy(lane)
-        elif len(self.busy) > 1:
-            self.index.changed(lane)
+        else:
+            if self.patience.heads:
+                self.patience.renew(lane)
+            if len(self.busy) > 1:
+                self.index.changed(lane)
         if ranked:
-            busy = [other for other in self.busy if other is not lane]
-            self.patience.granted(lane, weights, waiter.order, busy, out_of_rank=bool(out_of_rank))
+            self.patience.granted(lane, weights, waiter.order, out_of_rank=bool(out_of_rank))
             self.index.turns_at = -NEVER
             if not self.ranked:
                 self.patience.in_rank.clear()
@@ -481,12 +481,12 @@ class Queue:
         """The lanes that rank before the rest, and before *newcomers*."""
         if not self.ranked and (newcomers is None or not newcomers.priority):
             return []
-        busy = self.busy if newcomers is None else [*self.busy, newcomers]
-        return self.patience.turns(busy, self.now)
+        return self.patience.turns(self.now, newcomers)
 
     def _is_out_of_rank(self, lane: Lane) -> bool:
         """Whether a better class that asks for a rule of *lane* has a head that could go now."""
-        return lane in self._turns() and any(
+        turns = self.index.turns if self.index.turns_at == self.now else self._turns()
+        return (lane in turns and self.patience.has_better(lane)) and any(
             other.priority < lane.priority
             and not set(other.rules).isdisjoint(lane.rules)
             and self._could_go(other)
@@ -589,10 +589,13 @@ class Queue:
         self._touch_rules(lane, weights)
         if self.ranked or lane.priority:
             try:
-                self.patience.granted(lane, weights, next(_arrivals), self.busy, out_of_rank=False)
+                if not self.patience.heads:
+                    self.patience.watch(self.busy)
+                self.patience.granted(lane, weights, next(_arrivals), out_of_rank=False)
             except BaseException:
                 give_back(self.now, receipts)
                 raise
+            self.index.turns_at = -NEVER
         return receipts
 
     def join(
@@ -613,6 +616,10 @@ class Queue:
         if len(lane.waiters) == 1:
             self.busy.append(lane)
             self.ranked += lane.priority != 0
+            if self.patience.heads:
+                self.patience.enter(lane)
+            elif lane.priority:
+                self.patience.watch(self.busy)
             if len(self.busy) > 1:
                 self._enter(lane)
         elif self.ranked and len(self.busy) > 1:
@@ -698,8 +705,11 @@ class Queue:
         self.waiting -= 1
         if not lane.waiters:
             self._sweep_busy(lane)
-        elif len(self.busy) > 1:
-            self.index.changed(lane)
+        else:
+            if self.patience.heads:
+                self.patience.move(lane)
+            if len(self.busy) > 1:
+                self.index.changed(lane)
         if waiter.deadline < NEVER:
             self._sweep_deadlines()
 
