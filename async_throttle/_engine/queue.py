@@ -364,6 +364,7 @@ class Queue:
         ranked = sorted(lanes, key=lambda lane: _rank(lane, turns))
         ahead = Reservations()
         before: list[tuple[Reservations, int]] = []  # by lane: the reservations of earlier ranks
+        besides: dict[int, _Besides] = {}  # the same without those of one caller
         candidates: list[tuple[int, int]] = []  # the instant by the lane's own rules, and its place
         limit = NEVER
         head = ranked[0].waiters[0]
@@ -374,7 +375,7 @@ class Queue:
                 others = ahead
                 if head.rivals:  # a caller is no obstacle to itself
                     failed = len(self.decided)
-                    others = self._reserve(ranked[:n], _rank(lane, turns), head.rivals)
+                    others = self._reserve_besides(ranked[:n], _rank(lane, turns), head, besides)
                     if len(self.decided) > failed:
                         return None
                 before.append((others, len(others.lanes)))
@@ -557,20 +558,39 @@ class Queue:
             if other is not lane and (other in turns or other.priority <= lane.priority)
         ]
         better.sort(key=lambda other: _rank(other, turns))
-        return self._reserve(better, (lane.priority, math.inf))
+        ahead = _Besides()
+        self._reserve(ahead, better, (lane.priority, math.inf))
+        return ahead
+
+    def _reserve_besides(
+        self, lanes: Sequence[Lane], rank: Rank, head: Waiter, besides: dict[int, _Besides]
+    ) -> Reservations:
+        """The reservations of heads of *lanes* before *rank*, as if the caller of *head* were away.
+
+        Those found for an earlier rank are in *besides*, and taken up where they end.
+        """
+        rivals = head.rivals
+        ahead = besides.get(id(rivals[0]))
+        if ahead is None or ahead.following <= rank:
+            ahead = besides[id(rivals[0])] = _Besides()
+        self._reserve(ahead, lanes[ahead.seen :], rank, rivals)
+        return ahead
 
     def _reserve(
-        self, lanes: Iterable[Lane], rank: Rank, rivals: Sequence[Waiter] = ()
-    ) -> Reservations:
-        """The reservations of heads of *lanes* before *rank*, as if *rivals* were not there.
+        self, ahead: _Besides, lanes: Iterable[Lane], rank: Rank, rivals: Sequence[Waiter] = ()
+    ) -> None:
+        """Add to *ahead* the heads of *lanes* before *rank*, as if *rivals* were not there.
 
         A head for which a rule raises fails, and the next head of its lane is looked at.
         """
-        ahead = Reservations()
         for lane in lanes:
-            while (head := next((w for w in lane if w not in rivals), None)) is not None:
-                if head is not lane.waiters[0] and (lane.priority, head.order) > rank:
-                    break
+            ahead.seen += 1
+            while (head := _first(lane, rivals)) is not None:
+                if head is not lane.waiters[0]:
+                    following = lane.priority, head.order
+                    if following > rank:
+                        ahead.following = min(ahead.following, following)
+                        break
                 try:
                     stuck = ahead.missing(lane, head.weights) >= 0
                     due = NEVER if stuck else lane.ready_at(self.now, head.weights)
@@ -579,7 +599,6 @@ class Queue:
                     continue
                 ahead.add(lane, head.weights, due)
                 break
-        return ahead
 
     def try_take(self, lane: Lane, weights: tuple[int, ...]) -> list[Receipt] | None:
         """Grant *weights* now, if that overtakes no waiter: the receipts, or None."""
@@ -794,6 +813,30 @@ class Queue:
                 self.index.touch(rule)
             pause.empties = False
             self.emptying.remove(pause)
+
+
+class _Besides(Reservations):
+    """The reservations of lanes as if one caller were away.
+
+    Attributes:
+        seen: how many lanes were looked at.
+        following: the best rank of waiters behind that caller that were not looked at.
+    """
+
+    __slots__ = ("following", "seen")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+        self.following: Rank = (math.inf, math.inf)
+
+
+def _first(lane: Lane, rivals: Sequence[Waiter]) -> Waiter | None:
+    """The first waiter of *lane* that is none of *rivals*, all of which are of one caller."""
+    for waiter in lane:
+        if not (rivals and waiter.rivals and waiter.rivals[0] is rivals[0]):
+            return waiter
+    return None
 
 
 def wants(waiter: Waiter, rule: Rule) -> bool:
