@@ -24,6 +24,11 @@ from async_throttle.rules import Rule
 
 __all__ = ["check", "repair", "told"]
 
+_OF_THE_HEAD = (
+    *("rank", "asked", "pooled", "key", "weights", "slots", "skips"),
+    *("odd", "restless", "parked"),
+)
+
 
 def check(queue: Queue) -> None:
     """Compare every derived field with its value computed anew, and test the invariants.
@@ -181,7 +186,7 @@ def _differences_of_index(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
     yield from _unequal("index.entangled", kept.entangled, fresh.entangled)
     for lane, expected in fresh.standings.items():
         standing = kept.standings[lane]
-        for name in ("key", "weights", "slots", "skips", "rank", "odd", "restless", "parked"):
+        for name in _OF_THE_HEAD:
             pair = getattr(standing, name), getattr(expected, name)
             yield from _unequal(f"index: {name} of a lane", *pair)
         pair = max(standing.private, queue.now), max(expected.private, queue.now)

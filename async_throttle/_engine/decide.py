@@ -19,7 +19,7 @@ from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import UNLIMITED, Slots
 
-__all__ = ["first", "foremost", "is_simple", "may_take", "note"]
+__all__ = ["first", "foremost", "is_simple", "may_take", "note", "succeed"]
 
 
 def foremost(index: Index, cluster: Cluster, now: int) -> None:
@@ -199,6 +199,29 @@ def note(index: Index, cluster: Cluster) -> None:
                 for other in {standing.cluster: None for standing in index.standings.values()}
                 if not other.stale and other.at < NEVER
             )
+
+
+def succeed(index: Index, lane: Lane, now: int) -> None:
+    """A waiter of *lane* has left. If it was the head, the next one often asks for the same."""
+    standing = index.standings.get(lane)
+    if standing is None:
+        return  # the index is to be made anew
+    head, cluster = lane.waiters[0], standing.cluster
+    asked = head.weights, bool(head.rivals)
+    if lane in index.dirty or (standing.asked, standing.pooled) != asked:
+        index.changed(lane)
+        return
+    alone = len(cluster.lanes) == 1 and not cluster.stale and not head.cancelled()
+    if head.order != standing.rank[1]:
+        cluster.displace(standing)
+        standing.rank = standing.rank[0], head.order
+        cluster.place(standing, now)
+        index.turns_at = -NEVER
+        if alone and cluster.found is lane:
+            cluster.rank = standing.rank
+            note(index, cluster)
+    if not alone:
+        index.outdate(cluster)
 
 
 def is_simple(index: Index, lane: Lane) -> bool:

@@ -104,9 +104,11 @@ class Standing:
         restless: whether a rule of the lane has instants that change by themselves.
         entangled: whether the head asks for slots of several limits, of which one is shared.
         several: whether the head asks for slots of several limits.
+        asked, pooled: the weights of the head, and whether its caller waits elsewhere as well.
     """
 
     __slots__ = (
+        "asked",
         "cluster",
         "entangled",
         "group",
@@ -116,6 +118,7 @@ class Standing:
         "odd",
         "parked",
         "place",
+        "pooled",
         "private",
         "rank",
         "restless",
@@ -139,7 +142,8 @@ class Standing:
         """See anew what the head waits for, as of *now*."""
         lane = self.lane
         head = lane.waiters[0]
-        weights = head.weights
+        weights = self.asked = head.weights
+        self.pooled = bool(head.rivals)
         self.rank: Rank = (-inf if lane in turns else lane.priority), head.order
         self.odd = self.restless = False
         private: list[tuple[int, Rule]] = []
@@ -619,7 +623,7 @@ class Index:
         if not cluster.lanes:
             self._forget(cluster)
             return
-        self._outdate(cluster)
+        self.outdate(cluster)
         if cluster.left > len(cluster.lanes) + 8:
             self._split(cluster)
 
@@ -627,7 +631,7 @@ class Index:
         """The head of *lane*, its pauses or its private rules have changed."""
         if lane in self.standings:
             self.dirty[lane] = None
-            self._outdate(self.standings[lane].cluster)
+            self.outdate(self.standings[lane].cluster)
 
     def touch(self, rule: Rule) -> None:
         """*rule* has changed."""
@@ -636,12 +640,12 @@ class Index:
             lane = next(iter(asking))
             if len(asking) == 1:
                 self.dirty[lane] = None
-            self._outdate(self.standings[lane].cluster)
+            self.outdate(self.standings[lane].cluster)
 
     def rouse(self) -> None:
         """Time has passed: clusters with rules that change by themselves are stale."""
         for cluster in self.restless:
-            self._outdate(cluster)
+            self.outdate(cluster)
 
     def renew(self, now: int) -> None:
         """Survey the dirty lanes, and see which have no slots left, as of *now*."""
@@ -672,7 +676,8 @@ class Index:
         if not cluster.restless:
             self.restless.pop(cluster, None)
 
-    def _outdate(self, cluster: Cluster) -> None:
+    def outdate(self, cluster: Cluster) -> None:
+        """Find anew which head of *cluster* goes next."""
         self.turns_at = -NEVER
         self._mark(cluster)
 
@@ -698,7 +703,7 @@ class Index:
             self.dirty[lane] = None
         one.left += other.left
         self._forget(other)
-        self._outdate(one)
+        self.outdate(one)
         return one
 
     def _split(self, cluster: Cluster) -> None:
@@ -712,7 +717,7 @@ class Index:
         for lane in lanes:
             alone = self.standings[lane].cluster
             alone.lanes[lane] = self.standings[lane]
-            self._outdate(alone)
+            self.outdate(alone)
             self.dirty[lane] = None
         for lane in lanes:
             for rule in self.rules[lane]:

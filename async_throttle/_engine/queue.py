@@ -728,7 +728,7 @@ class Queue:
             if self.patience.heads:
                 self.patience.move(lane)
             if len(self.busy) > 1:
-                self.index.changed(lane)
+                decide.succeed(self.index, lane, self.now)
         if waiter.deadline < NEVER:
             self._sweep_deadlines()
 
