@@ -688,7 +688,10 @@ class Queue:
 
     def drop(self, state: State, wanted: Callable[[Waiter], bool] = lambda _: True) -> None:
         """Take out the waiters that are *wanted*; their state is *state* then."""
-        for waiter in [waiter for waiter in self.waiters() if wanted(waiter)]:
+        self._drop(state, self.busy, wanted)
+
+    def _drop(self, state: State, lanes: Iterable[Lane], wanted: Callable[[Waiter], bool]) -> None:
+        for waiter in [waiter for lane in lanes for waiter in lane if wanted(waiter)]:
             self.decided.append(waiter)
             self._remove(waiter, state)
 
@@ -700,7 +703,8 @@ class Queue:
                 if len(self.busy) > 1 and lane.waiters:
                     self.index.leave(lane)
                     self.index.enter(lane)
-        self.drop(UNFIT, lambda waiter: wants(waiter, rule) and exceeds(waiter))
+        asking = [lane for lane in self.busy if rule in lane.rules]
+        self._drop(UNFIT, asking, lambda waiter: wants(waiter, rule) and exceeds(waiter))
 
     def _sweep_cancelled(self, lanes: Iterable[Lane]) -> None:
         """Take out the heads of *lanes* whose callers were cancelled and have not left yet."""
