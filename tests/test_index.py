@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -41,7 +42,7 @@ class Event:
     priority: int
 
 
-KINDS = ["join", "join", "join", "ask", "ask", "leave", "free", "charge", "pause", "refund"]
+KINDS = ["join", "join", "join", "pool", "ask", "ask", "leave", "free", "charge", "pause", "refund"]
 AMOUNTS = st.tuples(*[st.integers(0, 3) | st.integers(1, 2) | st.none()] * 6)
 
 
@@ -98,6 +99,8 @@ def play(story: Story, name: str, event: Event) -> None:
     rule = rules[event.which % len(rules)]
     if event.kind == "join":
         story.join(name, *asked, lane=lane, priority=event.priority)
+    elif event.kind == "pool":
+        join_pool(story, name, event)
     elif event.kind == "ask":
         there, weights = story.lane(lane, event.priority), story.weights(lane, asked)
         expected = False
@@ -112,6 +115,17 @@ def play(story: Story, name: str, event: Event) -> None:
     else:
         change_one_who_came(story, event)
     story.decide()
+
+
+def join_pool(story: Story, name: str, event: Event) -> None:
+    """A caller comes to several lanes at once."""
+    numbers = {(event.lane + n) % len(story.rules): None for n in (0, event.which, 1)}
+    pool = [Actor() for _ in numbers]
+    for actor, lane in zip(pool, numbers, strict=True):
+        actor.rivals = pool
+        story.actors[f"{name}@{lane}"] = actor
+        weights = story.weights(lane, amounts(story, event, lane))
+        story.queue.join(actor, story.lane(lane, event.priority), weights)
 
 
 def change_one_who_came(story: Story, event: Event) -> None:
@@ -215,6 +229,24 @@ def calls(work: Callable[[], object]) -> int:
     return count
 
 
+def steps(work: Callable[[], object]) -> int:
+    """How many lines *work* runs, the rounds of a loop counted."""
+    count = 0
+
+    def trace(frame: FrameType, what: str, argument: object) -> Any:
+        nonlocal count
+        count += what == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
 def many(lanes: int) -> tuple[Queue, TokenBucket, list[Lane], list[Actor]]:
     """A queue in which a caller waits in each of so many chats, each for an instant of its own."""
     queue = Queue(0, 0)
@@ -275,6 +307,24 @@ def test_a_pool_of_many_sets_costs_as_much_for_many_callers_as_for_few() -> None
     assert costs[1] <= 1.2 * costs[0]
 
 
+def test_a_grant_costs_a_pool_in_proportion_to_its_sets_which_have_a_limit_in_common() -> None:
+    costs = []
+    for sets in (8, 64):
+        queue = Queue(0, 0)
+        queue.trusting = True
+        common = bucket(1, 1, 100)
+        lanes = [queue.lane((common, bucket(1, 100 + n, 1, level=0)), ()) for n in range(sets)]
+        for _ in range(3):
+            pool = [Actor() for _ in lanes]
+            for lane, actor in zip(lanes, pool, strict=True):
+                actor.rivals = pool
+                queue.join(actor, lane, (TOKEN, TOKEN))
+        queue.advance(0)
+        costs.append(calls(partial(queue.advance, queue.due_at)))
+        assert len(queue.decided) == 1
+    assert costs[1] <= 10 * costs[0]
+
+
 def class_costs(classes: int, step: int) -> dict[str, int]:
     """What events cost where a caller of each class waits; the best or the worst came first."""
     queue, slot = Queue(0, 0), Slots(1)
@@ -295,7 +345,7 @@ def class_costs(classes: int, step: int) -> dict[str, int]:
         slot.free = 1
         queue.advance(queue.now)
 
-    costs = [(calls(come), calls(go)) for _ in range(4 * MAX_OVERTAKEN)]
+    costs = [(steps(come), steps(go)) for _ in range(4 * MAX_OVERTAKEN)]
     assert len(queue.decided) == len(costs)
     # A turn out of rank costs more, and comes after as many grants as there may be classes.
     return {"arrivals": sum(each for each, _ in costs), "grants": sum(each for _, each in costs)}
