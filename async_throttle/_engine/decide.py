@@ -212,16 +212,23 @@ def succeed(index: Index, lane: Lane, now: int) -> None:
         index.changed(lane)
         return
     alone = len(cluster.lanes) == 1 and not cluster.stale and not head.cancelled()
-    if head.order != standing.rank[1]:
-        cluster.displace(standing)
-        standing.rank = standing.rank[0], head.order
-        cluster.place(standing, now)
-        index.turns_at = -NEVER
-        if alone and cluster.found is lane:
-            cluster.rank = standing.rank
-            note(index, cluster)
     if not alone:
         index.outdate(cluster)
+    if head.order == standing.rank[1]:
+        return
+    rank = standing.rank[0], head.order
+    index.turns_at = -NEVER
+    if alone and standing.group is None:
+        standing.rank = rank
+    else:
+        cluster.displace(standing)
+        standing.rank = rank
+        cluster.place(standing, now)
+        if standing.slots is not None:  # the lane may be parked now, or no longer
+            standing.look(now, index.present)
+    if alone and cluster.found is lane:
+        cluster.rank = rank
+        note(index, cluster)
 
 
 def is_simple(index: Index, lane: Lane) -> bool:
