@@ -20,9 +20,9 @@ rules/                 the arithmetic of each limit, bucket.py, window.py and sl
                        the names of them in algorithm.py; `Rule`, to bring your own
 adaptive/              limits that follow how calls end: aimd.py, gradient.py, backoff.py;
                        `Adaptive`, to bring your own
-_engine/               who goes next: lane.py, queue.py, patience.py, backfill.py,
-                       forecast.py; index.py has the lanes by what blocks them, decide.py
-                       asks it; check.py compares what the queue keeps by hand
+_engine/               who goes next: lane.py, queue.py, patience.py, overtaking.py,
+                       backfill.py, forecast.py; index.py has the lanes by what blocks them,
+                       decide.py asks it; check.py compares what the queue keeps by hand
 _shell/                what waits: clock.py and alarm.py, door.py, admission.py and scheduler.py,
                        waiting.py and refusals.py, loop.py and thread.py;
                        core.py is what a throttle is, readings.py what is read of it,

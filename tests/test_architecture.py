@@ -61,7 +61,8 @@ CLOCKS_AND_LOOPS = {
 
 WITHIN = {
     "_engine": [
-        *["lane", "patience", "backfill", "index", "decide", "queue", "forecast", "check"],
+        *["lane", "overtaking", "patience", "backfill", "index", "decide", "queue"],
+        *["forecast", "check"],
         "__init__",
     ],
     "_shell": [

@@ -64,6 +64,18 @@ def test_who_is_held_up_is_looked_at_again_as_soon_as_there_is_enough_for_all(un
     assert story.run(1000) == [(10, "newcomer"), (until, "a"), (until + 100, "b")]
 
 
+@pytest.mark.parametrize("trusting", [False, True])
+def test_who_takes_nothing_goes_once_the_bucket_is_full_whoever_waits(trusting: bool) -> None:
+    # At once it might not: "light" ranks before it, and would make "head" late.
+    shared, own = bucket(1, 10, 2, level=1), bucket(1, 15, 1, level=0)
+    story = Story([shared, own], [shared])
+    story.queue.trusting = trusting
+    story.join("head", 2, 1)
+    story.join("light", 1, lane=1)
+    story.join("nothing", 0, lane=1, priority=1)
+    assert story.run(100) == [(10, "nothing"), (15, "head"), (25, "light")]
+
+
 def test_a_slot_that_is_kept_for_one_is_not_let_go_by_another_that_does_without() -> None:
     slots, one, other = Slots(1), bucket(1, 100, 1, level=0), bucket(1, 200, 1, level=0)
     story = Story([slots, one], [slots, other], [slots], sets=True)

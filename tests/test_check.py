@@ -33,6 +33,7 @@ from async_throttle._engine.lane import (
     SKIP,
     Pause,
 )
+from async_throttle._engine.overtaking import Run
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.rules.slots import Slots
 
@@ -55,6 +56,11 @@ def lose_the_head(story: Story) -> None:
     story.actors["head"].state, lane.left, lane.backlog[1] = GONE, 1, 2 * TOKEN
 
 
+def run(story: Story) -> Run:
+    """Where the heads stand that ask for a slot."""
+    return story.queue.patience.asking[story.rules[0][0]].runs[0]
+
+
 def remember_a_turn(story: Story) -> None:
     story.leave("urgent")
     story.queue.patience.in_rank[story.rules[0][1]] = 7
@@ -65,7 +71,10 @@ FAULTS: list[tuple[str, Callable[[Story], Any]]] = [
     ("lane.left is 1, should be 0", lambda s: setattr(s.lanes[0], "left", 1)),
     ("lane.opens_at is 7, should be -", lambda s: setattr(s.lanes[0], "opens_at", 7)),
     (r"lane.takes is \(\), should be \(\(1", lambda s: setattr(s.lanes[0], "takes", ())),
-    (r"lane.overtaken is \[7\], should be \[0\]", lambda s: setattr(s.lanes[1], "overtaken", [7])),
+    (r"patience.asking is {.*\)\]}, should be {", lambda s: run(s).heads.clear()),
+    ("the worst of a run is 7, should be 0", lambda s: setattr(run(s), "worst", 7)),
+    ("the most of a run is -7, should be 0", lambda s: setattr(run(s), "most", -7)),
+    ("the aged of a run is .*, should be ..", lambda s: setattr(run(s), "aged", [(1, 2, 3, None)])),
     ("the head is .*GONE.*, should be .*QUEUED", lose_the_head),
     (r"busy is \[\d+\], should be \[\d+, \d+\]", lambda s: s.queue.busy.pop()),
     ("waiting is 7, should be 3", lambda s: setattr(s.queue, "waiting", 7)),

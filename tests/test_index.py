@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from async_throttle._engine.check import check
 from async_throttle._engine.forecast import Actor
 from async_throttle._engine.index import Index
 from async_throttle._engine.lane import GRANTED, QUEUED, Lane
+from async_throttle._engine.patience import MAX_OVERTAKEN
 from async_throttle._engine.queue import Queue
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.rules.slots import UNLIMITED, Slots
@@ -41,7 +43,7 @@ class Event:
     priority: int
 
 
-KINDS = ["join", "join", "join", "ask", "ask", "leave", "free", "charge", "pause", "refund"]
+KINDS = ["join", "join", "join", "pool", "ask", "ask", "leave", "free", "charge", "pause", "refund"]
 AMOUNTS = st.tuples(*[st.integers(0, 3) | st.integers(1, 2) | st.none()] * 6)
 
 
@@ -98,6 +100,8 @@ def play(story: Story, name: str, event: Event) -> None:
     rule = rules[event.which % len(rules)]
     if event.kind == "join":
         story.join(name, *asked, lane=lane, priority=event.priority)
+    elif event.kind == "pool":
+        join_pool(story, name, event)
     elif event.kind == "ask":
         there, weights = story.lane(lane, event.priority), story.weights(lane, asked)
         expected = False
@@ -112,6 +116,17 @@ def play(story: Story, name: str, event: Event) -> None:
     else:
         change_one_who_came(story, event)
     story.decide()
+
+
+def join_pool(story: Story, name: str, event: Event) -> None:
+    """A caller comes to several lanes at once."""
+    numbers = {(event.lane + n) % len(story.rules): None for n in (0, event.which, 1)}
+    pool = [Actor() for _ in numbers]
+    for actor, lane in zip(pool, numbers, strict=True):
+        actor.rivals = pool
+        story.actors[f"{name}@{lane}"] = actor
+        weights = story.weights(lane, amounts(story, event, lane))
+        story.queue.join(actor, story.lane(lane, event.priority), weights)
 
 
 def change_one_who_came(story: Story, event: Event) -> None:
@@ -184,6 +199,18 @@ def test_a_rule_that_changes_and_is_not_told_of_is_found_by_the_check() -> None:
     assert story.grants == [(0, "a")]
 
 
+def test_a_turn_that_is_due_to_grants_of_a_limit_that_blocks_nobody_comes_at_once() -> None:
+    free, shared = Slots(UNLIMITED), bucket(1, 10, 1, level=0)
+    story = Story([free, shared], [free])
+    story.queue.trusting = True
+    story.join("patient", 1, 1, priority=1)
+    story.join("usual", 1, 1)
+    for _ in range(MAX_OVERTAKEN):
+        assert story.ask(1, lane=1)
+    story.run(100)
+    assert story.grants == [(10, "patient"), (20, "usual")]
+
+
 # ----------------------------------------------------------------------------------- what it costs
 
 
@@ -200,6 +227,24 @@ def calls(work: Callable[[], object]) -> int:
         work()
     finally:
         sys.setprofile(None)
+    return count
+
+
+def steps(work: Callable[[], object]) -> int:
+    """How many lines *work* runs, the rounds of a loop counted."""
+    count = 0
+
+    def trace(frame: FrameType, what: str, argument: object) -> Any:
+        nonlocal count
+        count += what == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
     return count
 
 
@@ -275,3 +320,53 @@ async def test_a_pause_does_not_make_the_index_anew(monkeypatch: pytest.MonkeyPa
         sets[0].resume()
     for task in tasks:
         await task
+
+
+def test_a_grant_costs_a_pool_in_proportion_to_its_sets_which_have_a_limit_in_common() -> None:
+    costs = []
+    for sets in (8, 64):
+        queue = Queue(0, 0)
+        queue.trusting = True
+        common = bucket(1, 1, 100)
+        lanes = [queue.lane((common, bucket(1, 100 + n, 1, level=0)), ()) for n in range(sets)]
+        for _ in range(3):
+            pool = [Actor() for _ in lanes]
+            for lane, actor in zip(lanes, pool, strict=True):
+                actor.rivals = pool
+                queue.join(actor, lane, (TOKEN, TOKEN))
+        queue.advance(0)
+        costs.append(calls(partial(queue.advance, queue.due_at)))
+        assert len(queue.decided) == 1
+    assert costs[1] <= 10 * costs[0]
+
+
+def class_costs(classes: int, step: int) -> dict[str, int]:
+    """What events cost where a caller of each class waits; the best or the worst came first."""
+    queue, slot = Queue(0, 0), Slots(1)
+    queue.trusting = True
+    rules = slot, bucket(1, 10, 1000)
+    slot.free = 0
+    for priority in range(1, classes + 1)[::step]:
+        queue.join(Actor(), queue.lane(rules, (), priority), (1, TOKEN))
+    queue.advance(0)
+    urgent = queue.lane(rules, ())
+
+    def come() -> None:
+        queue.join(Actor(), urgent, (1, TOKEN))
+        queue.advance(queue.now)
+
+    def go() -> None:
+        queue.touched(slot)
+        slot.free = 1
+        queue.advance(queue.now)
+
+    costs = [(steps(come), steps(go)) for _ in range(4 * MAX_OVERTAKEN)]
+    assert len(queue.decided) == len(costs)
+    # A turn out of rank costs more, and comes after as many grants as there may be classes.
+    return {"arrivals": sum(each for each, _ in costs), "grants": sum(each for _, each in costs)}
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_an_event_costs_as_much_among_many_classes_as_among_few(step: int) -> None:
+    few, lots = class_costs(20, step), class_costs(500, step)
+    assert {event: lots[event] for event in few if lots[event] > 2 * few[event]} == {}

@@ -23,6 +23,8 @@ from support import examples, others_run
 from test_queue import Story, bucket
 
 from async_throttle import LimitSet, SlidingWindow, Throttle, threads
+from async_throttle._engine.lane import Lane
+from async_throttle._engine.overtaking import Head, Overtaking
 from async_throttle._engine.patience import MAX_OVERTAKEN
 
 # ---------------------------------------------------------------------------- those who are there
@@ -152,6 +154,43 @@ def test_a_lane_has_no_turn_while_a_pause_or_a_rule_of_its_own_holds_it(
     assert turns(classes(story))[0] == (turn, 1)
 
 
+def overtaken(steps: Sequence[tuple[str, int, int]], enough: int) -> None:
+    """Heads come and go, and grants overtake them: for each head that is counted here as well."""
+    overtaking, times = Overtaking(), dict[Head, int]()
+    for number, (what, priority, place) in enumerate(steps):
+        order = 1000 * place + number
+        if what == "come":
+            head = Head(Lane((), (), priority), order, place % enough)
+            times[head] = place % enough
+            overtaking.stand(head)
+        elif what == "grant":
+            late = [h for h in times if h.lane.priority > priority and h.order < order]
+            times.update({head: times[head] + 1 for head in late})
+            aged = overtaking.overtake(priority, order, enough)
+            assert set(aged) == {head.lane for head in late if times[head] == enough}
+        elif times:
+            head = list(times)[place % len(times)]
+            overtaking.go(head)
+            assert head.overtaken() == times.pop(head)
+        assert [head.overtaken() for head in times] == list(times.values())
+        turns = [turn for run in overtaking.runs for turn in run.turns(enough)]
+        assert len(turns) == sum(each >= enough for each in times.values())
+        assert [head for run in overtaking.runs for head in run.heads] == sorted(
+            times, key=lambda head: head.order
+        )
+        if times:
+            assert overtaking.best == min(head.lane.priority for head in times)
+
+
+def test_overtakings_of_many_heads_at_once_count_for_each_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("async_throttle._engine.overtaking._MOST", 3)
+    what = st.sampled_from(["come", "come", "grant", "grant", "leave"])
+    steps = st.lists(st.tuples(what, st.integers(0, 3), st.integers(0, 40)), max_size=60)
+    given(steps=steps, enough=st.integers(1, 4))(examples(500)(overtaken))()
+
+
 # -------------------------------------------------------------------------- those who keep coming
 
 
@@ -250,6 +289,20 @@ def test_a_newcomer_that_goes_at_once_overtakes_the_heads_of_worse_classes_too(
     story.run(10 * (MAX_OVERTAKEN + 1))
     assert not story.ask(1, priority=usual - 1)
     assert story.run(1000) == [(10 * (MAX_OVERTAKEN + 5), "low")]
+
+
+def test_a_grant_ends_the_row_also_while_no_other_class_waits() -> None:
+    story = Story([bucket(1, 10, 2, level=0)])
+    story.joins(first=2, second=2)
+
+    def overtake(times: int) -> None:
+        for _ in range(times):
+            story.run(story.now + 10)
+            assert story.ask(1, priority=-1)
+
+    overtake(MAX_OVERTAKEN - 1)
+    assert [name for _, name in story.run(story.now + 20)] == ["first"]
+    overtake(MAX_OVERTAKEN)
 
 
 def test_better_callers_that_come_one_at_a_time_overtake_too() -> None:

@@ -4,6 +4,7 @@
 lane.py          waiters that ask for the same rules, in order of arrival; pauses; bottlenecks
 queue.py         arrivals, grants, departures, time; the invariants
 patience.py      which lane has a turn out of rank, so that no class waits for ever
+overtaking.py    how often heads were overtaken on a rule, counted for many at once
 backfill.py      conservative backfilling: reservations for heads, and which waiter may go first
 index.py         the lanes by what blocks them: an event looks only at lanes that it can change
 decide.py        who goes next, and who may go at once, by the index

@@ -94,8 +94,9 @@ def obstacle(
     and by an instant no more was taken than at the earliest instants possible. A window counts in
     the same way until the newcomer is no longer inside.
 
-    The second number is an instant before *limit* at which to look again, or NEVER: waiters ahead
-    may wait for each other elsewhere, so that time alone brings enough for the whole queue.
+    The second number is an instant at which to look again, or NEVER: waiters ahead may wait for
+    each other elsewhere, so that before *limit* time alone brings enough for the whole queue. And
+    a newcomer that takes nothing of a bucket makes no difference once that is full.
     """
     asked = [rule for rule, weight in zip(lane.rules, weights, strict=True) if weight != SKIP]
     for n, rate in lane.rates:
@@ -105,6 +106,7 @@ def obstacle(
             continue
         most = inf if rate.divisible else rate.burst
         until = rate.forgets_at(at, weight)
+        full_at = NEVER if weight or rate.forgets_at(until, 0) > until else until
         # The obstacle is mostly a head: so heads are looked at first, each by itself.
         for other in others:
             claims = claims_of(other, rate, asked, at, rank, rivals)
@@ -114,7 +116,7 @@ def obstacle(
                 and not _serves(rate, at, weight + claim, instant, most)
                 and not _serves(rate, at, weight + claim, limit - 1, rate.burst)
             ):
-                return n, NEVER
+                return n, full_at
         claims = merge(*(claims_of(other, rate, asked, at, rank, rivals) for other in others))
         for instant, claim in claims:
             if instant >= until:
@@ -125,9 +127,9 @@ def obstacle(
                     again = rate.ready_at(at, weight)
                     following, claim = next(claims, (NEVER, 0))
                     if following > at:
-                        return n, again
+                        return n, min(again, full_at)
                     weight += claim
-                return n, NEVER
+                return n, full_at
             until = rate.forgets_at(at, weight)
     return -1, NEVER
 

@@ -13,13 +13,21 @@ from collections.abc import Iterator
 from heapq import heapify
 from typing import Any
 
+from async_throttle._engine import patience
 from async_throttle._engine.index import EMPTY, Index, Standing
 from async_throttle._engine.lane import GONE, NOBODY, QUEUED, Lane
+from async_throttle._engine.overtaking import Overtaking, Run
 from async_throttle._engine.patience import Patience
 from async_throttle._engine.queue import NO_DEMAND, Queue
 from async_throttle._units import NEVER
+from async_throttle.rules import Rule
 
 __all__ = ["check", "repair", "told"]
+
+_OF_THE_HEAD = (
+    *("rank", "asked", "pooled", "key", "weights", "slots", "skips"),
+    *("odd", "restless", "parked"),
+)
 
 
 def check(queue: Queue) -> None:
@@ -40,8 +48,6 @@ def repair(queue: Queue) -> None:
         lane.left = 0
         lane.refit()
         lane.reopen()
-        if not lane.waiters:
-            lane.overtaken = [0] * len(lane.rules)
     for lane in lanes:  # a caller in several lanes may have been granted in another lane
         for waiter in list(lane):
             if any(rival.state not in (QUEUED, GONE) for rival in waiter.rivals):
@@ -50,11 +56,7 @@ def repair(queue: Queue) -> None:
     queue.decided = deque(w for w in queue.decided if w.state not in (QUEUED, GONE))
     queue.busy = [lane for lane in lanes if lane.waiters]
     queue.ranked = sum(lane.priority != 0 for lane in queue.busy)
-    if not queue.ranked:
-        queue.patience.in_rank.clear()
-    queue.patience.aged.clear()
-    for lane in queue.busy:
-        queue.patience.look_at(lane)
+    queue.patience = _patience_of(queue)
     queue.waiting = sum(len(lane) for lane in queue.busy)
     queue.deadlines = [
         (waiter.deadline, waiter.order, waiter)
@@ -103,18 +105,62 @@ def _differences(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
     held = {id(pause) for pause in queue.emptying}
     yield from _unequal("emptying", held >= emptying, True)
     yield from _unequal("emptying", all(pause.empties for pause in queue.emptying), True)
-    fresh = Patience()
-    for lane in busy:
-        fresh.look_at(lane)
-    yield from _unequal("patience.aged", queue.patience.aged, fresh.aged)
+    yield from _differences_of_patience(queue)
     yield from _differences_of_index(queue)
-    if not queue.ranked:
-        yield from _unequal("patience", queue.patience.in_rank, {})
     if queue.due_at > queue.now and not any(w.cancelled() for w in queue.waiters()):
         due = min(_next_of_all(queue), NEVER)
         yield from _unequal("wake_at", queue.wake_at, due)
         ends = [pause.until for pause in queue.emptying]
         yield from _unequal("due_at", queue.due_at, min([due, queue.expires_at, *ends]))
+
+
+def _patience_of(queue: Queue) -> Patience:
+    """What the patience of *queue* is, by the counts that it has kept."""
+    kept, fresh = queue.patience, Patience()
+    if queue.ranked:
+        fresh.in_rank.update(kept.in_rank)
+    if kept.heads or queue.ranked:
+        for lane in queue.busy:
+            fresh.enter(lane, kept.times(lane))
+    return fresh
+
+
+def _differences_of_patience(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
+    kept, fresh = queue.patience, _patience_of(queue)
+    yield from _unequal("patience", kept.in_rank, fresh.in_rank)
+    yield from _unequal("patience.heads", set(kept.heads), set(fresh.heads))
+    yield from _unequal("patience.aged", kept.aged, fresh.aged)
+    for name in ("asking", "idle"):
+        pair = getattr(kept, name), getattr(fresh, name)
+        yield from _unequal(f"patience.{name}", *(_standing(each) for each in pair))
+        for overtaking in pair[0].values():
+            for run in overtaking.runs:
+                yield from _differences_of_run(overtaking, run)
+
+
+def _standing(heads: dict[Rule, Overtaking]) -> dict[Rule, list[tuple[Lane, int, int]]]:
+    """By rule, the lanes with the arrivals of their heads, and how often these were overtaken."""
+    return {
+        rule: [
+            (head.lane, head.order, head.overtaken())
+            for run in overtaking.runs
+            for head in run.heads
+        ]
+        for rule, overtaking in heads.items()
+    }
+
+
+def _differences_of_run(overtaking: Overtaking, run: Run) -> Iterator[tuple[str, Any, Any]]:
+    stand = [head.overtaking is overtaking and head.run is run for head in run.heads]
+    yield from _unequal("the heads of a run", stand, [True] * len(stand))
+    fresh = Run(run.heads, run.grants, run.most)
+    enough = patience.MAX_OVERTAKEN
+    for name in ("best", "worst"):
+        yield from _unequal(f"the {name} of a run", getattr(run, name), getattr(fresh, name))
+    few = [head.times for head in run.heads if head.times + run.grants < enough]
+    yield from _unequal("the most of a run", run.most, max([run.most, *few]))
+    if run.aged is not None:
+        yield from _unequal("the aged of a run", *(each.turns(enough) for each in (run, fresh)))
 
 
 def _next_of_all(queue: Queue) -> int:
@@ -142,7 +188,7 @@ def _differences_of_index(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
     yield from _unequal("index.entangled", kept.entangled, fresh.entangled)
     for lane, expected in fresh.standings.items():
         standing = kept.standings[lane]
-        for name in ("key", "weights", "slots", "skips", "rank", "odd", "restless", "parked"):
+        for name in _OF_THE_HEAD:
             pair = getattr(standing, name), getattr(expected, name)
             yield from _unequal(f"index: {name} of a lane", *pair)
         pair = max(standing.private, queue.now), max(expected.private, queue.now)
@@ -179,8 +225,6 @@ def _differences_of(lane: Lane) -> Iterator[tuple[str, Any, Any]]:
     yield from _unequal("lane.left", lane.left, gone)
     if lane.waiters:
         yield from _unequal("the head", lane.waiters[0].state, QUEUED)
-    else:
-        yield from _unequal("lane.overtaken", lane.overtaken, fresh.overtaken)
 
 
 def _unequal(what: str, kept: Any, expected: Any) -> Iterator[tuple[str, Any, Any]]:

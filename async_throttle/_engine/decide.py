@@ -19,7 +19,7 @@ from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import UNLIMITED, Slots
 
-__all__ = ["first", "foremost", "is_simple", "may_take", "note"]
+__all__ = ["first", "foremost", "is_simple", "may_take", "note", "succeed"]
 
 
 def foremost(index: Index, cluster: Cluster, now: int) -> None:
@@ -145,9 +145,11 @@ def _sources(
 def _walk(rate: Any, at: int, weight: int, claims: Iterator[Claim]) -> int:
     """*at*, if *weight* may be taken then without that one of *claims* goes later for it.
 
-    Else a later instant, before which it may not; NEVER, if time alone will not do.
+    Else a later instant, before which it may not; NEVER, if time alone will not do. Who takes
+    nothing may go once the bucket is full.
     """
     full, room, grain, scale = rate.ticks_at(at)
+    full_at = NEVER if weight else int(-(-full // scale))
     total = full + weight * grain
     for instant, claim in claims:
         due = instant * scale
@@ -163,8 +165,8 @@ def _walk(rate: Any, at: int, weight: int, claims: Iterator[Claim]) -> int:
             break
         total += claim * grain
     if total - full > room:
-        return NEVER
-    return int(-(-(total - room) // scale))
+        return full_at
+    return min(full_at, int(-(-(total - room) // scale)))
 
 
 def first(index: Index, now: int) -> tuple[Lane | None, int, Cluster | None]:
@@ -197,6 +199,36 @@ def note(index: Index, cluster: Cluster) -> None:
                 for other in {standing.cluster: None for standing in index.standings.values()}
                 if not other.stale and other.at < NEVER
             )
+
+
+def succeed(index: Index, lane: Lane, now: int) -> None:
+    """A waiter of *lane* has left. If it was the head, the next one often asks for the same."""
+    standing = index.standings.get(lane)
+    if standing is None:
+        return  # the index is to be made anew
+    head, cluster = lane.waiters[0], standing.cluster
+    asked = head.weights, bool(head.rivals)
+    if lane in index.dirty or (standing.asked, standing.pooled) != asked:
+        index.changed(lane)
+        return
+    alone = len(cluster.lanes) == 1 and not cluster.stale and not head.cancelled()
+    if not alone:
+        index.outdate(cluster)
+    if head.order == standing.rank[1]:
+        return
+    rank = standing.rank[0], head.order
+    index.turns_at = -NEVER
+    if alone and standing.group is None:
+        standing.rank = rank
+    else:
+        cluster.displace(standing)
+        standing.rank = rank
+        cluster.place(standing, now)
+        if standing.slots is not None:  # the lane may be parked now, or no longer
+            standing.look(now, index.present)
+    if alone and cluster.found is lane:
+        cluster.rank = rank
+        note(index, cluster)
 
 
 def is_simple(index: Index, lane: Lane) -> bool:

@@ -113,7 +113,7 @@ def _play(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
     twins = _Twins()
     newcomer = Actor()
     rivals: dict[int, list[Waiter]] = {}
-    lanes = []
+    lanes: dict[Lane, Lane] = {}
     for original in [*queue.busy, *([] if lane in queue.busy else [lane])]:
         if (
             original is not lane
@@ -126,9 +126,7 @@ def _play(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
             original.priority,
             None if original.bottleneck is None else original.places[1:],
         )
-        lanes.append(played)
-        played.overtaken = list(original.overtaken)
-        copy.patience.look_at(played)
+        lanes[original] = played
         for waiter in original:
             actor = Actor()
             if waiter.rivals:
@@ -138,12 +136,14 @@ def _play(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
             actor.order = waiter.order
         if original is lane:
             copy.join(newcomer, played, weights)
+    for original, played in lanes.items():
+        copy.patience.know(played, queue.patience.times(original))
     copy.emptying = [twins[pause] for pause in queue.emptying]
     copy.advance(copy.now)
     while newcomer.state is QUEUED and copy.due_at < NEVER:
         copy.decided.clear()
         copy.advance(copy.due_at)
-    for played in lanes:  # so that nothing is left to the collector of reference cycles
+    for played in lanes.values():  # so that nothing is left to the collector of reference cycles
         played.waiters.clear()
     for actors in rivals.values():
         actors.clear()

@@ -107,9 +107,11 @@ class Standing:
         restless: whether a rule of the lane has instants that change by themselves.
         entangled: whether the head asks for slots of several limits, of which one is shared.
         several: whether the head asks for slots of several limits.
+        asked, pooled: the weights of the head, and whether its caller waits elsewhere as well.
     """
 
     __slots__ = (
+        "asked",
         "cluster",
         "entangled",
         "group",
@@ -119,6 +121,7 @@ class Standing:
         "odd",
         "parked",
         "place",
+        "pooled",
         "private",
         "rank",
         "restless",
@@ -142,7 +145,8 @@ class Standing:
         """See anew what the head waits for, as of *now*."""
         lane = self.lane
         head = lane.waiters[0]
-        weights = head.weights
+        weights = self.asked = head.weights
+        self.pooled = bool(head.rivals)
         self.rank: Rank = (-inf if lane in turns else lane.priority), head.order
         self.odd = self.restless = False
         private: list[tuple[int, Rule]] = []
@@ -528,7 +532,7 @@ class Index:
         soonest: a heap of the clusters by what they found; outdated entries may be among them.
         quitters: the lanes that were looked at, whose head's caller was cancelled.
         turns: the lanes that stand in the index as if they had a turn out of rank.
-        fresh_turns, turns_at: the lanes that have one, and an instant since which nothing changed.
+        turns_at: an instant at which they had one, if nothing has changed since.
         present: the instant of the event; a late grant may count from an earlier one.
     """
 
@@ -536,7 +540,6 @@ class Index:
         "asking",
         "dirty",
         "entangled",
-        "fresh_turns",
         "present",
         "quitters",
         "restless",
@@ -560,7 +563,6 @@ class Index:
         self.soonest: list[tuple[int, Rank, int, Cluster]] = NONE_YET
         self.quitters: list[Lane] = NONE_YET
         self.turns: list[Lane] = NONE_YET
-        self.fresh_turns: list[Lane] = NONE_YET
         self.turns_at = ENDED
 
     def clear(self) -> None:
@@ -570,7 +572,7 @@ class Index:
         self.standings, self.asking, self.rules, self.dirty = {}, {}, {}, {}
         self.stale, self.restless = {}, {}
         self.entangled = 0
-        self.soonest, self.quitters, self.turns, self.fresh_turns = [], [], [], []
+        self.soonest, self.quitters, self.turns = [], [], []
         self.turns_at = ENDED
 
     def rebuild(self, busy: Sequence[Lane]) -> None:
@@ -627,7 +629,7 @@ class Index:
         if not cluster.lanes:
             self._forget(cluster)
             return
-        self._outdate(cluster)
+        self.outdate(cluster)
         if cluster.left > len(cluster.lanes) + 8:
             self._split(cluster)
 
@@ -635,7 +637,7 @@ class Index:
         """The head of *lane*, its pauses or its private rules have changed."""
         if lane in self.standings:
             self.dirty[lane] = None
-            self._outdate(self.standings[lane].cluster)
+            self.outdate(self.standings[lane].cluster)
 
     def touch(self, rule: Rule) -> None:
         """*rule* has changed."""
@@ -644,12 +646,12 @@ class Index:
             lane = next(iter(asking))
             if len(asking) == 1:
                 self.dirty[lane] = None
-            self._outdate(self.standings[lane].cluster)
+            self.outdate(self.standings[lane].cluster)
 
     def rouse(self) -> None:
         """Time has passed: clusters with rules that change by themselves are stale."""
         for cluster in self.restless:
-            self._outdate(cluster)
+            self.outdate(cluster)
 
     def renew(self, now: int) -> None:
         """Survey the dirty lanes, and see which have no slots left, as of *now*."""
@@ -665,7 +667,7 @@ class Index:
             if cluster.restless:
                 self.restless[cluster] = None
             standing.look(now, self.present)
-            self._outdate(cluster)
+            self._mark(cluster)
             del dirty[lane]
         for cluster in self.stale:
             if cluster.reserved:
@@ -680,8 +682,12 @@ class Index:
         if not cluster.restless:
             self.restless.pop(cluster, None)
 
-    def _outdate(self, cluster: Cluster) -> None:
+    def outdate(self, cluster: Cluster) -> None:
+        """Find anew which head of *cluster* goes next."""
         self.turns_at = ENDED
+        self._mark(cluster)
+
+    def _mark(self, cluster: Cluster) -> None:
         cluster.stale = True
         self.stale[cluster] = None
 
@@ -703,7 +709,7 @@ class Index:
             self.dirty[lane] = None
         one.left += other.left
         self._forget(other)
-        self._outdate(one)
+        self.outdate(one)
         return one
 
     def _split(self, cluster: Cluster) -> None:
@@ -717,7 +723,7 @@ class Index:
         for lane in lanes:
             alone = self.standings[lane].cluster
             alone.lanes[lane] = self.standings[lane]
-            self._outdate(alone)
+            self.outdate(alone)
             self.dirty[lane] = None
         for lane in lanes:
             for rule in self.rules[lane]:

@@ -165,7 +165,6 @@ class Lane:
         places: by pause, the place of the rule to which the pause belongs: a waiter that does
             without the rule is not held. ``len(rules)`` is the lane's own pause, which holds the
             whole lane.
-        overtaken: by rule, how often in a row better classes went before the head.
         bottleneck: the time of the head by rule; None where it is not measured.
         waiters: in order of arrival; waiters that have left may be among them.
         left: the number of *waiters* that have left.
@@ -187,7 +186,6 @@ class Lane:
         "fed",
         "left",
         "opens_at",
-        "overtaken",
         "pauses",
         "places",
         "priority",
@@ -213,7 +211,6 @@ class Lane:
         self.bottleneck = bottleneck
         self.waiters: deque[Waiter] = NOBODY
         self.left = 0
-        self.overtaken = [0] * len(rules)
         self.slots = tuple([(n, rule) for n, rule in enumerate(rules) if isinstance(rule, Slots)])
         self.refit()
         self.reopen()

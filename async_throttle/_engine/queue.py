@@ -188,6 +188,8 @@ class Queue:
         self.deadlines = list(merge(sorted(self.deadlines), sorted(other.deadlines)))
         self.feeds = self.feeds or other.feeds
         self.patience.absorb(other.patience)
+        if self.patience.heads:
+            self.patience.watch(self.busy)
         self.due_at = self.now
 
     def shift(self, by: int) -> None:
@@ -350,15 +352,13 @@ class Queue:
             self.index.rebuild(self.busy)
             self.doubtful = False
         index = self.index
-        if self.ranked or index.turns:
-            if index.turns_at != self.now:
-                index.turns_at = self.now
-                index.fresh_turns = self._turns()
-            turns = index.fresh_turns
+        if (self.ranked or index.turns) and index.turns_at != self.now:
+            turns = self._turns()
             if turns != index.turns:
                 for lane in [*index.turns, *turns]:
                     index.changed(lane)
                 index.turns = turns
+            index.turns_at = self.now
         index.renew(self.now)
         return not index.entangled
 
@@ -382,6 +382,7 @@ class Queue:
         ranked = sorted(lanes, key=lambda lane: _rank(lane, turns))
         ahead = Reservations()
         before: list[tuple[Reservations, int]] = []  # by lane: the reservations of earlier ranks
+        besides: dict[int, _Besides] = {}  # the same without those of one caller
         candidates: list[tuple[int, int]] = []  # the instant by the lane's own rules, and its place
         limit = NEVER
         head = ranked[0].waiters[0]
@@ -392,7 +393,7 @@ class Queue:
                 others = ahead
                 if head.rivals:  # a caller is no obstacle to itself
                     failed = len(self.decided)
-                    others = self._reserve(ranked[:n], _rank(lane, turns), head.rivals)
+                    others = self._reserve_besides(ranked[:n], _rank(lane, turns), head, besides)
                     if len(self.decided) > failed:
                         return None
                 before.append((others, len(others.lanes)))
@@ -464,18 +465,18 @@ class Queue:
             spans = zip(waiter.spans, lane.bottleneck.spans, strict=True)
             waiter.spans = [after - before for before, after in spans]
         ranked = self.ranked
-        if ranked:
-            self.patience.begin_anew(lane)
         if lane.left:
             lane.sweep()
         if not lane.waiters:
             self._touch_rules(lane, weights)
             self._sweep_busy(lane)
-        elif len(self.busy) > 1:
-            self.index.changed(lane)
+        else:
+            if self.patience.heads:
+                self.patience.renew(lane)
+            if len(self.busy) > 1:
+                self.index.changed(lane)
         if ranked:
-            busy = [other for other in self.busy if other is not lane]
-            self.patience.granted(lane, weights, waiter.order, busy, out_of_rank=bool(out_of_rank))
+            self.patience.granted(lane, weights, waiter.order, out_of_rank=bool(out_of_rank))
             self.index.turns_at = ENDED
             if not self.ranked:
                 self.patience.in_rank.clear()
@@ -501,12 +502,12 @@ class Queue:
         """The lanes that rank before the rest, and before *newcomers*."""
         if not self.ranked and (newcomers is None or not newcomers.priority):
             return []
-        busy = self.busy if newcomers is None else [*self.busy, newcomers]
-        return self.patience.turns(busy, self.now)
+        return self.patience.turns(self.now, newcomers)
 
     def _is_out_of_rank(self, lane: Lane) -> bool:
         """Whether a better class that asks for a rule of *lane* has a head that could go now."""
-        return lane in self._turns() and any(
+        turns = self.index.turns if self.index.turns_at == self.now else self._turns()
+        return (lane in turns and self.patience.has_better(lane)) and any(
             other.priority < lane.priority
             and not set(other.rules).isdisjoint(lane.rules)
             and self._could_go(other)
@@ -577,20 +578,39 @@ class Queue:
             if other is not lane and (other in turns or other.priority <= lane.priority)
         ]
         better.sort(key=lambda other: _rank(other, turns))
-        return self._reserve(better, (lane.priority, math.inf))
+        ahead = _Besides()
+        self._reserve(ahead, better, (lane.priority, math.inf))
+        return ahead
+
+    def _reserve_besides(
+        self, lanes: Sequence[Lane], rank: Rank, head: Waiter, besides: dict[int, _Besides]
+    ) -> Reservations:
+        """The reservations of heads of *lanes* before *rank*, as if the caller of *head* were away.
+
+        Those found for an earlier rank are in *besides*, and taken up where they end.
+        """
+        rivals = head.rivals
+        ahead = besides.get(id(rivals[0]))
+        if ahead is None or ahead.following <= rank:
+            ahead = besides[id(rivals[0])] = _Besides()
+        self._reserve(ahead, lanes[ahead.seen :], rank, rivals)
+        return ahead
 
     def _reserve(
-        self, lanes: Iterable[Lane], rank: Rank, rivals: Sequence[Waiter] = ()
-    ) -> Reservations:
-        """The reservations of heads of *lanes* before *rank*, as if *rivals* were not there.
+        self, ahead: _Besides, lanes: Iterable[Lane], rank: Rank, rivals: Sequence[Waiter] = ()
+    ) -> None:
+        """Add to *ahead* the heads of *lanes* before *rank*, as if *rivals* were not there.
 
         A head for which a rule raises fails, and the next head of its lane is looked at.
         """
-        ahead = Reservations()
         for lane in lanes:
-            while (head := next((w for w in lane if w not in rivals), None)) is not None:
-                if head is not lane.waiters[0] and (lane.priority, head.order) > rank:
-                    break
+            ahead.seen += 1
+            while (head := _first(lane, rivals)) is not None:
+                if head is not lane.waiters[0]:
+                    following = lane.priority, head.order
+                    if following > rank:
+                        ahead.following = min(ahead.following, following)
+                        break
                 try:
                     stuck = ahead.missing(lane, head.weights) >= 0
                     due = NEVER if stuck else lane.ready_at(self.now, head.weights)
@@ -599,7 +619,6 @@ class Queue:
                     continue
                 ahead.add(lane, head.weights, due)
                 break
-        return ahead
 
     def try_take(self, lane: Lane, weights: tuple[int, ...]) -> list[Receipt] | None:
         """Grant *weights* now, if that overtakes no waiter: the receipts, or None."""
@@ -616,10 +635,13 @@ class Queue:
         self._touch_rules(lane, weights)
         if self.ranked or lane.priority:
             try:
-                self.patience.granted(lane, weights, next(_arrivals), self.busy, out_of_rank=False)
+                if not self.patience.heads:
+                    self.patience.watch(self.busy)
+                self.patience.granted(lane, weights, next(_arrivals), out_of_rank=False)
             except BaseException:
                 give_back(self.now, receipts)
                 raise
+            self.index.turns_at = -NEVER
         return receipts
 
     def join(
@@ -642,6 +664,10 @@ class Queue:
                 self.busy = []
             self.busy.append(lane)
             self.ranked += lane.priority != 0
+            if self.patience.heads:
+                self.patience.enter(lane)
+            elif lane.priority:
+                self.patience.watch(self.busy)
             if len(self.busy) > 1:
                 self._enter(lane)
         elif self.ranked and len(self.busy) > 1:
@@ -693,7 +719,10 @@ class Queue:
 
     def drop(self, state: State, wanted: Callable[[Waiter], bool] = lambda _: True) -> None:
         """Take out the waiters that are *wanted*; their state is *state* then."""
-        for waiter in [waiter for waiter in self.waiters() if wanted(waiter)]:
+        self._drop(state, self.busy, wanted)
+
+    def _drop(self, state: State, lanes: Iterable[Lane], wanted: Callable[[Waiter], bool]) -> None:
+        for waiter in [waiter for lane in lanes for waiter in lane if wanted(waiter)]:
             self.decided.append(waiter)
             self._remove(waiter, state)
 
@@ -705,7 +734,8 @@ class Queue:
                 if len(self.busy) > 1 and lane.waiters:
                     self.index.leave(lane)
                     self.index.enter(lane)
-        self.drop(UNFIT, lambda waiter: wants(waiter, rule) and exceeds(waiter))
+        asking = [lane for lane in self.busy if rule in lane.rules]
+        self._drop(UNFIT, asking, lambda waiter: wants(waiter, rule) and exceeds(waiter))
 
     def _sweep_cancelled(self, lanes: Iterable[Lane]) -> None:
         """Take out the heads of *lanes* whose callers were cancelled and have not left yet."""
@@ -729,8 +759,11 @@ class Queue:
         self.waiting -= 1
         if not lane.waiters:
             self._sweep_busy(lane)
-        elif len(self.busy) > 1:
-            self.index.changed(lane)
+        else:
+            if self.patience.heads:
+                self.patience.move(lane)
+            if len(self.busy) > 1:
+                decide.succeed(self.index, lane, self.now)
         if waiter.deadline < NEVER:
             self._sweep_deadlines()
 
@@ -815,6 +848,30 @@ class Queue:
                 self.index.touch(rule)
             pause.empties = False
             self.emptying.remove(pause)
+
+
+class _Besides(Reservations):
+    """The reservations of lanes as if one caller were away.
+
+    Attributes:
+        seen: how many lanes were looked at.
+        following: the best rank of waiters behind that caller that were not looked at.
+    """
+
+    __slots__ = ("following", "seen")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+        self.following: Rank = (math.inf, math.inf)
+
+
+def _first(lane: Lane, rivals: Sequence[Waiter]) -> Waiter | None:
+    """The first waiter of *lane* that is none of *rivals*, all of which are of one caller."""
+    for waiter in lane:
+        if not (rivals and waiter.rivals and waiter.rivals[0] is rivals[0]):
+            return waiter
+    return None
 
 
 def wants(waiter: Waiter, rule: Rule) -> bool:

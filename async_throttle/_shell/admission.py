@@ -78,7 +78,7 @@ class Admission(Door):
 
     def try_admit(self, attempt: Attempt) -> bool:
         """Grant *attempt* at once if that overtakes no waiter; whether it was granted."""
-        for option in possible(attempt.options):
+        for option in attempt.options:
             receipts = self.queue.try_take(option.lane, option.weights)
             if receipts is not None:
                 attempt.receipts = receipts
@@ -106,7 +106,8 @@ class Admission(Door):
 
     def _admit(self, now: int, attempt: Attempt, blocking: bool) -> Waiting | None:
         try:
-            if self._seize(attempt):
+            attempt.options = possible(attempt.options)
+            if not self.behind() and self._take(attempt):
                 return None
             return self._queue_up(now, attempt, blocking)
         except ResourceLimitError as error:
@@ -115,7 +116,13 @@ class Admission(Door):
             raise
 
     def _seize(self, attempt: Attempt) -> bool:
-        if self.behind() or not self.try_admit(attempt):
+        if self.behind():
+            return False
+        attempt.options = possible(attempt.options)
+        return self._take(attempt)
+
+    def _take(self, attempt: Attempt) -> bool:
+        if not self.try_admit(attempt):
             return False
         if self.queue.waiting:
             self.decide()  # backfilling may let a waiter go now
@@ -123,7 +130,7 @@ class Admission(Door):
 
     def _queue_up(self, now: int, attempt: Attempt, blocking: bool) -> Waiting:
         """Queue *attempt* up, unless that is refused."""
-        attempt.options = options = possible(attempt.options)
+        options = attempt.options
         deadline = self._deadline(attempt, now)
         make = self.thread_waiter if blocking else self.loop_waiter
         first = make(options[0].asked)

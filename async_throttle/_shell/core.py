@@ -147,11 +147,6 @@ class Core(Refusals):
             lambda: scheduler.here().queue.lane(rules, (self.pause,), priority)
         )
 
-    def keep(self, numbers: tuple[int, ...], lane: Lane) -> None:
-        """Keep the *lane* of a set, in the place of that which is kept for longest."""
-        kept = [*self.lanes_of_sets.items()][1 - MOST_LANES :]
-        self.lanes_of_sets = {**dict(kept), numbers: lane}
-
     def option(self, weight: float, priority: int) -> Option:
         """To ask for a slot and *weight* tokens."""
         weights = UNIT if weight == 1 else (1, tokens("weight", weight, tiny=False))
