@@ -31,6 +31,7 @@ from async_throttle._engine.lane import (
     GRANTED,
     QUEUED,
     SKIP,
+    Callers,
 )
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.rules.slots import Slots
@@ -49,6 +50,19 @@ def busy_story() -> Story:
     return story
 
 
+def counted(story: Story) -> Callers:
+    """The callers that wait for a rate, counted as they come and go from now on."""
+    rule = story.rules[0][1]
+    story.queue.keep_count(rule)
+    check(story.queue)
+    return story.queue.counts[rule]
+
+
+def uncounted(story: Story) -> None:
+    counted(story)
+    story.lanes[0].counted = ()
+
+
 FAULTS: dict[str, Callable[[Story], Any]] = {
     "lane.backlog": lambda story: story.lanes[0].backlog.__setitem__(1, 7),
     "lane.left": lambda story: setattr(story.lanes[0], "left", 1),
@@ -58,6 +72,8 @@ FAULTS: dict[str, Callable[[Story], Any]] = {
     "waiting": lambda story: setattr(story.queue, "waiting", 7),
     "ranked": lambda story: setattr(story.queue, "ranked", 0),
     "deadlines": lambda story: story.queue.deadlines.clear(),
+    "counts": lambda story: setattr(counted(story), "alone", 7),
+    "lane.counted": uncounted,
     "emptying": lambda story: setattr(next(iter(story.pauses.values())), "empties", True),
     "decided": lambda story: story.queue.decided.append(story.actors["head"]),
     "wake_at": lambda story: setattr(story.queue, "wake_at", 7),

@@ -5,7 +5,8 @@ lane.py          waiters that ask for the same rules, in order of arrival; pause
 queue.py         arrivals, grants, departures, time; the invariants
 patience.py      which lane has a turn out of rank, so that no class waits for ever
 backfill.py      conservative backfilling: reservations for heads, and which waiter may go first
-forecast.py      the future played in a copy: how long a newcomer would wait
+foresight.py     the future of a queue, played in a copy that is kept for the next question
+forecast.py      how long a newcomer would wait; an instant by which it is gone for sure
 check.py         every derived field recomputed: to be compared after every step of a test, and
                  to be put right after an interruption
 ===============  ==============================================================================
