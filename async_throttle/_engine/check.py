@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from heapq import heapify
 from typing import Any
 
+from async_throttle._engine.foresight import Foresight
 from async_throttle._engine.index import Index, Standing
-from async_throttle._engine.lane import GONE, NOBODY, QUEUED, Lane
+from async_throttle._engine.lane import GONE, NOBODY, QUEUED, SKIP, Callers, Lane
 from async_throttle._engine.patience import Patience
 from async_throttle._engine.queue import Queue
 from async_throttle._units import NEVER
@@ -30,6 +31,8 @@ def check(queue: Queue) -> None:
     """
     for what, kept, expected in _differences(queue):
         raise AssertionError(f"{what} is {kept!r}, should be {expected!r}\n{told(queue)}")
+    if isinstance(queue.foresight, Foresight):
+        check(queue.foresight.copy)
 
 
 def repair(queue: Queue) -> None:
@@ -42,6 +45,14 @@ def repair(queue: Queue) -> None:
         lane.reopen()
         if not lane.waiters:
             lane.overtaken = [0] * len(lane.rules)
+    queue.forget()
+    queue.counts = {rule: Callers() for rule in queue.counts}
+    for lane in lanes:
+        lane.count(queue.counts)
+        for waiter in lane:
+            for n, callers in lane.counted:
+                if waiter.weights[n] != SKIP:
+                    callers.add(waiter)
     for lane in lanes:  # a caller in several lanes may have been granted in another lane
         for waiter in list(lane):
             if any(rival.state not in (QUEUED, GONE) for rival in waiter.rivals):
@@ -92,6 +103,18 @@ def _differences(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
     yield from _unequal("waiting", queue.waiting, sum(map(len, busy)))
     yield from _unequal("ranked", queue.ranked, sum(lane.priority != 0 for lane in busy))
     yield from _unequal("NOBODY", NOBODY, deque())
+    for rule, callers in queue.counts.items():
+        counted = queue.counted(rule)
+        yield from _unequal("counts", callers.alone, counted.alone)
+        yield from _unequal("counts", callers.several, counted.several)
+    for lane in lanes:
+        pairs = enumerate(lane.rules)
+        counts = tuple((n, queue.counts[rule]) for n, rule in pairs if rule in queue.counts)
+        yield from _unequal("lane.counted", lane.counted, counts)
+    if isinstance(queue.foresight, Foresight):
+        played = [lane for lane in busy if lane in queue.foresight.lanes]
+        orders = sorted(waiter.order for lane in played for waiter in lane)
+        yield from _unequal("foresight", sorted(queue.foresight.actors), orders)
     undecided = [waiter for waiter in queue.decided if waiter.state is QUEUED]
     yield from _unequal("decided", undecided, [])
     timed = [(w.deadline, w.order) for w in queue.waiters() if w.deadline < NEVER]

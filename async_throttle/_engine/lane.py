@@ -7,7 +7,7 @@ does without: it neither waits for that rule nor takes from it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from math import inf
 from typing import Any, Final, Protocol
@@ -27,6 +27,7 @@ __all__ = [
     "SKIP",
     "UNFIT",
     "Bottleneck",
+    "Callers",
     "Lane",
     "Pause",
     "Receipt",
@@ -138,6 +139,44 @@ class Bottleneck:
             self.place = place
 
 
+class Callers:
+    """The callers that wait for a rule. A caller that stands in several lanes counts once.
+
+    Attributes:
+        alone: how many stand in a single lane.
+        several: of the others, in how many lanes each of them waits for the rule.
+    """
+
+    __slots__ = ("alone", "several")
+
+    def __init__(self) -> None:
+        self.alone = 0
+        self.several: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return self.alone + len(self.several)
+
+    def add(self, waiter: Waiter) -> None:
+        """*waiter* waits for the rule."""
+        if waiter.rivals:
+            key = id(waiter.rivals[0])
+            self.several[key] = self.several.get(key, 0) + 1
+        else:
+            self.alone += 1
+
+    def remove(self, waiter: Waiter) -> None:
+        """*waiter* does not wait for the rule any more."""
+        if not waiter.rivals:
+            self.alone -= 1
+            return
+        key = id(waiter.rivals[0])
+        left = self.several[key] - 1
+        if left:
+            self.several[key] = left
+        else:
+            del self.several[key]
+
+
 class Lane:
     """Waiters that ask for the same rules, in order of arrival. The first is the head.
 
@@ -156,6 +195,7 @@ class Lane:
         waiters: in order of arrival; waiters that have left may be among them.
         left: the number of *waiters* that have left.
         backlog: by rate, the sum of the waiters' weights.
+        counted: the rules whose callers are counted, by place, and their callers.
         slots, rates: the rules with their places: slots come back from holders, rates regain
             with time. A rate without a limit is left out.
         takes: the rates in the order in which a grant takes of them, after the slots: a rule that
@@ -170,6 +210,7 @@ class Lane:
         "backdates",
         "backlog",
         "bottleneck",
+        "counted",
         "fed",
         "left",
         "opens_at",
@@ -200,6 +241,7 @@ class Lane:
         self.waiters: deque[Waiter] = NOBODY
         self.left = 0
         self.overtaken = [0] * len(rules)
+        self.counted: Sequence[tuple[int, Callers]] = ()
         self.slots = [(n, rule) for n, rule in enumerate(rules) if isinstance(rule, Slots)]
         self.refit()
         self.reopen()
@@ -299,12 +341,19 @@ class Lane:
     def remove(self, waiter: Waiter, state: State) -> None:
         """Take *waiter* out, which becomes *state*."""
         waiter.state = state
+        self.discount(waiter)
+        self.left += 1
+        self.sweep()
+
+    def discount(self, waiter: Waiter) -> None:
+        """*waiter* is not queued any more: what is summed up leaves it out."""
         weights = waiter.weights
         for n, _ in self.rates:
             if weights[n] > 0:
                 self.backlog[n] -= weights[n]
-        self.left += 1
-        self.sweep()
+        for n, callers in self.counted:
+            if weights[n] != SKIP:
+                callers.remove(waiter)
 
     def sweep(self) -> None:
         """Keep the invariant, after waiters have left."""
@@ -328,6 +377,11 @@ class Lane:
         for waiter in self:
             for n, _ in self.rates:
                 self.backlog[n] += max(0, waiter.weights[n])
+
+    def count(self, counts: Mapping[Rule, Callers]) -> None:
+        """See anew for which rules the callers are counted."""
+        pairs = enumerate(self.rules)
+        self.counted = tuple((n, counts[rule]) for n, rule in pairs if rule in counts)
 
     def reopen(self) -> None:
         """See anew when the last of the pauses ends."""

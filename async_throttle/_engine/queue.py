@@ -34,10 +34,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush, merge
 from itertools import count
-from typing import Any
+from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
 from async_throttle._engine import decide
@@ -53,6 +53,7 @@ from async_throttle._engine.lane import (
     SKIP,
     UNFIT,
     Bottleneck,
+    Callers,
     Lane,
     Pause,
     Receipt,
@@ -66,7 +67,24 @@ from async_throttle.rules import Rule
 
 __all__ = ["Queue"]
 
+_UNCOUNTED: Final[Mapping[Rule, Callers]] = {}
 _arrivals = count(1)  # over all queues, so that two of them can become one
+
+
+class Foresight(Protocol):
+    """A forecast that is kept, as the queue sees it: see `foresight`."""
+
+    def joined(self, waiter: Waiter, now: int) -> bool:
+        """*waiter* has arrived at *now*; whether the forecast is still good."""
+        ...
+
+    def granted(self, waiter: Waiter, now: int) -> bool:
+        """*waiter* was granted as of *now*; whether the forecast is still good."""
+        ...
+
+    def close(self) -> None:
+        """The forecast is dropped."""
+        ...
 
 
 class Queue:
@@ -92,10 +110,13 @@ class Queue:
         index: the busy lanes by what blocks them, while there are several.
         trusting: whether the owner of the queue tells which rules it changes: see `touched`.
         doubtful: whether rules may have changed unknown to the index.
+        counts: for the rules whose callers are counted, who waits for them.
+        foresight: the last forecast, as long as the queue does what it foresaw; or None.
     """
 
     __slots__ = (
         "busy",
+        "counts",
         "deadlines",
         "decided",
         "demand",
@@ -104,6 +125,7 @@ class Queue:
         "emptying",
         "errors",
         "feeds",
+        "foresight",
         "grace",
         "index",
         "lanes",
@@ -133,6 +155,8 @@ class Queue:
         self.index = Index()
         self.trusting = False
         self.doubtful = True
+        self.counts: Mapping[Rule, Callers] = _UNCOUNTED
+        self.foresight: Foresight | None = None
 
     # -- lanes --------------------------------------------------------------------------
 
@@ -157,6 +181,7 @@ class Queue:
             else:
                 bottleneck = Bottleneck(len(rules), self.now)
                 lane = Lane(rules, pauses, priority, (len(rules), *places), bottleneck)
+            lane.count(self.counts)
             self.lanes[key] = lane
             self.feeds = self.feeds or bool(lane.fed)
         return lane
@@ -164,6 +189,9 @@ class Queue:
     def absorb(self, other: Queue) -> None:
         """Take over the lanes and waiters of *other*, whose *now* is the same."""
         assert self.now == other.now, "two clocks: one of them must be shifted first"
+        self.forget()
+        other.forget()
+        self.counts = {**self.counts, **other.counts}
         self.lanes.update(other.lanes)
         if len(self.busy) > 1:
             for lane in other.busy:
@@ -183,6 +211,7 @@ class Queue:
     def shift(self, by: int) -> None:
         """Move every instant by *by* nanoseconds: the queue goes by a different clock now."""
         lanes = list(self.lanes.values())
+        self.forget()
         self.now += by
         for rule in {rule: None for lane in lanes for rule in lane.rules}:
             rule.shift(by)
@@ -219,19 +248,39 @@ class Queue:
 
     def count(self, rule: Rule) -> int:
         """The number of callers that wait for *rule*."""
-        alone = 0
-        callers = set()
+        callers = self.counts.get(rule)
+        return len(self.counted(rule) if callers is None else callers)
+
+    def keep_count(self, rule: Rule) -> None:
+        """Count the callers that wait for *rule* as they come and go, from now on."""
+        counts = self.counts
+        if rule not in counts:
+            if len(counts) & (len(counts) - 1) == 0:  # as often as is cheap: rules come and go
+                counts = {rule: callers for rule, callers in counts.items() if len(callers)}
+            self.counts = {**counts, rule: self.counted(rule)}
+            for lane in list(self.lanes.values()):
+                lane.count(self.counts)
+
+    def counted(self, rule: Rule) -> Callers:
+        """The callers that wait for *rule*, counted anew."""
+        callers = Callers()
         for lane in self.busy:
             if rule in lane.rules:
                 if lane.bottleneck is None:
-                    alone += len(lane)
+                    callers.alone += len(lane)
                     continue
                 place = lane.rules.index(rule)
                 for waiter in lane:
                     if waiter.weights[place] != SKIP:
-                        rivals = waiter.rivals
-                        callers.add(id(rivals[0] if rivals else waiter))
-        return alone + len(callers)
+                        callers.add(waiter)
+        return callers
+
+    def forget(self) -> None:
+        """What was foreseen may come differently: drop the forecast."""
+        foresight = self.foresight
+        if foresight is not None:
+            self.foresight = None
+            foresight.close()
 
     # -- time ---------------------------------------------------------------------------
 
@@ -436,9 +485,7 @@ class Queue:
         lane.waiters.popleft()
         self.waiting -= 1
         weights = waiter.weights
-        for n, _ in lane.rates:
-            if weights[n] > 0:
-                lane.backlog[n] -= weights[n]
+        lane.discount(waiter)
         if lane.bottleneck is not None:
             lane.bottleneck.account(now)
             spans = zip(waiter.spans, lane.bottleneck.spans, strict=True)
@@ -461,6 +508,9 @@ class Queue:
                 self.patience.in_rank.clear()
         if waiter.rivals:
             self._part(waiter)
+        foresight = self.foresight
+        if foresight is not None and not foresight.granted(waiter, self.now):
+            self.forget()
 
     def _expire(self, at: int) -> None:
         """Take out the waiter whose deadline is *at*, the earliest."""
@@ -585,6 +635,7 @@ class Queue:
         """Grant *weights* now, if that overtakes no waiter: the receipts, or None."""
         if not self.can_take(lane, weights):
             return None
+        self.forget()
         receipts = lane.take(self.now, weights)
         self._touch_rules(lane, weights)
         if self.ranked or lane.priority:
@@ -617,10 +668,16 @@ class Queue:
                 self._enter(lane)
         elif self.ranked and len(self.busy) > 1:
             self.index.changed(lane)  # the waiter may rank before heads of other lanes
+        for n, callers in lane.counted:
+            if weights[n] != SKIP:
+                callers.add(waiter)
         self.waiting += 1
         if deadline < NEVER:
             heappush(self.deadlines, (deadline, waiter.order, waiter))
             self.due_at = min(self.due_at, deadline)
+        foresight = self.foresight
+        if foresight is not None and not foresight.joined(waiter, self.now):
+            self.forget()
 
     def _enter(self, lane: Lane) -> None:
         """Let *lane* into the index."""
@@ -668,6 +725,7 @@ class Queue:
 
     def refit(self, rule: Rule) -> None:
         """*rule* has changed: see anew what it limits, and take out waiters that exceed it."""
+        self.forget()
         for lane in list(self.lanes.values()):
             if rule in lane.rules:
                 lane.refit()
@@ -682,10 +740,12 @@ class Queue:
             while lane.waiters and lane.waiters[0].cancelled():
                 self._sweep_out(lane.waiters[0])
 
-    def sweep_all_cancelled(self) -> None:
-        """Take out the waiters, heads or not, whose callers were cancelled and have not left."""
-        for waiter in [waiter for waiter in self.waiters() if waiter.cancelled()]:
+    def sweep_all_cancelled(self) -> bool:
+        """Take out the waiters, heads or not, whose callers were cancelled; whether any was."""
+        cancelled = [waiter for waiter in self.waiters() if waiter.cancelled()]
+        for waiter in cancelled:
             self._sweep_out(waiter)
+        return bool(cancelled)
 
     def _sweep_out(self, waiter: Waiter) -> None:
         """Take out *waiter*; waiters behind it may go now, so the queue is to be advanced."""
@@ -694,6 +754,7 @@ class Queue:
 
     def _remove(self, waiter: Waiter, state: State) -> None:
         lane = waiter.lane
+        self.forget()
         lane.remove(waiter, state)
         self.waiting -= 1
         if not lane.waiters:
@@ -733,6 +794,7 @@ class Queue:
     def pause(self, pause: Pause, until: int, empties: bool) -> None:
         """Hold waiters by *pause* until an instant, never shorter than before."""
         before = pause.until, pause.empties
+        self.forget()
         pause.until = max(pause.until, until)
         if empties and not pause.empties:
             self.emptying.append(pause)
@@ -748,6 +810,7 @@ class Queue:
 
     def resume(self, pause: Pause) -> None:
         """End *pause* now."""
+        self.forget()
         pause.until = min(pause.until, self.now)
         self._reopen(pause)
         self._end_pauses(self.now)

@@ -458,8 +458,8 @@ def soonest(options: Sequence[Option]) -> Delay:
         delays = []
         refusals = []
         for asked, lane, weights in options:
+            free = scheduler.queue.can_take(lane, weights)  # first: it looks at the heads
             at, place = scheduler.quote(lane, weights)
-            free = scheduler.queue.can_take(lane, weights)
             full = None if free else asked.crowded(weights)
             if full is None:
                 key = cast(SetCore, asked).key(place)

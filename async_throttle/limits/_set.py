@@ -312,8 +312,10 @@ class LimitSet(Single):
         """Seconds until a call could be granted, counting everyone ahead; 0.0 is now.
 
         It tells which limit is the one to wait for, too: ``api.delay(tokens=900).limit``. A
-        lower bound where a slot is what is missing. Plays through what is to happen to all who
-        wait: the cost grows with them, and with the number of sets over which they spread.
+        lower bound where a slot is what is missing. Plays through what is to happen to all
+        waiters: the cost grows with them, and with the number of sets over which they spread. The
+        next question goes on from there, if nothing has happened but arrivals and the grants that
+        were foreseen; after a refund, a cancellation or a pause all is played once more.
 
         Raises:
             ResourceLimitError: what the call would raise; ValueError as well.

@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from async_throttle._units import TOKEN
 from async_throttle.rules import Parameters, Rule, read, written
@@ -43,6 +43,16 @@ class _Window(Rule):
         if isinstance(capacity, float):
             return math.inf
         return (capacity - self._inside(now)) / TOKEN
+
+    def clears_at(self, now: int, weight: int) -> int:
+        # What is held up at an instant does not fit in with what went within the period before,
+        # and goes within the period after. So of any two such instants, a period apart, what goes
+        # in between and the piece held up are more than *capacity*; they are *weight* twice.
+        parameters = self.parameters
+        if isinstance(parameters.capacity, float):
+            return now
+        turns = max(1, -(-2 * weight // parameters.capacity))
+        return now + turns * (parameters.period + parameters.period // EXACT)
 
 
 @dataclass(slots=True)
@@ -160,6 +170,13 @@ class SlidingWindow(_Window):
         period = self.parameters.period
         gathers = len(self.state.instants) - self._gone(now) >= EXACT
         return now + period + (period // EXACT if gathers else 0)
+
+    def mark(self) -> Any:
+        # What is refunded of an entry but the last is missed in *inside*: only the last one grows.
+        state = self.state
+        size = len(state.instants)
+        last = (state.instants[-1], state.weights[-1]) if size else None
+        return self.parameters, state.inside, state.first + size, last
 
     def shift(self, by: int) -> None:
         instants = [instant + by for instant in self.state.instants]
@@ -305,6 +322,10 @@ class FixedWindow(_Window):
 
     def forgets_at(self, now: int, weight: int) -> int:
         return self._edge(now, self.parameters.period)
+
+    def mark(self) -> Any:
+        state = self.state
+        return self.parameters, state.until, state.inside, state.window
 
     def shift(self, by: int) -> None:
         state = self.state
