@@ -52,7 +52,7 @@ def repair(queue: Queue) -> None:
         for waiter in lane:
             for n, callers in lane.counted:
                 if waiter.weights[n] != SKIP:
-                    callers.add(waiter)
+                    callers.add(waiter, waiter.weights[n])
     for lane in lanes:  # a caller in several lanes may have been granted in another lane
         for waiter in list(lane):
             if any(rival.state not in (QUEUED, GONE) for rival in waiter.rivals):
@@ -107,6 +107,8 @@ def _differences(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
         counted = queue.counted(rule)
         yield from _unequal("counts", callers.alone, counted.alone)
         yield from _unequal("counts", callers.several, counted.several)
+        yield from _unequal("counts", callers.weight, counted.weight)
+        yield from _unequal("counts", callers.heaviest >= counted.heaviest, True)
     for lane in lanes:
         pairs = enumerate(lane.rules)
         counts = tuple((n, queue.counts[rule]) for n, rule in pairs if rule in queue.counts)

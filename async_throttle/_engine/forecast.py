@@ -17,9 +17,10 @@ no matter to a rate that regains all the time, but a window may then hold up the
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from async_throttle._engine.foresight import Actor, Foresight
+from async_throttle._engine.index import is_plain
 from async_throttle._engine.lane import Lane
 from async_throttle._engine.queue import Queue
 from async_throttle._units import NEVER
@@ -72,6 +73,16 @@ def is_within(queue: Queue, lane: Lane, weights: tuple[int, ...], until: int) ->
     """Whether it is sure, without playing the future, that `quote` tells no later than *until*."""
     if queue.feeds:
         return False
+    try:
+        if len(queue.busy) > _FEW:
+            return _is_within_beside_many(queue, lane, weights, until)
+        return _is_within_beside_few(queue, lane, weights, until)
+    except Exception:  # of a rule that is asked for its own waiters: this is not their turn
+        return False
+
+
+def _is_within_beside_few(queue: Queue, lane: Lane, weights: tuple[int, ...], until: int) -> bool:
+    """By what is queued for all rates of all lanes."""
     at = queue.now
     for pause in queue.emptying:
         at = max(at, pause.until)
@@ -80,11 +91,38 @@ def is_within(queue: Queue, lane: Lane, weights: tuple[int, ...], until: int) ->
         at = max(at, other.opens_at)
         for n, rate in other.rates:
             wanted[rate] = wanted.get(rate, 0) + other.backlog[n]
-    try:
-        ranked = bool(queue.ranked or lane.priority)
-        return _clears(queue, wanted, at, until, divisible=ranked)
-    except Exception:  # of a rule that is asked for its own waiters: this is not their turn
+    ranked = bool(queue.ranked or lane.priority)
+    return _clears(queue, wanted, at, until, divisible=ranked)
+
+
+def _is_within_beside_many(queue: Queue, lane: Lane, weights: tuple[int, ...], until: int) -> bool:
+    """By what is queued for the rates of *lane*, of which lanes share a single one."""
+    index, now = queue.index, queue.now
+    if queue.doubtful or index.dirty or queue.ranked or lane.priority or queue.emptying:
         return False
+    at = max(now, lane.opens_at)
+    shared = []
+    for n, rate in lane.rates:
+        asking = index.asking.get(rate, {})
+        if len(asking) > (lane in asking):
+            shared.append(n)
+        else:
+            at += rate.clears_at(now, lane.backlog[n] + max(0, weights[n])) - now
+    if shared:
+        n, *others = shared
+        bucket: Any = lane.rules[n]
+        cluster = index.standings[next(iter(index.asking[bucket]))].cluster
+        keys = {group.key for group in cluster.groups.values()} | {(r,) for r in cluster.skipping}
+        if others or cluster.odd or cluster.reserved or not is_plain(bucket):
+            return False
+        callers = queue.keep_count(bucket)
+        if callers.several or not keys <= {(), (bucket,)}:
+            return False
+        weight = max(0, weights[n])
+        heaviest = max(callers.heaviest, weight)
+        wanted = int(bucket.burst) + callers.weight + weight + (callers.alone + 1) * heaviest
+        at += bucket.clears_at(now, wanted) - now + 2 * callers.alone
+    return at <= until
 
 
 def _clears(queue: Queue, wanted: dict[Rule, int], at: int, until: int, *, divisible: bool) -> bool:

@@ -145,27 +145,34 @@ class Callers:
     Attributes:
         alone: how many stand in a single lane.
         several: of the others, in how many lanes each of them waits for the rule.
+        weight: how much all of them want, in all lanes.
+        heaviest: no caller wants more.
     """
 
-    __slots__ = ("alone", "several")
+    __slots__ = ("alone", "heaviest", "several", "weight")
 
     def __init__(self) -> None:
-        self.alone = 0
+        self.alone = self.weight = self.heaviest = 0
         self.several: dict[int, int] = {}
 
     def __len__(self) -> int:
         return self.alone + len(self.several)
 
-    def add(self, waiter: Waiter) -> None:
-        """*waiter* waits for the rule."""
+    def add(self, waiter: Waiter, weight: int) -> None:
+        """*waiter* wants *weight* of the rule."""
+        self.weight += weight
+        self.heaviest = max(self.heaviest, weight)
         if waiter.rivals:
             key = id(waiter.rivals[0])
             self.several[key] = self.several.get(key, 0) + 1
         else:
             self.alone += 1
 
-    def remove(self, waiter: Waiter) -> None:
-        """*waiter* does not wait for the rule any more."""
+    def remove(self, waiter: Waiter, weight: int) -> None:
+        """*waiter*, which wanted *weight* of the rule, does not wait for it any more."""
+        self.weight -= weight
+        if not self.weight:
+            self.heaviest = 0
         if not waiter.rivals:
             self.alone -= 1
             return
@@ -353,7 +360,7 @@ class Lane:
                 self.backlog[n] -= weights[n]
         for n, callers in self.counted:
             if weights[n] != SKIP:
-                callers.remove(waiter)
+                callers.remove(waiter, weights[n])
 
     def sweep(self) -> None:
         """Keep the invariant, after waiters have left."""

@@ -203,7 +203,8 @@ class Queue:
         self.emptying += other.emptying
         self.decided = self.decided + other.decided
         self.waiting += other.waiting
-        self.deadlines = list(merge(sorted(self.deadlines), sorted(other.deadlines)))
+        if other.deadlines:
+            self.deadlines = list(merge(sorted(self.deadlines), sorted(other.deadlines)))
         self.feeds = self.feeds or other.feeds
         self.patience.absorb(other.patience)
         self.due_at = self.now
@@ -251,7 +252,7 @@ class Queue:
         callers = self.counts.get(rule)
         return len(self.counted(rule) if callers is None else callers)
 
-    def keep_count(self, rule: Rule) -> None:
+    def keep_count(self, rule: Rule) -> Callers:
         """Count the callers that wait for *rule* as they come and go, from now on."""
         counts = self.counts
         if rule not in counts:
@@ -260,19 +261,17 @@ class Queue:
             self.counts = {**counts, rule: self.counted(rule)}
             for lane in list(self.lanes.values()):
                 lane.count(self.counts)
+        return self.counts[rule]
 
     def counted(self, rule: Rule) -> Callers:
         """The callers that wait for *rule*, counted anew."""
         callers = Callers()
         for lane in self.busy:
             if rule in lane.rules:
-                if lane.bottleneck is None:
-                    callers.alone += len(lane)
-                    continue
                 place = lane.rules.index(rule)
                 for waiter in lane:
                     if waiter.weights[place] != SKIP:
-                        callers.add(waiter)
+                        callers.add(waiter, waiter.weights[place])
         return callers
 
     def forget(self) -> None:
@@ -670,7 +669,7 @@ class Queue:
             self.index.changed(lane)  # the waiter may rank before heads of other lanes
         for n, callers in lane.counted:
             if weights[n] != SKIP:
-                callers.add(waiter)
+                callers.add(waiter, weights[n])
         self.waiting += 1
         if deadline < NEVER:
             heappush(self.deadlines, (deadline, waiter.order, waiter))
