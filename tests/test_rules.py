@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import event, example, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from oracle import Bucket, Entry, Fixed, Sliding
 from support import examples, scaled
@@ -908,7 +908,6 @@ def test_a_question_writes_nothing(limit: Limit, steps: list[Step]) -> None:
     rule.state = Frozen(rule.state)
     assert answers(rule, now) == told
     assert answers(rule.fork(), now) == told
-    assert rule.mark() == rule.fork().mark()
     assert rule.dump() == written_down
 
 
@@ -926,24 +925,6 @@ async def test_nothing_that_a_throttle_tells_writes_its_rule(algorithm: type[Rul
 
 
 # --------------------------------------------------------------- what a forecast wants to know
-
-
-@given(limit=limits(), steps=LIVES, later=LIVES)
-@examples(500)
-def test_a_rule_with_the_same_mark_gives_the_same_answers(
-    limit: Limit, steps: list[Step], later: list[Step]
-) -> None:
-    rule, now, taken = lived(limit, steps)
-    before = rule.fork()
-    for step in later:
-        now = after(step, rule, now)
-        do(step, rule, now, taken)
-    if rule.mark() == before.mark():
-        for at in (now, now + rule.period // 3):
-            for weight in (0, TOKEN, whole_burst(rule)):
-                if weight <= rule.burst:
-                    assert rule.ready_at(at, weight) == before.ready_at(at, weight)
-    event(f"the same mark: {rule.mark() == before.mark()}, of {len(later)} steps")
 
 
 @given(limit=limits(), steps=LIVES, pieces=st.lists(st.tuples(SHARES, SHARES), max_size=9))
@@ -967,7 +948,6 @@ def test_a_rule_holds_up_what_is_cleared_no_longer_than_it_said(
 
 def test_it_is_not_known_when_a_rule_clears_that_says_nothing_of_it() -> None:
     assert Spaced(0, TOKEN, SECOND).clears_at(0, TOKEN) == NEVER
-    assert Spaced(0, TOKEN, SECOND).mark() is None
 
 
 # ------------------------------------------------------------------------ written and read

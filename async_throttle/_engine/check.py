@@ -15,7 +15,7 @@ from typing import Any
 
 from async_throttle._engine.foresight import Foresight
 from async_throttle._engine.index import Index, Standing
-from async_throttle._engine.lane import GONE, NOBODY, QUEUED, SKIP, Callers, Lane
+from async_throttle._engine.lane import GONE, GRANTED, NOBODY, QUEUED, SKIP, Callers, Lane
 from async_throttle._engine.patience import Patience
 from async_throttle._engine.queue import Queue
 from async_throttle._units import NEVER
@@ -114,9 +114,7 @@ def _differences(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
         counts = tuple((n, queue.counts[rule]) for n, rule in pairs if rule in queue.counts)
         yield from _unequal("lane.counted", lane.counted, counts)
     if isinstance(queue.foresight, Foresight):
-        played = [lane for lane in busy if lane in queue.foresight.lanes]
-        orders = sorted(waiter.order for lane in played for waiter in lane)
-        yield from _unequal("foresight", sorted(queue.foresight.actors), orders)
+        yield from _differences_of_foresight(queue, queue.foresight)
     undecided = [waiter for waiter in queue.decided if waiter.state is QUEUED]
     yield from _unequal("decided", undecided, [])
     timed = [(w.deadline, w.order) for w in queue.waiters() if w.deadline < NEVER]
@@ -186,6 +184,15 @@ def _stand(standing: Standing, now: int) -> tuple[bool, bool, bool]:
         (rank, standing) in group.awake,
         (standing.private, rank, standing) in group.asleep,
     )
+
+
+def _differences_of_foresight(queue: Queue, foresight: Foresight) -> Iterator[tuple[str, Any, Any]]:
+    actors = foresight.actors
+    played = [waiter for lane in queue.busy for waiter in lane if lane.waiters[0].order in actors]
+    yield from _unequal("foresight", sorted(actors), sorted(waiter.order for waiter in played))
+    if not foresight.slotted and queue.due_at > queue.now:
+        late = [a for a in actors.values() if a.state is GRANTED and a.granted_at <= queue.now]
+        yield from _unequal("foresight: who has gone", late, [])
 
 
 def _differences_of(lane: Lane) -> Iterator[tuple[str, Any, Any]]:

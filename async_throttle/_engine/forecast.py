@@ -49,18 +49,21 @@ def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
         return at, -1
     foresight = queue.foresight
     answers = {}
-    if isinstance(foresight, Foresight) and not lane.priority and foresight.holds(queue, lane):
+    if isinstance(foresight, Foresight) and foresight.holds(queue, lane):
         answer = foresight.ask(queue, lane, weights)
+        if not foresight.kept:
+            queue.forget()
         if answer is not None:
             return answer
         answers = foresight.answers
-    queue.sweep_all_cancelled()
+    if queue.sweep_all_cancelled():
+        answers = {}
     queue.forget()
     foresight = Foresight(queue, lane)
     try:
         answer = foresight.ask(queue, lane, weights)
         assert answer is not None, "a new copy is not ahead yet"
-        if foresight.kept and queue.waiting:
+        if foresight.kept and foresight.actors:
             foresight.answers.update(answers)
             queue.foresight = foresight
         return answer

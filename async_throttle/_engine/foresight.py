@@ -1,37 +1,45 @@
 """Foresight: the future of a queue, played in a copy that is kept for the next question.
 
 A forecast joins the newcomer to a copy of the queue in which no slot is missing, and lets time pass
-there until the newcomer is granted. The copy is then ahead of the queue. The next question goes on
-from there, as long as the queue does what the copy did before.
+there until the newcomer could go. It leaves without having taken anything. The copy is then ahead
+of the queue. The next question goes on from there, as long as the queue does what the copy did
+before.
 
 Why the copy may go on. A later arrival changes nothing for waiters that rank before it (see
-`backfill`), and within a lane waiters go in order of arrival. So a newcomer cannot go before the
-last waiter of its lane goes, and until then nobody goes sooner or later for it. It makes no
-difference whether it joined the copy at its arrival or at the instant at which that waiter goes. So
-a newcomer may join the copy as long as its lane has waiters there, or has lost the last one at this
-very instant. Where the copy has gone further, the question is played anew.
+`backfill`). So a newcomer may join the copy late, if it is sure that it could not have gone before:
 
-What keeps the copy true. Arrivals join it. A grant has to come at the instant foreseen, and has to
-leave the rates as the copy left them. Before each question the rates, the pauses, the heads and the
-lanes whose heads wait for a slot are compared with what is foreseen. A departure, and whatever does
-not fit, drops the copy. It would be wrong to trust in being told of changes: a charge, a refund or
-a new limit changes a rule, and a rule knows no queue.
+- Within a lane waiters go in order of arrival: no newcomer goes before a waiter of its lane.
+- No newcomer goes before one to the same lane that asked for the same weights and found nothing.
+- Let X and Y be callers that wait for one and the same rate, a plain bucket, and for nothing else.
+  X cannot go before Y, if Y came first. For X goes at the cost of nobody, so there would be enough
+  for both, and Y would have gone: see `index`. (A later caller may take of the other rates that Y
+  asks for, but not so much that Y would go later.) So a caller to an idle lane, such as a chat
+  that has its own limit free, waits for the limit of all chats behind callers like it.
+
+This holds as long as that waiter is queued in the copy, or goes at this very instant there. Where
+the copy has gone further, the question is played anew.
+
+What keeps the copy true. Arrivals join it. A grant has to come at the instant foreseen. A
+departure, a pause, and a change of a rate that is played drop the copy: see `Queue.touched`. Slots
+come and go: before the next question the lanes whose heads wait for a slot are compared with those
+that were left out.
 
 What is not kept. Classes of priority: a newcomer ranks before waiters, so it changes the past of
 the copy. Pools: a grant elsewhere is a departure. Rules of users, whose state may be anywhere, and
-permits from outside.
+permits from outside. Lanes whose heads wait for a slot: time alone does not let them go on.
 
 A copy that is not asked for a while is dropped: to extend it costs as much as the queue itself.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Hashable, Sequence
 from typing import Any, Final, NamedTuple
 
+from async_throttle._engine.index import forgotten_at_once, is_plain
 from async_throttle._engine.lane import (
-    EXPIRED,
+    FAILED,
     GONE,
     GRANTED,
     QUEUED,
@@ -52,14 +60,11 @@ from async_throttle.rules.window import FixedWindow, SlidingWindow
 
 __all__ = ["Actor", "Foresight"]
 
-_MARKED: Final = (TokenBucket, GCRA, LeakyBucket, SlidingWindow, FixedWindow)
-"""The rules whose `mark` is to be trusted; a subclass may have more state."""
+_KNOWN: Final = (TokenBucket, GCRA, LeakyBucket, SlidingWindow, FixedWindow)
+"""The rules that change by what they are told alone; a subclass may have more state."""
 
-_FEW: Final = 64
-"""So many waiters of other lanes are copied once more for a newcomer, to leave no trace of it."""
-
-_UNASKED: Final = 32
-"""So many events more than there are waiters a copy is extended without a question."""
+_SPARE: Final = 32
+"""So many arrivals more than there are waiters a copy is extended by without a question."""
 
 
 class Actor:
@@ -117,36 +122,37 @@ class _Bottleneck(Bottleneck):
     """A bottleneck that knows its past: for how long each rule was it up to any instant.
 
     Attributes:
-        instants: when another rule became the bottleneck.
-        past: the *spans* of that instant, and the place of the rule.
+        past: when another rule became the bottleneck, the *spans* of that instant, and its place.
     """
 
-    __slots__ = ("instants", "past")
+    __slots__ = ("past",)
 
     def __init__(self, rules: int, now: int) -> None:
         super().__init__(rules, now)
-        self.instants = [now]
-        self.past: list[tuple[list[int], int]] = [(list(self.spans), self.place)]
+        self.past = deque([(now, list(self.spans), self.place)])
 
     def account(self, now: int) -> None:
-        if now > self.since and self.place != self.past[-1][1]:
-            self.instants.append(self.since)
-            self.past.append((list(self.spans), self.place))
+        if now > self.since and self.place != self.past[-1][2]:
+            self.past.append((self.since, list(self.spans), self.place))
         super().account(now)
 
     def spans_at(self, instant: int) -> list[int]:
-        """The *spans* as they were at *instant*."""
-        n = max(0, bisect_right(self.instants, instant) - 1)
-        if n > len(self.instants) // 2 > 32:  # of earlier instants nobody asks
-            del self.instants[:n], self.past[:n]
-            n = 0
-        spans, place = list(self.past[n][0]), self.past[n][1]
-        spans[place] += instant - self.instants[n]
+        """The *spans* as they were at *instant*. Of earlier instants nobody asks any more."""
+        past = self.past
+        while len(past) > 1 and past[1][0] <= instant:
+            past.popleft()
+        start, spans, place = past[0]
+        spans = list(spans)
+        spans[place] += instant - start
         return spans
 
 
+_Single = tuple[Rule, int]
+"""A rate for which a caller waits, and for nothing else, and the weight that it wants."""
+
+
 class _Answer(NamedTuple):
-    """What a newcomer to a lane was told.
+    """What a newcomer was told.
 
     Attributes:
         at: when it goes.
@@ -171,24 +177,30 @@ class _Future(Queue):
     """A queue that is ahead of time.
 
     Attributes:
-        ends: by lane, when its latest waiter was granted.
-        marks: of a waiter that was granted, by its order: the marks of the rates after the grant.
+        guest: a newcomer that only asks: it goes, and takes nothing.
+        singles: of waiters that wait for a single rate, by their order, the rate.
+        ends: who went at *now*, so that no later caller like it can have gone before: lanes, and
+            single rates. Of guests, which took nothing: these with the weights.
     """
 
-    __slots__ = ("ends", "marks")
+    __slots__ = ("ends", "guest", "singles")
 
     def __init__(self, now: int) -> None:
         super().__init__(now, 0)
         self.trusting = True
-        self.ends: dict[Lane, int] = {}
-        self.marks: dict[int, list[Any]] = {}
+        self.guest: Actor | None = None
+        self.singles: dict[int, Rule] = {}
+        self.ends: set[Hashable] = set()
 
     def grant(self, lane: Lane, now: int) -> None:
         head = lane.waiters[0]
+        if head is self.guest:
+            head.granted_at = now
+            self._remove(head, GONE)
+            return
         super().grant(lane, now)
         if head.state is GRANTED:
-            self.ends[lane] = now
-            self.marks[head.order] = [rule.mark() for rule, _, _ in head.receipts]
+            self.ends |= {lane, self.singles.pop(head.order, None)}
 
 
 class Foresight:
@@ -197,49 +209,59 @@ class Foresight:
     Attributes:
         kept: whether it may be kept for the next question.
         copy: the queue that is ahead.
+        twins: the copies of rules and pauses.
         lanes: for the lanes that are played, their copies.
+        asking: how many of these lanes ask for a rule.
         actors: for the waiters of those lanes, by their order of arrival.
-        marks: of the rules of those lanes, as they are foreseen at present.
-        guest: a newcomer that has only asked, and was granted in the copy.
-        answers: what newcomers to a lane were told, by lane and weights.
-        unasked: how many more events the copy is extended by until it is asked.
+        answers: what newcomers were told, by lane and weights, or by their single rate and weight.
+        slotted: whether any lane asks for slots, which are not foreseen.
+        spare: how many more arrivals the copy is extended by until it is asked.
     """
+
+    spare: int
 
     __slots__ = (
         "actors",
         "answers",
+        "asking",
         "copy",
-        "guest",
         "kept",
         "lanes",
-        "marks",
+        "slotted",
+        "spare",
         "twins",
-        "unasked",
     )
 
     def __init__(self, queue: Queue, asked: Lane) -> None:
         """Copy *queue* as it is, to play it for a newcomer to the lane that is *asked*."""
-        self.kept = not (queue.ranked or asked.priority or queue.feeds)
+        self.kept = queue.trusting and not (queue.ranked or queue.feeds) and _is_known(asked)
         self.copy = _Future(queue.now)
         self.copy.patience.in_rank.update(queue.patience.in_rank)
         self.twins = _Twins()
         self.lanes: dict[Lane, Lane] = {}
+        self.asking: Counter[Rule] = Counter()
         self.actors: dict[int, Actor] = {}
-        self.marks: dict[Rule, Any] = {}
-        self.guest: Actor | None = None
-        self.answers: dict[tuple[Lane, tuple[int, ...]], _Answer] = {}
+        self.answers: dict[tuple[Hashable, ...], _Answer] = {}
+        self.slotted = False
         rivals: dict[int, list[Waiter]] = {}
         for lane in queue.busy:
+            self.slotted = self.slotted or _has_slots(lane)
             if lane is asked or not _stuck(lane, queue.now):
-                self._copy(lane, rivals)
+                self._copy(lane, queue.now, rivals)
         if asked not in self.lanes:
-            self._copy(asked, rivals)
+            self._copy(asked, queue.now, rivals)
+        elif self.kept:
+            self.kept = not _stuck(asked, queue.now)
         self.kept = self.kept and not rivals
         self.copy.emptying = [self.twins[pause] for pause in queue.emptying]
-        self.unasked = len(self.actors) + _UNASKED
 
-    def _copy(self, lane: Lane, rivals: dict[int, list[Waiter]]) -> None:
-        """Copy *lane* and its waiters; *rivals* are the callers of pools met so far."""
+    def _copy(
+        self, lane: Lane, now: int, rivals: dict[int, list[Waiter]], single: _Single | None = None
+    ) -> Lane:
+        """Copy *lane* and its waiters; *rivals* are the callers of pools met so far.
+
+        Where the copy is ahead, the lane has nobody but a caller that waits for a *single* rate.
+        """
         twins = self.twins
         sets = lane.bottleneck is not None
         played = self.copy.lane(
@@ -249,12 +271,12 @@ class Foresight:
             lane.places[1:] if sets else None,
         )
         if sets:
-            played.bottleneck = _Bottleneck(len(lane.rules), self.copy.now)
+            played.bottleneck = _Bottleneck(len(lane.rules), now)
+            if single is not None:
+                played.bottleneck.wait_for(lane.rules.index(single[0]), now)
         self.lanes[lane] = played
-        for rule in lane.rules:
-            if not isinstance(rule, Slots) and rule not in self.marks:
-                self.marks[rule] = rule.mark()
-                self.kept = self.kept and type(rule) in _MARKED
+        self.asking.update(rule for _, rule in lane.rates)
+        self.kept = self.kept and _is_known(lane)
         played.overtaken = list(lane.overtaken)
         self.copy.patience.look_at(played)
         for waiter in lane:
@@ -263,6 +285,7 @@ class Foresight:
                 actor.rivals = rivals.setdefault(id(waiter.rivals[0]), [])
                 actor.rivals.append(actor)
             self._join(actor, played, waiter)
+        return played
 
     def _join(self, actor: Actor, played: Lane, waiter: Waiter) -> None:
         """Have *actor* play *waiter*, at the end of its lane."""
@@ -283,83 +306,100 @@ class Foresight:
 
     def joined(self, waiter: Waiter, now: int) -> bool:
         """*waiter* has arrived; whether the copy is still good."""
-        self.unasked -= 1
-        lane = waiter.lane
-        if waiter.rivals or lane.priority or self.unasked < 0:
+        self.spare -= 1
+        lane, weights = waiter.lane, waiter.weights
+        if waiter.rivals or self.spare < 0 or not _is_known(lane):
             return False
         self.answers.clear()
-        guest, played = self.guest, self.lanes.get(lane)
-        if guest is not None:  # the newcomer that has asked comes, and nobody else
-            self.guest = None
-            self.actors[waiter.order] = guest
-            if guest.order in self.copy.marks:
-                self.copy.marks[waiter.order] = self.copy.marks.pop(guest.order)
-            guest.order = waiter.order
-            return guest.lane is played and guest.weights == waiter.weights
-        if played is None and _stuck(lane, now):
-            return True
+        self.slotted = self.slotted or _has_slots(lane)
+        if _stuck(lane, now):
+            return lane.waiters[0].order not in self.actors
+        played = self.lanes.get(lane)
         self._pass(now)
-        if not self._admits(played, now):
+        single = self._single(lane, weights, now)
+        if not self._admits(lane, weights, single, now):
             return False
+        if single is not None:
+            self.copy.singles[waiter.order] = single[0]
         if played is None:
-            self._copy(lane, {})  # with this waiter in it, and nobody else
-            played = self.lanes[lane]
+            played = self._copy(lane, now, {}, single)  # with this waiter in it
         else:
             self._join(Actor(), played, waiter)
         if len(played.waiters) == 1:
-            self.copy.advance(self.copy.now)
-        return self.kept
+            self._advance(self.copy.now)
+        return True
 
     def granted(self, waiter: Waiter, now: int) -> bool:
         """*waiter* was granted as of *now*; whether that was foreseen, and waiters are left."""
-        self.unasked -= 1
         actor = self.actors.pop(waiter.order, None)
-        if actor is None or not self.actors or self.unasked < 0:
+        if actor is None or not self.actors:
             return False
         self._pass(now)
-        if actor.state is not GRANTED or actor.granted_at != now:
-            return False
-        marks = self.copy.marks.pop(waiter.order)
-        for (rule, _, _), mark in zip(waiter.receipts, marks, strict=True):
-            if rule in self.marks:
-                self.marks[rule] = mark
-        return True
+        return actor.state is GRANTED and actor.granted_at == now
+
+    def changes(self, rule: Rule) -> bool:
+        """*rule* is about to change; whether the copy is good nevertheless."""
+        return isinstance(rule, Slots) or rule not in self.twins
 
     def holds(self, queue: Queue, asked: Lane) -> bool:
         """Whether *queue* is as foreseen for this instant, where a newcomer to *asked* asks."""
         now = queue.now
+        if not _is_known(asked):
+            return False
+        if asked.waiters:
+            head = asked.waiters[0]
+            if head.cancelled() or head.order not in self.actors:
+                return False
         self._pass(now)
-        for lane in queue.busy:
-            head = lane.waiters[0]
-            if head.cancelled():
-                return False
-            actor = self.actors.get(head.order)
-            if (actor is None) != (lane is not asked and _stuck(lane, now)):
-                return False
-            if actor is not None and actor.state is GRANTED and actor.granted_at <= now:
-                return False
-        return all(rule.mark() == mark for rule, mark in self.marks.items())
+        return not self.slotted or all(self._is_as_foreseen(lane, now) for lane in queue.busy)
+
+    def _is_as_foreseen(self, lane: Lane, now: int) -> bool:
+        """Whether the head of *lane* waits for a slot if it was left out, and else for time."""
+        actor = self.actors.get(lane.waiters[0].order)
+        if actor is None or _stuck(lane, now):
+            return actor is None and _stuck(lane, now)
+        return actor.state is QUEUED or actor.granted_at > now
 
     def _pass(self, now: int) -> None:
         """Let time pass in the copy until *now*, if it is not there yet."""
+        while self.copy.due_at <= now:
+            self._advance(self.copy.due_at)
+        if self.copy.now < now:
+            self._advance(now)
+
+    def _advance(self, at: int) -> None:
         copy = self.copy
-        while copy.due_at <= now:
-            self._step()
-        if copy.now < now:
-            copy.advance(now)
+        if at > copy.now:
+            copy.ends.clear()
+        copy.advance(at)
+        copy.decided.clear()
 
-    def _step(self) -> None:
-        """Let time pass in the copy until anything happens there."""
-        self.copy.decided.clear()
-        self.copy.advance(self.copy.due_at)
+    def _single(self, lane: Lane, weights: tuple[int, ...], now: int) -> _Single | None:
+        """The rate for which a newcomer to *lane* waits, if it waits for nothing else."""
+        if len(lane.waiters) > 1 or lane.opens_for(weights) > now:
+            return None
+        shared = []
+        for n, rule in lane.rates:
+            if weights[n] != SKIP:
+                if self.asking[rule] > (lane in self.lanes):
+                    shared.append((rule, weights[n]))
+                elif rule.ready_at(now, weights[n]) > now:
+                    return None
+        if len(shared) != 1 or not is_plain(shared[0][0]) or forgotten_at_once(*shared[0]) >= 0:
+            return None
+        return shared[0]
 
-    def _admits(self, played: Lane | None, now: int) -> bool:
-        """Whether it makes no difference that an arrival at *now* joins the copy only here."""
+    def _admits(
+        self, lane: Lane, weights: tuple[int, ...], single: _Single | None, now: int
+    ) -> bool:
+        """Whether it makes no difference that a newcomer at *now* joins the copy only here."""
+        ends = self.copy.ends
+        played = self.lanes.get(lane)
         if self.copy.now <= now:
             return True
-        return played is not None and (
-            bool(played.waiters) or self.copy.ends.get(played) == self.copy.now
-        )
+        if played is not None and (played.waiters or played in ends or (played, weights) in ends):
+            return True
+        return single is not None and (single in ends or single[0] in ends)
 
     # -- questions ------------------------------------------------------------------------
 
@@ -369,82 +409,82 @@ class Foresight:
         The copy is as it was foreseen: see `holds`. The answer is None where it has gone too far.
         """
         now = queue.now
-        self.unasked = len(self.actors) + _UNASKED
-        answer = self.answers.get((lane, weights))
-        if answer is not None and answer.at > now:
-            return answer.told(now)
-        played = self.lanes.get(lane)
-        if self.kept and (self.guest is not None or not self._admits(played, now)):
-            return None
-        if played is None:
-            self._copy(lane, {})
-            played = self.lanes[lane]
-        found = self._play(lane, played, now, weights)
-        if isinstance(found, _Answer):
-            if len(self.answers) > self.unasked:
+        self.spare = len(self.actors) + _SPARE
+        single = None if lane.waiters else self._single(lane, weights, now)
+        key = single or (lane, weights)
+        answer = self.answers.get(key)
+        if answer is None or answer.at <= now:
+            if len(self.lanes) > 2 * self.spare:  # most of them are idle
+                return None
+            if self.kept and not self._admits(lane, weights, single, now):
+                return None
+            played = self.lanes.get(lane)
+            if played is None:
+                played = self._copy(lane, now, {}, single)
+            answer = self._behind_all(played, weights) if self.kept else None
+            if answer is None:
+                guest = self._visit(played, weights)
+                if guest.state is QUEUED:
+                    self.kept = False
+                    at, place = lane.binding(now, weights)
+                    unknown = at > NEVER or self.copy.demand
+                    return (_known(lane, now, weights) if unknown else NEVER), place
+                answer = self._answer(played, guest.granted_at)
+                self.copy.ends |= {(played, weights), single}
+            if len(self.answers) > self.spare:
                 self.answers.clear()
-            self.answers[lane, weights] = found
-            found = found.told(now)
-        return found
+            self.answers[key] = answer
+        at, place = answer.told(now)
+        if single is not None and place >= 0:
+            place = lane.rules.index(single[0])
+        return at, place
 
-    def _play(
-        self, lane: Lane, played: Lane, now: int, weights: tuple[int, ...]
-    ) -> _Answer | tuple[int, int]:
+    def _behind_all(self, played: Lane, weights: tuple[int, ...]) -> _Answer | None:
+        """When a newcomer goes behind its lane, if nobody else waits then; or None."""
         copy = self.copy
-        if self.kept:
-            copy.advance(copy.now)
-            while played.waiters and copy.due_at < NEVER:
-                self._step()
-            if not copy.busy and not copy.emptying:
-                return self._behind_all(played, weights)
-            if copy.waiting <= _FEW:
-                aside = Foresight(copy, played)
-                guest = aside._visit(aside.lanes[played], weights)
-                aside.close()
-                if guest.state is GRANTED:
-                    return self._answer(played, guest.granted_at, guest.spans)
-        guest = self.guest = self._visit(played, weights)
-        if guest.state is QUEUED:
-            self.kept = False
-            at, place = lane.binding(now, weights)
-            unknown = at > NEVER or copy.demand
-            return (_known(lane, now, weights) if unknown else NEVER), place
-        if guest.state is not EXPIRED and hasattr(guest, "error"):
+        self._advance(copy.now)
+        while played.waiters and copy.due_at < NEVER:
+            self._advance(copy.due_at)
+        if copy.busy or copy.emptying:
+            return None
+        at, place = played.binding(copy.now, weights)
+        answer = self._answer(played, at)
+        if answer.spans:
+            answer.spans[place] += at - copy.now
+        return answer
+
+    def _visit(self, played: Lane, weights: tuple[int, ...]) -> Actor:
+        """Let time pass in the copy until a newcomer with *weights* could go; that newcomer."""
+        copy, guest = self.copy, Actor()
+        copy.guest = guest
+        copy.join(guest, played, weights)
+        self._advance(copy.now)
+        while guest.state is QUEUED and copy.due_at < NEVER:
+            self._advance(copy.due_at)
+        if guest.state is FAILED:
             try:
                 raise guest.error
             finally:
-                self.guest = None
                 del guest
-        return self._answer(played, guest.granted_at, [])
-
-    def _visit(self, played: Lane, weights: tuple[int, ...]) -> Actor:
-        """Let time pass in the copy until a newcomer with *weights* is granted; that newcomer."""
-        copy, guest = self.copy, Actor()
-        guest.spans = []
-        copy.join(guest, played, weights)
-        copy.advance(copy.now)
-        while guest.state is QUEUED and copy.due_at < NEVER:
-            self._step()
         return guest
 
-    def _behind_all(self, played: Lane, weights: tuple[int, ...]) -> _Answer:
-        """When a newcomer goes behind all that wait: they are gone in the copy."""
-        at, place = played.binding(self.copy.now, weights)
-        spans = [0] * (len(weights) + 1)
-        spans[place] = at - self.copy.now
-        return self._answer(played, at, spans)
-
-    def _answer(self, played: Lane, at: int, later: Sequence[int]) -> _Answer:
-        """A newcomer goes at *at*; *later* are the spans from where the copy is until then."""
+    def _answer(self, played: Lane, at: int) -> _Answer:
+        """A newcomer to the lane goes at *at*; its spans are told until where the copy is."""
         bottleneck = played.bottleneck
         if bottleneck is None:
             return _Answer(at, None, [])
         assert isinstance(bottleneck, _Bottleneck), "every lane that is played has got one"
         bottleneck.account(self.copy.now)
-        spans = list(bottleneck.spans)
-        for place, span in enumerate(later):
-            spans[place] += span
-        return _Answer(at, bottleneck, spans)
+        return _Answer(at, bottleneck, list(bottleneck.spans))
+
+
+def _is_known(lane: Lane) -> bool:
+    """Whether what is foreseen of *lane* can be kept."""
+    return not lane.priority and all(type(rule) in _KNOWN for _, rule in lane.rates)
+
+
+def _has_slots(lane: Lane) -> bool:
+    return any(slots.limit < UNLIMITED for _, slots in lane.slots)
 
 
 def _stuck(lane: Lane, now: int) -> bool:

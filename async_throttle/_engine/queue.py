@@ -82,6 +82,10 @@ class Foresight(Protocol):
         """*waiter* was granted as of *now*; whether the forecast is still good."""
         ...
 
+    def changes(self, rule: Rule) -> bool:
+        """*rule* is about to change; whether the forecast is still good."""
+        ...
+
     def close(self) -> None:
         """The forecast is dropped."""
         ...
@@ -189,7 +193,8 @@ class Queue:
     def absorb(self, other: Queue) -> None:
         """Take over the lanes and waiters of *other*, whose *now* is the same."""
         assert self.now == other.now, "two clocks: one of them must be shifted first"
-        self.forget()
+        if other.busy or other.emptying:
+            self.forget()
         other.forget()
         self.counts = {**self.counts, **other.counts}
         self.lanes.update(other.lanes)
@@ -290,7 +295,8 @@ class Queue:
         that is about to be made at this instant may grant it.
         """
         self.index.present = now
-        self.doubtful = self.doubtful or not self.trusting
+        if not self.trusting:
+            self.doubt()
         while True:
             lane, due = self.next_grant()
             if self.emptying and self._ends_pauses(min(now, due)):
@@ -568,7 +574,8 @@ class Queue:
         now = self.now
         if lane.waiters or lane.ready_at(now, weights) > now:
             return False
-        self.doubtful = self.doubtful or not self.trusting
+        if not self.trusting:
+            self.doubt()
         while len(self.busy) > 1 and self._renew():
             if not decide.is_simple(self.index, lane) or self._turns(lane) != self.index.turns:
                 break
@@ -686,9 +693,17 @@ class Queue:
             self.doubtful = False
         self.index.enter(lane)
 
+    def doubt(self) -> None:
+        """Rules may have changed: what is known of them is to be found anew."""
+        self.doubtful = True
+        self.forget()
+
     def touched(self, *rules: Rule) -> None:
         """The event changes *rules*, and no others but by the methods of the queue."""
         self.trusting = True
+        foresight = self.foresight
+        if foresight is not None and not all(map(foresight.changes, rules)):
+            self.forget()
         if len(self.busy) > 1:
             for rule in rules:
                 self.index.touch(rule)
@@ -709,6 +724,7 @@ class Queue:
         if waiter.state is QUEUED:
             self._remove(waiter, GONE)
         elif waiter.state is GRANTED:
+            self.forget()
             self._touch_rules(waiter.lane, waiter.weights)
             try:
                 give_back(self.now, waiter.receipts)

@@ -398,7 +398,8 @@ class LimitSetAcquisition(BaseLease):
 
     def _give_back(self, now: int) -> None:
         receipts = self._receipts
-        find(self._core).queue.touched(*(rule for rule, _, _ in receipts))
+        changed = [rule for rule, _, _ in receipts if rule.wants_ends or rule.__class__ is Slots]
+        find(self._core).queue.touched(*changed)
         while receipts and receipts[0][0].__class__ is Slots:
             slots: Any = receipts[0][0]
             slots.free += receipts[0][1]

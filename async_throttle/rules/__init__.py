@@ -16,8 +16,8 @@ Slots              so many at once
 A rule has two parts. Its *parameters* are frozen, and are replaced as a whole by `configure`.
 Its *state* is a small object, changed in place by `take`, `charge`, `refund`, `empty`, `shift`
 and `configure` alone. A question (`ready_at`, `level`, `guarantee`, `fresh_at`, `forgets_at`,
-`clears_at`, `mark`, `fork`, `dump`) writes nothing: tests/test_rules.py asks each of them of a
-state that cannot be written.
+`clears_at`, `fork`, `dump`) writes nothing: tests/test_rules.py asks each of them of a state that
+cannot be written.
 
 Interruption. A signal handler may raise (KeyboardInterrupt does) in the middle of a method. CPython
 runs handlers where a Python function is entered, where a loop jumps back, and after a call of a
@@ -199,10 +199,6 @@ class Rule(ABC):
         if that is not known.
         """
         return self.ready_at(now, weight) if self.divisible else NEVER
-
-    def mark(self) -> Any:
-        """A value that differs once `ready_at` may answer differently; None, if not known."""
-        return None
 
     def shift(self, by: int) -> None:
         """Move in time by *by* nanoseconds, back if negative: the clock was joined to another.

@@ -314,10 +314,6 @@ class TokenBucket(Rule):
         # Full within a nanosecond, it has the rest of that to its credit until the next one.
         return max(now, full + 2 if rest else full)
 
-    def mark(self) -> tuple[BucketParameters, int, int]:
-        state = self.state
-        return self.parameters, state.ticks.scale, state.full_at
-
     def shift(self, by: int) -> None:
         self.state.full_at += by * self.state.ticks.scale
 

@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from async_throttle._units import TOKEN
 from async_throttle.rules import Parameters, Rule, read, written
@@ -171,13 +171,6 @@ class SlidingWindow(_Window):
         gathers = len(self.state.instants) - self._gone(now) >= EXACT
         return now + period + (period // EXACT if gathers else 0)
 
-    def mark(self) -> Any:
-        # What is refunded of an entry but the last is missed in *inside*: only the last one grows.
-        state = self.state
-        size = len(state.instants)
-        last = (state.instants[-1], state.weights[-1]) if size else None
-        return self.parameters, state.inside, state.first + size, last
-
     def shift(self, by: int) -> None:
         instants = [instant + by for instant in self.state.instants]
         self.state.instants = instants
@@ -322,10 +315,6 @@ class FixedWindow(_Window):
 
     def forgets_at(self, now: int, weight: int) -> int:
         return self._edge(now, self.parameters.period)
-
-    def mark(self) -> Any:
-        state = self.state
-        return self.parameters, state.until, state.inside, state.window
 
     def shift(self, by: int) -> None:
         state = self.state
