@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -34,6 +34,7 @@ from async_throttle import (
     SlidingWindow,
     Throttle,
     ThrottleFull,
+    ThrottleTimeout,
     TokenBucket,
 )
 from async_throttle._base import core_of
@@ -716,15 +717,19 @@ async def test_an_arrival_costs_the_same_however_many_wait(
 # ------------------------------------------------------------- callers that were cancelled
 
 
-async def test_a_refusal_looks_at_all_who_wait_and_leaves_the_cancelled_out() -> None:
+@pytest.mark.parametrize(("number", "refused"), [(60, False), (200, True)])
+async def test_a_refusal_looks_at_all_who_wait_if_these_are_few(number: int, refused: bool) -> None:
     limiter = two_rates()
-    tasks = [asyncio.create_task(limiter(timeout=10)._wait()) for _ in range(200)]
+    tasks = [asyncio.create_task(limiter(timeout=10)._wait()) for _ in range(number)]
     await asyncio.sleep(0)
-    assert float(limiter.delay()) == 0.2
-    for task in tasks[100:]:
+    assert float(limiter.delay()) == number / 1000
+    for task in tasks[2:]:
         task.cancel()
-    await limiter(timeout=0.15)
-    assert now() == 0.1
+    with pytest.raises(ThrottleTimeout) if refused else nullcontext():
+        await limiter(timeout=0.005)
+    await others_run()
+    await limiter(timeout=0.005)
+    assert now() == (0.002 if refused else 0.003)
 
 
 @pytest.mark.parametrize("number", [3, 300])

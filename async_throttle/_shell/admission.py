@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from async_throttle._engine.forecast import is_within, quote
@@ -20,7 +20,7 @@ from async_throttle._engine.lane import (
 )
 from async_throttle._shell import fast
 from async_throttle._shell.door import Door
-from async_throttle._shell.waiting import Asked, Attempt, Option, Waiting, granted, note, possible
+from async_throttle._shell.waiting import Asked, Attempt, Waiting, granted, note, possible
 from async_throttle._units import NEVER, SECOND, nanoseconds
 from async_throttle.exceptions import ResourceLimitError
 
@@ -188,18 +188,12 @@ class Admission(Door):
         options = attempt.options
         if any(is_within(self.queue, lane, weights, deadline) for _, lane, weights in options):
             return deadline
-        (at, place), asked = self._soonest(options)
-        if at > deadline and self.queue.sweep_all_cancelled():
-            (at, place), asked = self._soonest(options)
-        if at > deadline:
-            raise asked.refusal_timeout(timeout, at - now, place)
-        return deadline
-
-    def _soonest(self, options: Sequence[Option]) -> tuple[tuple[int, int], Asked]:
-        """The earliest quote, and whose it is."""
         quotes = [self.quote(lane, weights) for _, lane, weights in options]
         soonest = min(range(len(quotes)), key=quotes.__getitem__)
-        return quotes[soonest], options[soonest].asked
+        at, place = quotes[soonest]
+        if at > deadline:
+            raise options[soonest].asked.refusal_timeout(timeout, at - now, place)
+        return deadline
 
     def quote(self, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
         """When a newcomer could go, and the place of the rule that it would wait for, or -1."""
