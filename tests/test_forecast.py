@@ -602,6 +602,27 @@ def test_an_interruption_while_a_forecast_is_extended_leaves_the_queue_right() -
     assert n > 50
 
 
+def test_among_many_lanes_a_wait_is_bounded_by_what_is_queued_for_the_bucket_they_share() -> None:
+    # Each sleeper wakes so soon that the heavy caller would take from it what has come back since
+    # the last one woke; and the newcomer goes behind the heavy caller.
+    shared = bucket(1, 10, 2)
+    lanes = [[shared, bucket(1, 19 + 39 * n, 1, level=0)] for n in range(10)]
+    story = trusting(Story(*lanes, [shared], [shared, bucket(1, 1, 1)], sets=True))
+    for n in range(10):
+        story.join(f"sleeper {n}", 2, 1, lane=n)
+    story.join("heavy", 2, lane=10)
+    asked = story.lanes[11], (TOKEN, TOKEN)
+    assert quote(story.queue, *asked)[0] == 400
+    with patch("async_throttle._engine.forecast._FEW", 1):
+        assert [is_within(story.queue, *asked, until) for until in (491, 492)] == [False, True]
+
+
+def test_a_wait_at_a_window_is_not_bounded_where_there_are_classes() -> None:
+    story = Story([used_window(), bucket(1, 10, 1)])
+    story.join("urgent", 1, 1, priority=-1)
+    assert not is_within(story.queue, story.lanes[0], (TOKEN, TOKEN), NEVER - 1)
+
+
 # ------------------------------------------------------------------- what a question costs
 
 
