@@ -13,6 +13,14 @@ waiters, in any order, are gone when as much time has passed as all rates need o
 That some lanes are left out of a forecast, and that callers of a pool leave other lanes, only
 shortens it. Classes of priority change which head ranks first, and so does patience. That is of
 no matter to a rate that regains all the time, but a window may then hold up the same waiter again.
+
+Among many lanes that is too much: each chat of a bot has a rate of its own. Where lanes have a
+single bucket in common, look at the lane of the newcomer alone. Its waiters, and the newcomer, wait
+in turn for the end of a pause; for a rate of their own; for the bucket while it is not full, which
+takes no longer than to regain what is missing and all that is queued; and while it is full, for a
+waiter that ranks before them and wakes so soon that the bucket would not be full again by then. So
+between two awakenings it lasts no longer than the bucket takes to regain the heaviest weight, and
+each waiter wakes once.
 """
 
 from __future__ import annotations
@@ -29,7 +37,7 @@ from async_throttle.rules import Rule
 __all__ = ["Actor", "is_within", "quote"]
 
 _FEW: Final = 64
-"""So many waiters are looked at for each question: about as long as the rest of it takes."""
+"""So many waiters, or lanes, are looked at for each question: that is as long as the rest takes."""
 
 
 def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
@@ -156,7 +164,7 @@ def _of_one_rate(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> int | No
     if not rate.divisible or len(lane.rates) > 1:
         return None
     wanted = weights[n]
-    for other in queue.busy:
+    for other in queue.asking(rate):
         if rate in other.rules:
             head = other.waiters[0]
             if head.cancelled():

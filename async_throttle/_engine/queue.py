@@ -252,6 +252,11 @@ class Queue:
         """The queued waiters."""
         return (waiter for lane in self.busy for waiter in lane)
 
+    def asking(self, rule: Rule) -> Iterable[Lane]:
+        """Lanes with waiters; those that ask for *rule*, which may block, are among them."""
+        several = len(self.busy) > 1 and not self.doubtful
+        return self.index.asking.get(rule, ()) if several else self.busy
+
     def count(self, rule: Rule) -> int:
         """The number of callers that wait for *rule*."""
         callers = self.counts.get(rule)
