@@ -164,8 +164,9 @@ class BaseThrottle(Single):
     def delay(self, weight: float = 1.0, *, priority: int = 0) -> float:
         """Seconds until *weight* could be granted, counting everyone ahead; 0.0 is now.
 
-        A lower bound where a slot is what is missing. Changes nothing. O(1) for buckets,
-        O(waiters) for windows, and where priorities or sets of limits are in play. Asked while
+        A lower bound where a slot is what is missing. Changes nothing. O(1) for buckets. For
+        windows, and where priorities or sets of limits are in play, what is to happen to all
+        waiters is played through, and kept for the next question, but for priorities. Asked while
         the throttle is at work, from a signal handler or a finalizer, it counts the callers of
         this throttle alone, and not those of sets.
 

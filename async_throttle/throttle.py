@@ -420,7 +420,9 @@ class Lease(FastLease, BaseLease):
         super()._hold(receipts, waited, option, spans)
 
     def _give_back(self, now: int) -> None:
-        find(self._core).queue.touched(self._core.slots, self._core.rule)
+        core = self._core
+        changed = (core.slots, core.rule) if core.rule.wants_ends else (core.slots,)
+        find(core).queue.touched(*changed)
         self._core.slots.free += 1
 
     def _released(self) -> None:

@@ -62,7 +62,7 @@ CLOCKS_AND_LOOPS = {
 WITHIN = {
     "_engine": [
         *["lane", "overtaking", "patience", "backfill", "index", "decide", "queue"],
-        *["forecast", "check"],
+        *["foresight", "forecast", "check"],
         "__init__",
     ],
     "_shell": [
@@ -133,7 +133,6 @@ LARGE = {
     "_engine.queue.Queue": "each method keeps invariants of one state; what only reads it is apart",
     "limits._acquisition.LimitSetAcquisition": "a lease that has concurry's words as well as ours",
     "_engine.backfill.obstacle": "the proof is of the whole: two looks at the same claims",
-    "_engine.forecast._play": "a copy of a queue, made and played in the order of its parts",
     "_engine.queue.Queue._next_in_rank": "one pass over the lanes, in which each adds to the next",
     "_shell.fast.FastLease.__aenter__": "flattened: a call would be a place to be interrupted at",
     "__main__.parse": "a list of the options, with their help",
@@ -322,9 +321,9 @@ def test_a_facade_has_no_waiting_and_no_timing_of_its_own(facade: str) -> None:
 
 def test_there_is_one_engine() -> None:
     """Sets, pools and throttles for threads have no queue of their own."""
-    makers = {path for path in FILES if "Queue" in called(parsed(path))}
+    makers = {path for path in FILES if called(parsed(path)) & {"Queue", "_Future"}}
     assert {dotted(path).partition(".")[2] for path in makers} == {
-        "_engine.forecast",
+        "_engine.foresight",
         "_shell.door",
     }
 

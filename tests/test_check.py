@@ -31,6 +31,7 @@ from async_throttle._engine.lane import (
     GRANTED,
     QUEUED,
     SKIP,
+    Callers,
     Pause,
 )
 from async_throttle._engine.overtaking import Run
@@ -61,6 +62,19 @@ def run(story: Story) -> Run:
     return story.queue.patience.asking[story.rules[0][0]].runs[0]
 
 
+def counted(story: Story) -> Callers:
+    """The callers that wait for a rate, counted as they come and go from now on."""
+    rule = story.rules[0][1]
+    story.queue.keep_count(rule)
+    check(story.queue)
+    return story.queue.counts[rule]
+
+
+def uncounted(story: Story) -> None:
+    counted(story)
+    story.lanes[0].counted = ()
+
+
 def remember_a_turn(story: Story) -> None:
     story.leave("urgent")
     story.queue.patience.in_rank[story.rules[0][1]] = 7
@@ -86,6 +100,8 @@ FAULTS: list[tuple[str, Callable[[Story], Any]]] = [
     ),
     ("emptying is False, should be True", lambda s: setattr(s.queue, "emptying", [Pause()])),
     (r"patience is {.+: 7}, should be {}", remember_a_turn),
+    ("counts is 7, should be [1-9]", lambda s: setattr(counted(s), "alone", 7)),
+    (r"lane.counted is \(\), should be \(\(1", uncounted),
     (r"decided is \[.+\], should be \[\]", lambda s: s.queue.decided.append(s.actors["head"])),
     ("wake_at is 7, should be 20", lambda s: setattr(s.queue, "wake_at", 7)),
     ("due_at is 7, should be 20", lambda s: setattr(s.queue, "due_at", 7)),

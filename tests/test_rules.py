@@ -896,6 +896,7 @@ def answers(rule: Rule, now: int) -> list[float]:
         found += [rule.level(at), rule.fresh_at(at)]
         found += [rule.ready_at(at, weight) for weight in fitting]
         found += [rule.forgets_at(at, weight) for weight in fitting]
+        found += [rule.clears_at(at, 3 * weight) for weight in weights]
     return found
 
 
@@ -921,6 +922,32 @@ async def test_nothing_that_a_throttle_tells_writes_its_rule(algorithm: type[Rul
     assert throttle.delay(0.3) <= throttle.delay(throttle.burst) <= 1
     assert throttle.level <= throttle.burst
     assert throttle.guarantee(1) > 0
+
+
+# --------------------------------------------------------------- what a forecast wants to know
+
+
+@given(limit=limits(), steps=LIVES, pieces=st.lists(st.tuples(SHARES, SHARES), max_size=9))
+@examples(500)
+def test_a_rule_holds_up_what_is_cleared_no_longer_than_it_said(
+    limit: Limit, steps: list[Step], pieces: list[tuple[Fraction, Fraction]]
+) -> None:
+    # Between two pieces, time passes for other reasons.
+    rule, start, _ = lived(limit, steps)
+    weights = [share(part, rule.burst) for _, part in pieces]
+    span = rule.clears_at(start, sum(weights)) - start
+    now = start
+    for (gap, _), weight in zip(pieces, weights, strict=True):
+        now += share(gap, rule.period)
+        due = rule.ready_at(now, weight)
+        span -= due - now
+        now = due
+        rule.take(now, weight)
+    assert span >= 0
+
+
+def test_it_is_not_known_when_a_rule_clears_that_says_nothing_of_it() -> None:
+    assert Spaced(0, TOKEN, SECOND).clears_at(0, TOKEN) == NEVER
 
 
 # ------------------------------------------------------------------------ written and read

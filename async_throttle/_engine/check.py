@@ -14,8 +14,9 @@ from heapq import heapify
 from typing import Any
 
 from async_throttle._engine import patience
+from async_throttle._engine.foresight import Foresight
 from async_throttle._engine.index import EMPTY, Index, Standing
-from async_throttle._engine.lane import GONE, NOBODY, QUEUED, Lane
+from async_throttle._engine.lane import GONE, GRANTED, NOBODY, QUEUED, SKIP, Callers, Lane
 from async_throttle._engine.overtaking import Overtaking, Run
 from async_throttle._engine.patience import Patience
 from async_throttle._engine.queue import NO_DEMAND, Queue
@@ -38,6 +39,8 @@ def check(queue: Queue) -> None:
     """
     for what, kept, expected in _differences(queue):
         raise AssertionError(f"{what} is {kept!r}, should be {expected!r}\n{told(queue)}")
+    if isinstance(queue.foresight, Foresight):
+        check(queue.foresight.copy)
 
 
 def repair(queue: Queue) -> None:
@@ -48,6 +51,14 @@ def repair(queue: Queue) -> None:
         lane.left = 0
         lane.refit()
         lane.reopen()
+    queue.forget()
+    queue.counts = {rule: Callers() for rule in queue.counts}
+    for lane in lanes:
+        lane.count(queue.counts)
+        for waiter in lane:
+            for n, callers in lane.counted:
+                if waiter.weights[n] != SKIP:
+                    callers.add(waiter, waiter.weights[n])
     for lane in lanes:  # a caller in several lanes may have been granted in another lane
         for waiter in list(lane):
             if any(rival.state not in (QUEUED, GONE) for rival in waiter.rivals):
@@ -96,6 +107,18 @@ def _differences(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
     yield from _unequal("ranked", queue.ranked, sum(lane.priority != 0 for lane in busy))
     yield from _unequal("what stays empty", [*NOBODY, *NO_DEMAND, *EMPTY], [])
     yield from _unequal("taking", list(queue.taking), [])
+    for rule, callers in queue.counts.items():
+        counted = queue.counted(rule)
+        yield from _unequal("counts", callers.alone, counted.alone)
+        yield from _unequal("counts", callers.several, counted.several)
+        yield from _unequal("counts", callers.weight, counted.weight)
+        yield from _unequal("counts", callers.heaviest >= counted.heaviest, True)
+    for lane in lanes:
+        pairs = enumerate(lane.rules)
+        counts = tuple((n, queue.counts[rule]) for n, rule in pairs if rule in queue.counts)
+        yield from _unequal("lane.counted", lane.counted, counts)
+    if isinstance(queue.foresight, Foresight):
+        yield from _differences_of_foresight(queue, queue.foresight)
     undecided = [waiter for waiter in queue.decided if waiter.state is QUEUED]
     yield from _unequal("decided", undecided, [])
     timed = [(w.deadline, w.order) for w in queue.waiters() if w.deadline < NEVER]
@@ -209,6 +232,15 @@ def _stand(standing: Standing, now: int) -> tuple[bool, bool, bool]:
         (rank, standing) in group.awake,
         (standing.private, rank, standing) in group.asleep,
     )
+
+
+def _differences_of_foresight(queue: Queue, foresight: Foresight) -> Iterator[tuple[str, Any, Any]]:
+    actors = foresight.actors
+    played = [waiter for lane in queue.busy for waiter in lane if lane.waiters[0].order in actors]
+    yield from _unequal("foresight", sorted(actors), sorted(waiter.order for waiter in played))
+    if not foresight.slotted and queue.due_at > queue.now:
+        late = [a for a in actors.values() if a.state is GRANTED and a.granted_at <= queue.now]
+        yield from _unequal("foresight: who has gone", late, [])
 
 
 def _differences_of(lane: Lane) -> Iterator[tuple[str, Any, Any]]:

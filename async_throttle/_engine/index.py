@@ -51,7 +51,7 @@ from async_throttle.rules.bucket import TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots
 from async_throttle.rules.window import FixedWindow, SlidingWindow
 
-__all__ = ["Cluster", "Group", "Index", "Standing", "is_plain"]
+__all__ = ["Cluster", "Group", "Index", "Standing", "forgotten_at_once", "is_plain"]
 
 Claim = tuple[int, int]
 """The earliest instant of a waiter, and its weight."""
@@ -80,7 +80,7 @@ def is_plain(rule: Rule) -> bool:
     return kind.ready_at is TokenBucket.ready_at or kind.ready_at is Slots.ready_at
 
 
-def _forgotten_at_once(rule: Any, weight: int) -> int:
+def forgotten_at_once(rule: Any, weight: int) -> int:
     """*weight*, if a full bucket has it back within the nanosecond, as it has nothing; or else -1.
 
     Callers with such weights may go though an earlier one of a different weight may not.
@@ -180,7 +180,7 @@ class Standing:
         self.skips = skips
         self.key = tuple(key)
         self.weights = tuple(wanted)
-        self.kind = self.key, tuple(map(_forgotten_at_once, key, wanted))
+        self.kind = self.key, tuple(map(forgotten_at_once, key, wanted))
         if self.odd:
             self.private, self.place = NEVER, -1
             return

@@ -7,7 +7,7 @@ does without: it neither waits for that rule nor takes from it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from math import inf
 from typing import Any, Final, Protocol
@@ -31,6 +31,7 @@ __all__ = [
     "UNFIT",
     "UNTAKEN",
     "Bottleneck",
+    "Callers",
     "Lane",
     "Lanes",
     "Pause",
@@ -152,6 +153,51 @@ class Bottleneck:
             self.place = place
 
 
+class Callers:
+    """The callers that wait for a rule. A caller that stands in several lanes counts once.
+
+    Attributes:
+        alone: how many stand in a single lane.
+        several: of the others, in how many lanes each of them waits for the rule.
+        weight: how much all of them want, in all lanes.
+        heaviest: no caller wants more.
+    """
+
+    __slots__ = ("alone", "heaviest", "several", "weight")
+
+    def __init__(self) -> None:
+        self.alone = self.weight = self.heaviest = 0
+        self.several: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return self.alone + len(self.several)
+
+    def add(self, waiter: Waiter, weight: int) -> None:
+        """*waiter* wants *weight* of the rule."""
+        self.weight += weight
+        self.heaviest = max(self.heaviest, weight)
+        if waiter.rivals:
+            key = id(waiter.rivals[0])
+            self.several[key] = self.several.get(key, 0) + 1
+        else:
+            self.alone += 1
+
+    def remove(self, waiter: Waiter, weight: int) -> None:
+        """*waiter*, which wanted *weight* of the rule, does not wait for it any more."""
+        self.weight -= weight
+        if not self.weight:
+            self.heaviest = 0
+        if not waiter.rivals:
+            self.alone -= 1
+            return
+        key = id(waiter.rivals[0])
+        left = self.several[key] - 1
+        if left:
+            self.several[key] = left
+        else:
+            del self.several[key]
+
+
 class Lane:
     """Waiters that ask for the same rules, in order of arrival. The first is the head.
 
@@ -169,6 +215,7 @@ class Lane:
         waiters: in order of arrival; waiters that have left may be among them.
         left: the number of *waiters* that have left.
         backlog: by rate, the sum of the waiters' weights; nothing until a waiter comes.
+        counted: the rules whose callers are counted, by place, and their callers.
         slots, rates: the rules with their places: slots come back from holders, rates regain
             with time. A rate without a limit is left out.
         takes: the rates in the order in which a grant takes of them, after the slots: a rule that
@@ -183,6 +230,7 @@ class Lane:
         "backdates",
         "backlog",
         "bottleneck",
+        "counted",
         "fed",
         "left",
         "opens_at",
@@ -211,6 +259,7 @@ class Lane:
         self.bottleneck = bottleneck
         self.waiters: deque[Waiter] = NOBODY
         self.left = 0
+        self.counted: Sequence[tuple[int, Callers]] = ()
         self.slots = tuple([(n, rule) for n, rule in enumerate(rules) if isinstance(rule, Slots)])
         self.refit()
         self.reopen()
@@ -307,12 +356,19 @@ class Lane:
     def remove(self, waiter: Waiter, state: State) -> None:
         """Take *waiter* out, which becomes *state*."""
         waiter.state = state
+        self.discount(waiter)
+        self.left += 1
+        self.sweep()
+
+    def discount(self, waiter: Waiter) -> None:
+        """*waiter* is not queued any more: what is summed up leaves it out."""
         weights = waiter.weights
         for n, _ in self.rates:
             if weights[n] > 0:
                 self.backlog[n] -= weights[n]
-        self.left += 1
-        self.sweep()
+        for n, callers in self.counted:
+            if weights[n] != SKIP:
+                callers.remove(waiter, weights[n])
 
     def sweep(self) -> None:
         """Keep the invariant, after waiters have left."""
@@ -337,6 +393,11 @@ class Lane:
         for waiter in self:
             for n, _ in self.rates:
                 self.backlog[n] += max(0, waiter.weights[n])
+
+    def count(self, counts: Mapping[Rule, Callers]) -> None:
+        """See anew for which rules the callers are counted."""
+        pairs = enumerate(self.rules)
+        self.counted = tuple((n, counts[rule]) for n, rule in pairs if rule in counts)
 
     def reopen(self) -> None:
         """See anew when the last of the pauses ends."""

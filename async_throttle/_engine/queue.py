@@ -34,10 +34,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush, merge
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from async_throttle._engine import decide
 from async_throttle._engine.backfill import Rank, Reservations, obstacle
@@ -55,6 +55,7 @@ from async_throttle._engine.lane import (
     UNFIT,
     UNTAKEN,
     Bottleneck,
+    Callers,
     Lane,
     Lanes,
     Pause,
@@ -72,7 +73,28 @@ __all__ = ["Queue"]
 NO_DEMAND: Final[dict[Rule, int]] = {}
 """Stays empty: what the demand is until a rule gets its permits from outside."""
 
+_UNCOUNTED: Final[Mapping[Rule, Callers]] = {}
 _arrivals = count(1)  # over all queues, so that two of them can become one
+
+
+class Foresight(Protocol):
+    """A forecast that is kept, as the queue sees it: see `foresight`."""
+
+    def joined(self, waiter: Waiter, now: int) -> bool:
+        """*waiter* has arrived at *now*; whether the forecast is still good."""
+        ...
+
+    def granted(self, waiter: Waiter, now: int) -> bool:
+        """*waiter* was granted as of *now*; whether the forecast is still good."""
+        ...
+
+    def changes(self, rule: Rule) -> bool:
+        """*rule* is about to change; whether the forecast is still good."""
+        ...
+
+    def close(self) -> None:
+        """The forecast is dropped."""
+        ...
 
 
 class Queue:
@@ -99,10 +121,13 @@ class Queue:
         taking: what the grant under way has taken so far: see `pending`.
         trusting: whether the owner of the queue tells which rules it changes: see `touched`.
         doubtful: whether rules may have changed unknown to the index.
+        counts: for the rules whose callers are counted, who waits for them.
+        foresight: the last forecast, as long as the queue does what it foresaw; or None.
     """
 
     __slots__ = (
         "busy",
+        "counts",
         "deadlines",
         "decided",
         "demand",
@@ -111,6 +136,7 @@ class Queue:
         "emptying",
         "errors",
         "feeds",
+        "foresight",
         "grace",
         "index",
         "lanes",
@@ -142,6 +168,8 @@ class Queue:
         self.taking: Sequence[Receipt] = ()
         self.trusting = False
         self.doubtful = True
+        self.counts: Mapping[Rule, Callers] = _UNCOUNTED
+        self.foresight: Foresight | None = None
 
     # -- lanes --------------------------------------------------------------------------
 
@@ -166,6 +194,7 @@ class Queue:
             else:
                 bottleneck = Bottleneck(len(rules), self.now)
                 lane = Lane(rules, pauses, priority, (len(rules), *places), bottleneck)
+            lane.count(self.counts)
             self.lanes.add(lane)
             self.feeds = self.feeds or bool(lane.fed)
         return lane
@@ -173,6 +202,10 @@ class Queue:
     def absorb(self, other: Queue) -> None:
         """Take over the lanes and waiters of *other*, whose *now* is the same."""
         assert self.now == other.now, "two clocks: one of them must be shifted first"
+        if other.busy or other.emptying:
+            self.forget()
+        other.forget()
+        self.counts = {**self.counts, **other.counts}
         for lane in other.lanes.values():
             self.lanes.add(lane)
         if len(self.busy) > 1:
@@ -185,7 +218,8 @@ class Queue:
         self.emptying = [*self.emptying, *other.emptying]
         self.decided = self.decided + other.decided
         self.waiting += other.waiting
-        self.deadlines = list(merge(sorted(self.deadlines), sorted(other.deadlines)))
+        if other.deadlines:
+            self.deadlines = list(merge(sorted(self.deadlines), sorted(other.deadlines)))
         self.feeds = self.feeds or other.feeds
         self.patience.absorb(other.patience)
         if self.patience.heads:
@@ -195,6 +229,7 @@ class Queue:
     def shift(self, by: int) -> None:
         """Move every instant by *by* nanoseconds: the queue goes by a different clock now."""
         lanes = self.lanes.values()
+        self.forget()
         self.now += by
         for rule in {rule: None for lane in lanes for rule in lane.rules}:
             rule.shift(by)
@@ -229,21 +264,44 @@ class Queue:
         """The queued waiters."""
         return (waiter for lane in self.busy for waiter in lane)
 
+    def asking(self, rule: Rule) -> Iterable[Lane]:
+        """Lanes with waiters; those that ask for *rule*, which may block, are among them."""
+        several = len(self.busy) > 1 and not self.doubtful
+        return self.index.asking.get(rule, ()) if several else self.busy
+
     def count(self, rule: Rule) -> int:
         """The number of callers that wait for *rule*."""
-        alone = 0
-        callers = set()
+        callers = self.counts.get(rule)
+        return len(self.counted(rule) if callers is None else callers)
+
+    def keep_count(self, rule: Rule) -> Callers:
+        """Count the callers that wait for *rule* as they come and go, from now on."""
+        counts = self.counts
+        if rule not in counts:
+            if len(counts) & (len(counts) - 1) == 0:  # as often as is cheap: rules come and go
+                counts = {rule: callers for rule, callers in counts.items() if len(callers)}
+            self.counts = {**counts, rule: self.counted(rule)}
+            for lane in list(self.lanes.values()):
+                lane.count(self.counts)
+        return self.counts[rule]
+
+    def counted(self, rule: Rule) -> Callers:
+        """The callers that wait for *rule*, counted anew."""
+        callers = Callers()
         for lane in self.busy:
             if rule in lane.rules:
-                if lane.bottleneck is None:
-                    alone += len(lane)
-                    continue
                 place = lane.rules.index(rule)
                 for waiter in lane:
                     if waiter.weights[place] != SKIP:
-                        rivals = waiter.rivals
-                        callers.add(id(rivals[0] if rivals else waiter))
-        return alone + len(callers)
+                        callers.add(waiter, waiter.weights[place])
+        return callers
+
+    def forget(self) -> None:
+        """What was foreseen may come differently: drop the forecast."""
+        foresight = self.foresight
+        if foresight is not None:
+            self.foresight = None
+            foresight.close()
 
     def pending(self, rule: Rule) -> int:
         """What the grant under way has taken of *rule*: as of the last event it is still there."""
@@ -262,7 +320,8 @@ class Queue:
         that is about to be made at this instant may grant it.
         """
         self.index.present = now
-        self.doubtful = self.doubtful or not self.trusting
+        if not self.trusting:
+            self.doubt()
         while True:
             lane, due = self.next_grant()
             if self.emptying and self._ends_pauses(min(now, due)):
@@ -457,9 +516,7 @@ class Queue:
         lane.waiters.popleft()
         self.waiting -= 1
         weights = waiter.weights
-        for n, _ in lane.rates:
-            if weights[n] > 0:
-                lane.backlog[n] -= weights[n]
+        lane.discount(waiter)
         if lane.bottleneck is not None:
             lane.bottleneck.account(now)
             spans = zip(waiter.spans, lane.bottleneck.spans, strict=True)
@@ -482,6 +539,9 @@ class Queue:
                 self.patience.in_rank.clear()
         if waiter.rivals:
             self._part(waiter)
+        foresight = self.foresight
+        if foresight is not None and not foresight.granted(waiter, self.now):
+            self.forget()
 
     def _expire(self, at: int) -> None:
         """Take out the waiter whose deadline is *at*, the earliest."""
@@ -540,7 +600,8 @@ class Queue:
         now = self.now
         if lane.waiters or lane.ready_at(now, weights) > now:
             return False
-        self.doubtful = self.doubtful or not self.trusting
+        if not self.trusting:
+            self.doubt()
         while len(self.busy) > 1 and self._renew():
             if not decide.is_simple(self.index, lane) or self._turns(lane) != self.index.turns:
                 break
@@ -624,6 +685,7 @@ class Queue:
         """Grant *weights* now, if that overtakes no waiter: the receipts, or None."""
         if not self.can_take(lane, weights):
             return None
+        self.forget()
         receipts: list[Receipt] = []
         self.taking = receipts
         try:
@@ -672,12 +734,18 @@ class Queue:
                 self._enter(lane)
         elif self.ranked and len(self.busy) > 1:
             self.index.changed(lane)  # the waiter may rank before heads of other lanes
+        for n, callers in lane.counted:
+            if weights[n] != SKIP:
+                callers.add(waiter, weights[n])
         self.waiting += 1
         if deadline < NEVER:
             if self.deadlines is NONE_YET:
                 self.deadlines = []
             heappush(self.deadlines, (deadline, waiter.order, waiter))
             self.due_at = min(self.due_at, deadline)
+        foresight = self.foresight
+        if foresight is not None and not foresight.joined(waiter, self.now):
+            self.forget()
 
     def _enter(self, lane: Lane) -> None:
         """Let *lane* into the index."""
@@ -687,9 +755,17 @@ class Queue:
             self.doubtful = False
         self.index.enter(lane)
 
+    def doubt(self) -> None:
+        """Rules may have changed: what is known of them is to be found anew."""
+        self.doubtful = True
+        self.forget()
+
     def touched(self, *rules: Rule) -> None:
         """The event changes *rules*, and no others but by the methods of the queue."""
         self.trusting = True
+        foresight = self.foresight
+        if foresight is not None and not all(map(foresight.changes, rules)):
+            self.forget()
         if len(self.busy) > 1:
             for rule in rules:
                 self.index.touch(rule)
@@ -710,6 +786,7 @@ class Queue:
         if waiter.state is QUEUED:
             self._remove(waiter, GONE)
         elif waiter.state is GRANTED:
+            self.forget()
             self._touch_rules(waiter.lane, waiter.weights)
             try:
                 give_back(self.now, waiter.receipts)
@@ -728,6 +805,7 @@ class Queue:
 
     def refit(self, rule: Rule) -> None:
         """*rule* has changed: see anew what it limits, and take out waiters that exceed it."""
+        self.forget()
         for lane in self.lanes.values():
             if rule in lane.rules:
                 lane.refit()
@@ -743,10 +821,12 @@ class Queue:
             while lane.waiters and lane.waiters[0].cancelled():
                 self._sweep_out(lane.waiters[0])
 
-    def sweep_all_cancelled(self) -> None:
-        """Take out the waiters, heads or not, whose callers were cancelled and have not left."""
-        for waiter in [waiter for waiter in self.waiters() if waiter.cancelled()]:
+    def sweep_all_cancelled(self) -> bool:
+        """Take out the waiters, heads or not, whose callers were cancelled; whether any was."""
+        cancelled = [waiter for waiter in self.waiters() if waiter.cancelled()]
+        for waiter in cancelled:
             self._sweep_out(waiter)
+        return bool(cancelled)
 
     def _sweep_out(self, waiter: Waiter) -> None:
         """Take out *waiter*; waiters behind it may go now, so the queue is to be advanced."""
@@ -755,6 +835,7 @@ class Queue:
 
     def _remove(self, waiter: Waiter, state: State) -> None:
         lane = waiter.lane
+        self.forget()
         lane.remove(waiter, state)
         self.waiting -= 1
         if not lane.waiters:
@@ -797,6 +878,7 @@ class Queue:
     def pause(self, pause: Pause, until: int, empties: bool) -> None:
         """Hold waiters by *pause* until an instant, never shorter than before."""
         before = pause.until, pause.empties
+        self.forget()
         pause.until = max(pause.until, until)
         if empties and not pause.empties:
             self.emptying = [*self.emptying, pause]
@@ -812,6 +894,7 @@ class Queue:
 
     def resume(self, pause: Pause) -> None:
         """End *pause* now."""
+        self.forget()
         pause.until = min(pause.until, self.now)
         self._reopen(pause)
         self._end_pauses(self.now)

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final
 
-from async_throttle._engine.forecast import quote
+from async_throttle._engine.forecast import is_within, quote
 from async_throttle._engine.lane import (
     DROPPED,
     EXPIRED,
@@ -189,12 +189,18 @@ class Admission(Door):
         if timeout is None:
             return NEVER
         allowed = nanoseconds("timeout", timeout if not timeout < 0 else 0)
-        quotes = [self.quote(option.lane, option.weights) for option in attempt.options]
+        if allowed >= NEVER:
+            return NEVER
+        deadline = now + allowed
+        options = attempt.options
+        if any(is_within(self.queue, lane, weights, deadline) for _, lane, weights in options):
+            return deadline
+        quotes = [self.quote(lane, weights) for _, lane, weights in options]
         soonest = min(range(len(quotes)), key=quotes.__getitem__)
         at, place = quotes[soonest]
-        if at - now > allowed:
-            raise attempt.options[soonest].asked.refusal_timeout(timeout, at - now, place)
-        return NEVER if allowed >= NEVER else now + allowed
+        if at > deadline:
+            raise options[soonest].asked.refusal_timeout(timeout, at - now, place)
+        return deadline
 
     def quote(self, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
         """When a newcomer could go, and the place of the rule that it would wait for, or -1."""

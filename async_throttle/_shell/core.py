@@ -365,8 +365,10 @@ class Core(Refusals):
         """This throttle, if *max_waiting* callers wait."""
         if self.max_waiting is None:
             return None
+        queue = find(self).queue
+        queue.keep_count(self.rule)
         if self.waiting() >= self.max_waiting:
-            find(self).queue.sweep_all_cancelled()
+            queue.sweep_all_cancelled()
         return self if self.waiting() >= self.max_waiting else None
 
 

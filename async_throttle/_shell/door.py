@@ -310,7 +310,8 @@ class Door(ABC):
                 repair(self.queue)
                 unraisable(error)
             del self.notes[0]
-            self.queue.doubtful = self.queue.doubtful or not self.queue.trusting
+            if not self.queue.trusting:
+                self.queue.doubt()
 
     def _feed(self) -> None:
         """Tell rules that get their permits from outside which weight is wanted."""

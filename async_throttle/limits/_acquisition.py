@@ -402,7 +402,8 @@ class LimitSetAcquisition(BaseLease):
 
     def _give_back(self, now: int) -> None:
         receipts = self._receipts
-        find(self._core).queue.touched(*(rule for rule, _, _ in receipts))
+        changed = [rule for rule, _, _ in receipts if rule.wants_ends or rule.__class__ is Slots]
+        find(self._core).queue.touched(*changed)
         while receipts and receipts[0][0].__class__ is Slots:
             slots: Any = receipts[0][0]
             slots.free += receipts[0][1]
@@ -462,8 +463,8 @@ def soonest(options: Sequence[Option]) -> Delay:
         delays = []
         refusals = []
         for asked, lane, weights in options:
+            free = scheduler.queue.can_take(lane, weights)  # first: it looks at the heads
             at, place = scheduler.quote(lane, weights)
-            free = scheduler.queue.can_take(lane, weights)
             full = None if free else asked.crowded(weights)
             if full is None:
                 key = cast(SetCore, asked).key(place)

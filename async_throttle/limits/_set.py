@@ -311,8 +311,11 @@ class LimitSet(Single):
         """Seconds until a call could be granted, counting everyone ahead; 0.0 is now.
 
         It tells which limit is the one to wait for, too: ``api.delay(tokens=900).limit``. A
-        lower bound where a slot is what is missing. Plays through what is to happen to all who
-        wait: the cost grows with them, and with the number of sets over which they spread.
+        lower bound where a slot is what is missing. Plays through what is to happen to all
+        waiters, which costs as much as to serve them. The next question goes on from there, if
+        nothing has happened but arrivals and the grants that were foreseen. After a refund, a
+        cancellation or a pause all is played once more; so it is for a newcomer that would go
+        before the one who asked last, such as one to another set with a shorter queue.
 
         Raises:
             ResourceLimitError: what the call would raise; ValueError as well.

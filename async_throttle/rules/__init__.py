@@ -16,8 +16,8 @@ Slots              so many at once
 A rule has two parts. Its *parameters* are frozen, and are replaced as a whole by `configure`.
 Its *state* is a small object, changed in place by `take`, `charge`, `refund`, `empty`, `shift`
 and `configure` alone. A question (`ready_at`, `level`, `guarantee`, `fresh_at`, `forgets_at`,
-`fork`, `dump`) writes nothing: tests/test_rules.py asks each of them of a state that cannot be
-written.
+`clears_at`, `fork`, `dump`) writes nothing: tests/test_rules.py asks each of them of a state that
+cannot be written.
 
 Interruption. A signal handler may raise (KeyboardInterrupt does) in the middle of a method. CPython
 runs handlers where a Python function is entered, where a loop jumps back, and after a call of a
@@ -228,6 +228,15 @@ class Rule(metaclass=_Kind):
         if self.divisible:
             return self.ready_at(now, int(self.burst) + weight)  # full again
         return NEVER
+
+    def clears_at(self, now: int, weight: int) -> int:
+        """An instant by which *weight* has gone, as fast as may be, in pieces up to the burst.
+
+        In whatever order they come, and whatever else they wait for meanwhile: the time during
+        which nothing but this rule holds them up is no longer than from *now* until then. NEVER,
+        if that is not known.
+        """
+        return self.ready_at(now, weight) if self.divisible else NEVER
 
     def shift(self, by: int) -> None:
         """Move in time by *by* nanoseconds, back if negative: the clock was joined to another.

@@ -43,6 +43,16 @@ class _Window(Rule):
             return math.inf
         return (capacity - self._inside(now)) / TOKEN
 
+    def clears_at(self, now: int, weight: int) -> int:
+        # What is held up at an instant does not fit in with what went within the period before,
+        # and goes within the period after. So of any two such instants, a period apart, what goes
+        # in between and the piece held up are more than *capacity*; they are *weight* twice.
+        parameters = self.parameters
+        if isinstance(parameters.capacity, float):
+            return now
+        turns = max(1, -(-2 * weight // parameters.capacity))
+        return now + turns * (parameters.period + parameters.period // EXACT)
+
 
 class SlidingState:
     """What changes in a sliding window.
