@@ -415,15 +415,18 @@ class Lanes:
     dictionary. From the second lane on each is known for as long as something else refers to it.
     """
 
-    # _only  the only lane so far
-    # _refs  from the second lane on, all of them; lanes that are gone may be among them
-    # _most  the number of entries at which those that are gone are swept out
-    __slots__ = ("_most", "_only", "_refs")
+    # _only    the only lane so far
+    # _refs    from the second lane on, all of them; lanes that are gone may be among them
+    # _asking  the same by rule: the lanes that ask for it
+    # _room    the number of lanes that may come until those that are gone are swept out
+    __slots__ = ("_asking", "_only", "_refs", "_room")
+
+    _asking: dict[int, list[ref[Lane]]]
 
     def __init__(self) -> None:
         self._only: Lane | None = None
         self._refs: dict[LaneKey, ref[Lane]] | None = None
-        self._most = 8
+        self._room = 0
 
     def get(self, key: LaneKey) -> Lane | None:
         """The lane of that *key*, if there is one."""
@@ -434,23 +437,42 @@ class Lanes:
 
     def add(self, lane: Lane) -> None:
         """*lane* is in use from now on."""
-        refs = self._refs
-        if refs is None:
-            if self._only is None:
-                self._only = lane
-                return
-            refs = {_key(self._only): ref(self._only)}
-            self._refs, self._only = refs, None
-        elif len(refs) >= self._most:
-            self._refs = refs = {_key(other): ref(other) for other in self.values()}
-            self._most = 2 * len(refs) + 8
-        refs[_key(lane)] = ref(lane)
+        if self._refs is None and self._only is None:
+            self._only = lane
+            return
+        if self._refs is None or self._room <= 0:
+            self._sweep()
+        self._room -= 1
+        _note(lane, self._refs, self._asking)
+
+    def _sweep(self) -> None:
+        refs: dict[LaneKey, ref[Lane]] = {}
+        asking: dict[int, list[ref[Lane]]] = {}
+        for lane in self.values():
+            _note(lane, refs, asking)
+        self._asking, self._room = asking, len(refs) + 8
+        self._refs, self._only = refs, None
 
     def values(self) -> list[Lane]:
         """The lanes."""
         if self._refs is None:
             return [] if self._only is None else [self._only]
         return [lane for found in list(self._refs.values()) if (lane := found()) is not None]
+
+    def asking(self, rule: Rule) -> list[Lane]:
+        """The lanes that ask for *rule*."""
+        if self._refs is None:
+            return [lane for lane in self.values() if rule in lane.rules]
+        known = (found() for found in list(self._asking.get(id(rule), ())))
+        return [lane for lane in known if lane is not None and rule in lane.rules]
+
+
+def _note(lane: Lane, refs: Any, asking: dict[int, list[ref[Lane]]]) -> None:
+    """Add *lane* to all lanes at last, so that what is interrupted has added nothing."""
+    found = ref(lane)
+    for rule in lane.rules:
+        asking.setdefault(id(rule), []).append(found)
+    refs[_key(lane)] = found
 
 
 def give_back(now: int, receipts: list[Receipt]) -> None:

@@ -806,13 +806,12 @@ class Queue:
     def refit(self, rule: Rule) -> None:
         """*rule* has changed: see anew what it limits, and take out waiters that exceed it."""
         self.forget()
-        for lane in self.lanes.values():
-            if rule in lane.rules:
-                lane.refit()
-                if len(self.busy) > 1 and lane.waiters:
-                    self.index.leave(lane)
-                    self.index.enter(lane)
-        asking = [lane for lane in self.busy if rule in lane.rules]
+        asking = self.lanes.asking(rule)
+        for lane in asking:
+            lane.refit()
+            if len(self.busy) > 1 and lane.waiters:
+                self.index.leave(lane)
+                self.index.enter(lane)
         self._drop(UNFIT, asking, lambda waiter: wants(waiter, rule) and exceeds(waiter))
 
     def _sweep_cancelled(self, lanes: Iterable[Lane]) -> None:
@@ -900,7 +899,7 @@ class Queue:
         self._end_pauses(self.now)
 
     def _reopen(self, pause: Pause) -> None:
-        for lane in self.lanes.values():
+        for lane in self.lanes.asking(pause.rules[0]) if pause.rules else self.lanes.values():
             if pause in lane.pauses:
                 lane.reopen()
                 if len(self.busy) > 1 and lane.waiters:
