@@ -541,8 +541,22 @@ def test_a_lane_that_lacks_a_slot_is_left_out_if_it_has_come_after_the_question(
     story = with_slots(slots)
     assert story.quote(1, 1, lane=1) == 20
     story.join("b", 1, 1, lane=1)
+    story.join("c", 1, lane=2)
     set_slots(story, slots, 0)
-    assert story.quote(1, lane=2) == 20
+    assert story.quote(1, lane=2) == 30
+
+
+def test_a_grant_in_a_lane_that_was_left_out_is_not_foreseen() -> None:
+    slots = Slots(1)
+    story = with_slots(slots)
+    set_slots(story, slots, 0)
+    story.join("b", 1, 1, lane=1)
+    story.join("c", 1, 1)
+    assert story.quote(1, 1) == 30
+    set_slots(story, slots, 1)
+    assert story.run(20) == [(10, "a"), (20, "b")]
+    assert story.queue.foresight is None
+    assert story.quote(1, 1) == 40
 
 
 def test_a_caller_that_comes_while_its_lane_lacks_a_slot_is_not_forgotten_later() -> None:
