@@ -86,7 +86,7 @@ class Life:
         check(self.queue)
         self.kept += foresight is not None and self.queue.foresight is foresight
         for few in (1, 64):
-            with patch("async_throttle._engine.forecast._FEW", few):
+            with patch("async_throttle._engine.forecast.FEW", few):
                 assert not is_within(self.queue, lane, weights, expected - 1)
                 self.bounded += is_within(self.queue, lane, weights, NEVER - 1)
 
@@ -628,7 +628,7 @@ def test_among_many_lanes_a_wait_is_bounded_by_what_is_queued_for_the_bucket_the
     story.join("heavy", 2, lane=10)
     asked = story.lanes[11], (TOKEN, TOKEN)
     assert quote(story.queue, *asked)[0] == 400
-    with patch("async_throttle._engine.forecast._FEW", 1):
+    with patch("async_throttle._engine.forecast.FEW", 1):
         assert [is_within(story.queue, *asked, until) for until in (491, 492)] == [False, True]
 
 

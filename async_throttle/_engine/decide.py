@@ -175,8 +175,8 @@ def first(index: Index, now: int) -> tuple[Lane | None, int, Cluster | None]:
         return None, NEVER, next(iter(index.stale))
     soonest = index.soonest
     while soonest:
-        at, rank, _, cluster = soonest[0]
-        if cluster.stale or (at, rank) != (cluster.at, cluster.rank):
+        at, _, _, cluster = soonest[0]
+        if not _holds(*soonest[0]):
             heappop(soonest)
         elif at < now:
             heappop(soonest)
@@ -193,12 +193,14 @@ def note(index: Index, cluster: Cluster) -> None:
     index.stale.pop(cluster, None)
     if cluster.at < NEVER:
         heappush(index.soonest, (cluster.at, cluster.rank, cluster.number, cluster))
-        if len(index.soonest) > 2 * len(index.standings) + 64:
-            index.soonest = sorted(
-                (other.at, other.rank, other.number, other)
-                for other in {standing.cluster: None for standing in index.standings.values()}
-                if not other.stale and other.at < NEVER
-            )
+        if len(index.soonest) > index.most:
+            index.soonest = sorted({entry for entry in index.soonest if _holds(*entry)})
+            index.most = 2 * len(index.soonest) + 64
+
+
+def _holds(at: int, rank: Rank, number: int, cluster: Cluster) -> bool:
+    """Whether *cluster* is still as it was when this was found."""
+    return not cluster.stale and (at, rank) == (cluster.at, cluster.rank)
 
 
 def succeed(index: Index, lane: Lane, now: int) -> None:

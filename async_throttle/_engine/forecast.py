@@ -29,14 +29,14 @@ from typing import Any, Final
 
 from async_throttle._engine.foresight import Actor, Foresight
 from async_throttle._engine.index import is_plain
-from async_throttle._engine.lane import Lane
+from async_throttle._engine.lane import SKIP, Lane
 from async_throttle._engine.queue import Queue
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 
-__all__ = ["Actor", "is_within", "quote"]
+__all__ = ["FEW", "Actor", "at_least", "is_within", "quote"]
 
-_FEW: Final = 64
+FEW: Final = 64
 """So many waiters, or lanes, are looked at for each question: that is as long as the rest takes."""
 
 
@@ -50,7 +50,7 @@ def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
     Waiters that were cancelled and have not left yet do not count. But where many wait, only heads
     are looked at, unless the future is played anew.
     """
-    if queue.waiting <= _FEW:
+    if queue.waiting <= FEW:
         queue.sweep_all_cancelled()
     at = _of_one_rate(queue, lane, weights)
     if at is not None:
@@ -80,12 +80,32 @@ def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
             foresight.close()
 
 
+def at_least(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
+    """A lower bound of `quote`, and of slots that are missing the place; no dearer where many wait.
+
+    The bound counts those ahead in *lane* alone, and of rates that are not divisible nobody.
+    """
+    at, place = lane.held_until(queue.now, weights)
+    for n, rate in lane.rates:
+        if weights[n] != SKIP:
+            ahead = lane.backlog[n] if lane.waiters and rate.divisible else 0
+            ready = rate.ready_at(queue.now, ahead + weights[n])
+            if at < ready <= NEVER:
+                at, place = ready, n
+    if place < 0:
+        for n, slots in lane.slots:
+            shared = len(queue.index.asking.get(slots, ())) > 1  # they may be reserved for others
+            if place < 0 < weights[n] and (slots.free < weights[n] or shared):
+                place = n
+    return at, place
+
+
 def is_within(queue: Queue, lane: Lane, weights: tuple[int, ...], until: int) -> bool:
     """Whether it is sure, without playing the future, that `quote` tells no later than *until*."""
     if queue.feeds:
         return False
     try:
-        if len(queue.busy) > _FEW:
+        if len(queue.busy) > FEW:
             return _is_within_beside_many(queue, lane, weights, until)
         return _is_within_beside_few(queue, lane, weights, until)
     except Exception:  # of a rule that is asked for its own waiters: this is not their turn

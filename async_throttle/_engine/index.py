@@ -530,6 +530,7 @@ class Index:
         restless: the clusters that always are.
         entangled: the number of lanes whose heads ask for shared slots and for others besides.
         soonest: a heap of the clusters by what they found; outdated entries may be among them.
+        most: the number of entries at which the outdated ones are taken out.
         quitters: the lanes that were looked at, whose head's caller was cancelled.
         turns: the lanes that stand in the index as if they had a turn out of rank.
         turns_at: an instant at which they had one, if nothing has changed since.
@@ -540,6 +541,7 @@ class Index:
         "asking",
         "dirty",
         "entangled",
+        "most",
         "present",
         "quitters",
         "restless",
@@ -561,6 +563,7 @@ class Index:
         self.restless: dict[Cluster, None] = EMPTY
         self.entangled = 0
         self.soonest: list[tuple[int, Rank, int, Cluster]] = NONE_YET
+        self.most = 64
         self.quitters: list[Lane] = NONE_YET
         self.turns: list[Lane] = NONE_YET
         self.turns_at = ENDED

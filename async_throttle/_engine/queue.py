@@ -782,7 +782,8 @@ class Queue:
 
         A call that was interrupted may be made again.
         """
-        self._part(waiter)
+        if waiter.state in (QUEUED, GRANTED):  # else its caller is gone from all lanes
+            self._part(waiter)
         if waiter.state is QUEUED:
             self._remove(waiter, GONE)
         elif waiter.state is GRANTED:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final
 
-from async_throttle._engine.forecast import is_within, quote
+from async_throttle._engine.forecast import FEW, at_least, is_within, quote
 from async_throttle._engine.lane import (
     DROPPED,
     EXPIRED,
@@ -207,6 +207,10 @@ class Admission(Door):
         at, place = quote(self.queue, lane, weights)
         return at, self.queue.missing(lane, weights) if place < 0 else place
 
+    def bound(self, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
+        """What `quote` says at least."""
+        return at_least(self.queue, lane, weights)
+
     def start(self, attempt: Attempt) -> None:
         """The caller runs again: it goes on, or the reason of its refusal is raised."""
         self.enter(lambda now: self.here()._start(now, attempt), surely=True)
@@ -241,7 +245,8 @@ class Admission(Door):
         for waiter in waiters:
             asked, lane, weights = waiter.option
             if waiter.state is EXPIRED:
-                at, place = self.quote(lane, weights)
+                few = self.queue.waiting <= FEW
+                at, place = (self.quote if few else self.bound)(lane, weights)
                 timeout = (waiter.deadline - waiter.arrived) / SECOND
                 return asked.refusal_timeout(timeout, at - now, place)
         for waiter in waiters:

@@ -97,12 +97,13 @@ async def usual(
     gate = newcomer()
     with counted(counts, "arrival"):
         await come(gate)
-    gate = newcomer(timeout=patience)
-    with counted(counts, "arrival, long timeout"):
-        await come(gate)
     with counted(counts, "cancellation"):
         among.cancel()
         await all_ran()
+    await come(newcomer(timeout=patience))  # somebody has left, so it may look at all
+    gate = newcomer(timeout=patience)
+    with counted(counts, "arrival, long timeout"):
+        await come(gate)
     with counted(counts, "try_acquire(), refused"):
         answer = limiter.try_acquire()
     assert not getattr(answer, "successful", answer)
@@ -217,8 +218,16 @@ async def chats(apart: float, n: int, regions: int = 0, **window: Any) -> Counts
 
     tasks = await come(*(message(0.1 + k * apart) for k in range(n)))
     last = LimitSet(everybody, chats[HOUR])
+    leaving = (task for task in reversed(tasks) if not task.done())
+
+    async def forgotten() -> None:
+        """What was foreseen is dropped, which takes as long as what made it."""
+        next(leaving).cancel()
+        await all_ran()
+
     await usual(counts, newcomer, last, tasks[n // 2], 2 * HOUR * n)
     behind, idle = message(0.1), LimitSet(everybody, Throttle(20, period=60))()
+    await forgotten()
     with counted(counts, "arrival behind another"):
         await come(behind)
     with counted(counts, "try_acquire(), granted"):
@@ -228,14 +237,19 @@ async def chats(apart: float, n: int, regions: int = 0, **window: Any) -> Counts
     assert passed.done()
     await granting(counts, *await come(message(0.01)))
     asking(counts, last)
-    close = newcomer(timeout=HOUR + 2 * next(numbers))
+    close = LimitSet(everybody, *shared[:1], Throttle(20, period=60))(timeout=0.3)
+    await forgotten()
     with counted(counts, "arrival, close timeout"):
+        await come(close)
+    close = newcomer(timeout=HOUR + 2 * next(numbers))
+    with counted(counts, "the same, also for its chat"):
         await come(close)
     late = await come(message(0.005, timeout=0.02))
     chats[0.005].pause(1)
     await expiring(counts, *late)
+    chats[0.1].pause(1)  # what has changed since the last look is looked at
     with counted(counts, "pause() of a chat"):
-        chats[0.1].pause(1)
+        chats[0.1].pause(2)
     with counted(counts, "capacity of a chat"):
         chats[0.1].capacity = 2
     with counted(counts, "pause() of all"):
@@ -264,6 +278,7 @@ PROMISED: Mapping[str, float] = {
     "arrival": FLAT,
     "arrival, long timeout": FLAT,
     "arrival, close timeout": FLAT,
+    "the same, also for its chat": FLAT,
     "arrival behind another": FLAT,
     "arrival, granted": FLAT,
     "try_acquire(), granted": FLAT,
@@ -283,27 +298,28 @@ PROMISED: Mapping[str, float] = {
 EXCEPT: Mapping[str, Mapping[str, float]] = {
     "a throttle without tokens": {"delay()": FLAT},
     "chats, due 29.9 a second": dict.fromkeys(  # each is a claim that the newcomer could postpone
-        ("arrival, granted", "try_acquire(), granted"), LINEAR
+        (
+            *("arrival, granted", "try_acquire(), granted", "arrival, close timeout"),
+            *("pause() of a chat", "capacity of a chat"),
+        ),
+        LINEAR,
     ),
     "a pool of n sets": dict.fromkeys(PROMISED, LINEAR) | {"delay()": SORTED},
     "chats, a window for all": dict.fromkeys(PROMISED, LINEAR) | {"delay()": SORTED},
 }
 """The same where it differs."""
 
-ALL = tuple(CROWDS)
-LARGE = tuple(crowd for crowd in CROWDS if crowd not in SLOW)
+WINDOWS = "chats, a window for all"
 CHATS = tuple(crowd for crowd in CROWDS if crowd.startswith("chats"))
 
 NOT_YET: Mapping[str, Sequence[str]] = {
-    "arrival, long timeout": ALL,
-    "arrival, close timeout": CHATS,
-    "timeout": LARGE,
-    "delay()": ("a throttle without tokens", *SLOW),
-    "delay() again": ALL,
-    "release": ("priorities, all different",),
-    "cancellation": ("a pool of n sets",),
-    "pause() of a chat": CHATS[:3],
-    "capacity of a chat": CHATS[:3],
+    # A bound that is kept knows one rate in common, and no priorities; windows are played through.
+    "arrival, long timeout": ("priorities, all different", "chats in 5 regions", WINDOWS),
+    # A forecast is kept for callers of one class who wait in one place.
+    "delay() again": ("priorities, all different", "a pool of 8 sets", "a pool of n sets"),
+    "delay()": ("a pool of n sets", WINDOWS),
+    # It is played anew for whoever waits for a limit of its own, and asks first.
+    "the same, also for its chat": CHATS,
 }
 """In which crowds an event is steeper than promised, and may be so until that is mended."""
 
