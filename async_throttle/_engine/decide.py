@@ -156,7 +156,7 @@ def _walk(rate: Any, at: int, weight: int, claims: Iterator[Claim]) -> int:
         if due >= total:
             return at  # the rate has forgotten the weight by then
         total += claim * grain
-        if total - room > due:
+        if claim and total - room > due:
             break
     else:
         return at

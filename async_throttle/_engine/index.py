@@ -294,8 +294,9 @@ class Group:
     ) -> Iterator[Claim]:
         """The claims on *rate* of waiters that rank before *rank*, by instant, from *at* on.
 
-        As seen by a caller that has *asked* for these rules; the lanes *apart* are left out. The
-        lanes looked at are added to *seen*.
+        As seen by a caller that has *asked* for these rules; the lanes *apart* are left out. A
+        weight of 0 is no claim: until its instant all were told. The lanes looked at are added to
+        *seen*.
         """
         place = self.key.index(rate)
         others = [(n, rule) for n, rule in enumerate(self.key) if rule not in asked]
@@ -304,18 +305,20 @@ class Group:
             floor = max(rule.ready_at(at, int(self.least[n])) for n, rule in others)
             yield floor, 0
         pending: list[tuple[int, Rank, int, Iterator[Claim] | None]] = []
+        before = takewhile(lambda entry: entry[0] <= rank, self.awake)
         sleepers = (entry[1:] for entry in self.asleep)
-        for ranked, standing in chain(self.awake, sleepers):
+        for ranked, standing in chain(before, sleepers):
             lane = standing.lane
-            if ranked > rank or lane in apart:
-                continue
             instant = max(floor, standing.private)
+            while pending and pending[0][0] <= instant:
+                yield from _due(pending)
+            if ranked > rank or lane in apart:
+                yield instant, 0
+                continue
             if not others and not pending and len(lane.waiters) == 1:
                 seen.append(lane)
                 yield instant, standing.weights[place]
                 continue
-            while pending and pending[0][0] <= instant:
-                yield from _due(pending)
             for n, rule in others:
                 instant = max(instant, rule.ready_at(at, standing.weights[n]))
             seen.append(lane)
