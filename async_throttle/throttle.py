@@ -101,13 +101,15 @@ class Throttle(FastThrottle, BaseThrottle):
     def _enter_slowly(self) -> types.CoroutineType[Any, Any, None]:
         entry: Any
         if self._blocks is not None:
+            if fast.enter_block(self._core, self._blocks):
+                return NOTHING
             entry = self._enter_measured(self._blocks)
         else:
             core = self._core
             scheduler = core.scheduler
             if core.plain and core.state is None:
                 core.reopen()
-            if scheduler.calm and scheduler.grab(core.lane, UNIT) is not None:
+            if scheduler.quiet and scheduler.grab(core.lane, UNIT) is not None:
                 return NOTHING
             entry = wait_for_unit(core)
         coroutine: types.CoroutineType[Any, Any, None] = entry
@@ -124,12 +126,14 @@ class Throttle(FastThrottle, BaseThrottle):
 
     def _exit_slowly(self, error: BaseException | None, left: list[Any]) -> None:
         """A block that is measured ends."""
-        leave_block(self._core, self._blocks, error, left)
+        core, blocks = self._core, self._blocks
+        if blocks is None or not fast.leave_block(core, blocks, error, left):
+            leave_block(core, blocks, error, left)
 
     def _exit_again(
         self, late: BaseException, error: BaseException | None, left: list[Any]
     ) -> None:
-        leave_block_again(self._core, late, error, left)
+        leave_block_again(self._core, self._blocks, late, error, left)
 
     def __call__(
         self, weight: float = 1, *, timeout: float | None = None, priority: int = 0
@@ -234,11 +238,18 @@ def leave_block(
 
 
 def leave_block_again(
-    core: Core, late: BaseException, error: BaseException | None, done: list[bool]
+    core: Core,
+    blocks: Blocks | None,
+    late: BaseException,
+    error: BaseException | None,
+    done: list[bool],
 ) -> None:
     """`leave_block` was cut short by *late*: finish it. A clock that failed hides no *error*."""
     if not done:
-        core.release(done)
+        if blocks is None:
+            core.release(done)
+        else:
+            blocks.leave().release()
     try:
         if error is None or not isinstance(late, Exception):
             raise late
@@ -395,7 +406,7 @@ class Lease(FastLease, BaseLease):
         self._receipt = receipt if rule is self._core.rule else None
         self._settled = self.weight
         if self._core.following is not None:
-            self._measure = Measure(self._core)
+            self._measure = Measure.of(self._core)
         super()._hold(receipts, waited, option, spans)
 
     def _give_back(self, now: int) -> None:

@@ -62,8 +62,9 @@ class Door(ABC):
     Attributes:
         clock, queue: the time, and which waiter goes next.
         busy: a call is inside the door.
-        calm: no waiter is queued or handed over, the door is free, the clock is the usual clock,
-            and calls are neither measured nor listened to. The shortcuts may be taken.
+        quiet: no waiter is queued or handed over, the clock is the usual clock, and calls are not
+            listened to; kept while the door is free. The shortcuts that take the door may be taken.
+        calm: quiet, the door is free, and calls are not measured. All shortcuts may be taken.
         notes: changes that found the door taken.
         handed_over: waiters that were granted and do not run yet; until they run, newcomers queue.
         drainers: callers of `drain`, and the questions whether their limiter is occupied.
@@ -94,6 +95,7 @@ class Door(ABC):
         "newcomers",
         "notes",
         "queue",
+        "quiet",
         "shut",
     )
 
@@ -111,7 +113,7 @@ class Door(ABC):
         self.listeners: tuple[Callable[[Event], object], ...] = ()
         self.alone = True
         self.into: Scheduler | None = None
-        self.calm = timer is None and fast.ENABLED
+        self.calm = self.quiet = timer is None and fast.ENABLED
 
     # -- the door -----------------------------------------------------------------------
 
@@ -147,7 +149,7 @@ class Door(ABC):
         queue = self.queue
         plan: tuple[int, int] | None = None
         waiting = queue.waiting
-        self.busy, self.calm = True, False
+        self.busy, self.calm, self.quiet = True, False, False
         try:
             try:
                 now = self.elapse()
@@ -264,7 +266,7 @@ class Door(ABC):
         if queue.demand:
             self._feed()
         if queue.waiting:
-            self.calm = False
+            self.calm = self.quiet = False
         else:
             self.recalm()
 
@@ -278,18 +280,18 @@ class Door(ABC):
     def recalm(self) -> None:
         """See anew whether the shortcuts may be taken."""
         queue = self.queue
-        self.calm = (
+        self.quiet = (
             self.clock.timer is None
             and not self.clock.shift
             and fast.ENABLED
             and not queue.waiting
             and not self.handed_over
             and not self.drainers
-            and not self.measured
             and not self.inherits
             and not self.listeners
             and not queue.emptying
         )
+        self.calm = self.quiet and not self.measured
 
     def _make_notes(self) -> None:
         while self.notes:

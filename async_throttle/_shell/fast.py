@@ -6,6 +6,9 @@ shortcut          mirrors                                            held togeth
 `FastThrottle`    `Core.lane` taken by `Scheduler.admit`: `Slots`    tests/test_fast_path.py
                   and `TokenBucket.take` for one token; `Core.release`
 `FastLease`       `FastThrottle`, whole tokens; `TokenBucket.refund` tests/test_fast_path.py
+`enter_block`     `Throttle._enter_measured`: a plain block of a     tests/test_fast_path.py
+                  throttle that adapts
+`leave_block`     `BaseLease._quit` of such a block                  tests/test_fast_path.py
 `enter_lease`     `FastLease`, for threads                           tests/test_fast_path.py
 `leave_lease`     `FastLease.__aexit__`, for threads                 tests/test_fast_path.py
 `take_one`        `FastThrottle`, for `acquire` and `try_acquire`    tests/test_fast_path.py
@@ -21,7 +24,8 @@ shortcut          mirrors                                            held togeth
 `grab`            `Scheduler.try_admit` in a single lane             tests/test_fast_path.py
 ================  =================================================  ============================
 
-Shortcuts may be taken only while the scheduler is calm; shortcuts that serve waiters only while
+Shortcuts may be taken only while the scheduler is calm; `grab`, `quietly` and those of measured
+blocks, while it is quiet; shortcuts that serve waiters only while
 `ENABLED`. With `ENABLED` false no shortcut is taken. The state machines of the tests play every
 life with the shortcuts and without.
 
@@ -34,7 +38,9 @@ comes in meanwhile takes no shortcut.
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import threading
 import types
 from collections.abc import Callable, Generator
 from time import monotonic_ns
@@ -49,12 +55,13 @@ from async_throttle.rules.slots import Slots
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
     from async_throttle._shell.door import Door
+    from async_throttle._shell.following import Following
     from async_throttle._shell.lease import Blocks
     from async_throttle._shell.loop import LoopScheduler, LoopWaiter
     from async_throttle._shell.scheduler import Scheduler
     from async_throttle._shell.waiting import Attempt, Waiting
 
-__all__ = ["ENABLED", "EPOCH", "NOTHING", "FastLease", "FastThrottle"]
+__all__ = ["ENABLED", "EPOCH", "NOTHING", "FastLease", "FastThrottle", "who"]
 
 GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether no thread can tear apart plain stores of another: schedulers for threads take shortcuts
@@ -322,6 +329,106 @@ def take_one(core: Core) -> bool:
             slots.free -= 1
             return True
     return False
+
+
+def who() -> int:
+    """The task or the thread that runs, as a number, which keeps no task alive."""
+    loop = asyncio._get_running_loop()
+    return -threading.get_ident() if loop is None else id(asyncio.current_task(loop))
+
+
+class Block:
+    """A plain block of a throttle whose calls are measured, begun by `enter_block`.
+
+    Attributes:
+        core, began, in_flight, limit: as those of `Measure`.
+        epoch: of the process in which the block began; see `Scheduler.forked`.
+        done: filled once the slot was given back.
+    """
+
+    __slots__ = ("began", "core", "done", "epoch", "in_flight", "limit")
+
+    core: Core
+    began: int
+    in_flight: int
+    limit: int
+    epoch: int
+    done: list[bool]
+
+    def _exit(self, error: BaseException | None) -> None:
+        """The block ends, with *error*: the long way of `leave_block`."""
+        following: Any = self.core.following
+        following.end(self, following.law.judge(error), 1)
+        self.release()
+
+    def release(self) -> None:
+        """Give the slot back, once."""
+        if not self.done and self.epoch == EPOCH:
+            self.core.release(self.done)
+
+
+def enter_block(core: Core, blocks: Blocks) -> bool:
+    """Begin a block whose call is measured, if no waiter is queued and its weights are there."""
+    inside = who()
+    block = Block()
+    held = [block]
+    block.done = []
+    now = monotonic_ns()
+    scheduler = core.scheduler
+    slots = core.slots
+    state = core.state
+    if (
+        scheduler.quiet
+        and not scheduler.busy
+        and state is not None
+        and slots.free > 0
+        and now >= scheduler.clock.seen
+        and inside not in blocks.held
+    ):
+        ticks = state.ticks
+        at = now * ticks.scale
+        full = state.full_at
+        if full <= at - ticks.scale:
+            full = at
+        after = full + ticks.token
+        if after <= at + ticks.room and not (state.floor and full - at < state.floor):
+            state.full_at = after
+            scheduler.clock.seen = now
+            slots.free -= 1
+            block.core = core
+            block.epoch = EPOCH
+            block.began = now
+            block.in_flight = slots.limit - slots.free
+            block.limit = slots.limit
+            blocks.held[inside] = held
+            return True
+    return False
+
+
+def leave_block(core: Core, blocks: Blocks, error: BaseException | None, done: list[bool]) -> bool:
+    """End the only block of this task, begun by `enter_block`, if no waiter is queued."""
+    inside = who()
+    held = blocks.held.get(inside, ())
+    scheduler = core.scheduler
+    following = cast("Following", core.following)
+    if len(held) != 1 or held[0].__class__ is not Block or not scheduler.quiet:
+        return False
+    outcome = following.law.judge(error)  # user code, so not inside the door
+    now = monotonic_ns()
+    if not scheduler.quiet or scheduler.busy or now < scheduler.clock.seen:
+        return False
+    scheduler.busy = True
+    try:
+        del blocks.held[inside]
+        scheduler.clock.seen = scheduler.queue.now = now
+        following.learn(held[0], outcome, 1, now)
+    finally:
+        core.slots.free += 1
+        scheduler.busy = False
+        done.append(True)
+    if scheduler.notes:
+        scheduler.catch_up()
+    return True
 
 
 def enter_lease(lease: Any) -> bool:
@@ -602,9 +709,9 @@ def leave_set(lease: Any) -> bool:
 
 
 def quietly(scheduler: Door, change: Callable[[int], object]) -> bool:
-    """Make a *change* of limits at once if the scheduler is calm: no waiter is to be decided."""
+    """Make a *change* of limits at once if the scheduler is quiet: no waiter is to be decided."""
     now = monotonic_ns()
-    if not scheduler.calm or scheduler.busy or now < scheduler.clock.seen:
+    if not scheduler.quiet or scheduler.busy or now < scheduler.clock.seen:
         return False
     scheduler.busy = True
     scheduler.calm = False
@@ -612,7 +719,7 @@ def quietly(scheduler: Door, change: Callable[[int], object]) -> bool:
         scheduler.clock.seen = scheduler.queue.now = now
         change(now)
     finally:
-        scheduler.calm = True
+        scheduler.calm = scheduler.quiet and not scheduler.measured
         scheduler.busy = False
     if scheduler.notes:
         scheduler.catch_up()
@@ -635,7 +742,7 @@ def grab(scheduler: Door, lane: Lane, weights: tuple[int, ...]) -> list[Receipt]
     """Take *weights* of the rules of *lane*, if no waiter is queued and the weights are there."""
     now = monotonic_ns()
     if (
-        not scheduler.calm
+        not scheduler.quiet
         or scheduler.shut
         or now < scheduler.clock.seen
         or lane.opens_at > now
@@ -655,5 +762,5 @@ def grab(scheduler: Door, lane: Lane, weights: tuple[int, ...]) -> list[Receipt]
         give_back(now, receipts)
         raise
     finally:
-        scheduler.calm = True
+        scheduler.calm = scheduler.quiet and not scheduler.measured
         scheduler.busy = False

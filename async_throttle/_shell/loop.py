@@ -80,8 +80,8 @@ class LoopScheduler(Scheduler):
         return running is self.loop is not None and clock.timer is None and not clock.shift
 
     def quietly(self, change: Callable[[int], object]) -> bool:
-        """Make a *change* of limits if the scheduler is calm, by a shortcut."""
-        return not self.is_elsewhere() and super().quietly(change)
+        """Make a *change* of limits if the scheduler is quiet, by a shortcut."""
+        return not self.is_elsewhere() and fast.quietly(self, change)
 
     def note(self, change: Callable[[int], object]) -> None:
         """Have *change* made in the loop's thread, as soon as the call inside is through."""

@@ -153,6 +153,8 @@ class LimitSetAcquisition(BaseLease):
         source: Any = self._source
         if source.__class__ is not SetCore or self._priority or self._state is not FRESH:
             return False
+        if source.measured:
+            return False
         if fast.GIL:
             self._state = ENTERING  # no call since it was FRESH: no thread is in between
         elif not self._claim():

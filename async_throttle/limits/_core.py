@@ -226,7 +226,7 @@ class SetCore:
     def measure(self, weights: tuple[int, ...]) -> dict[Hashable, Measure]:
         """What limits that follow will learn from a call that was granted *weights* just now."""
         return {
-            key: Measure(core_of(throttle_of(self.limits[key])))
+            key: Measure.of(core_of(throttle_of(self.limits[key])))
             for key in self.measured
             if weights[self.places[key].at + 1] != SKIP
         }
