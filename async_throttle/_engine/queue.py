@@ -275,7 +275,8 @@ class Queue:
     def next_grant(self) -> tuple[Lane | None, int]:
         """The lane whose head goes next by time alone, and when; NEVER if no head does."""
         busy = self.busy
-        self.index.rouse()
+        if len(busy) > 1:
+            self.index.rouse()
         while True:
             if not busy:
                 return None, NEVER

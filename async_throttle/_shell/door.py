@@ -62,8 +62,10 @@ class Door(ABC):
     Attributes:
         clock, queue: the time, and which waiter goes next.
         busy: a call is inside the door.
-        quiet: no waiter is queued or handed over, the clock is the usual clock, and calls are not
-            listened to; kept while the door is free. The shortcuts that take the door may be taken.
+        usual: the clock is the usual clock, no caller listens or drains, no pause empties, no slot
+            was inherited, and the door has no lock. The shortcuts that serve waiters may be taken.
+        quiet: the same, with a lock or without, and no waiter is queued or handed over; kept while
+            the door is free. The shortcuts that take the door may be taken.
         calm: quiet, the door is free, and calls are not measured. All shortcuts may be taken.
         notes: changes that found the door taken.
         handed_over: waiters that were granted and do not run yet; until they run, newcomers queue.
@@ -97,6 +99,7 @@ class Door(ABC):
         "queue",
         "quiet",
         "shut",
+        "usual",
     )
 
     def __init__(self, timer: Callable[[], float] | None) -> None:
@@ -114,6 +117,7 @@ class Door(ABC):
         self.alone = True
         self.into: Scheduler | None = None
         self.calm = self.quiet = timer is None and fast.ENABLED
+        self.usual = self.calm and not self.locks
 
     # -- the door -----------------------------------------------------------------------
 
@@ -265,10 +269,7 @@ class Door(ABC):
             self._tell_drainers()
         if queue.demand:
             self._feed()
-        if queue.waiting:
-            self.calm = self.quiet = False
-        else:
-            self.recalm()
+        self.recalm()
 
     def tell_decided(self) -> None:
         """Wake the waiters about which the queue has decided."""
@@ -280,17 +281,18 @@ class Door(ABC):
     def recalm(self) -> None:
         """See anew whether the shortcuts may be taken."""
         queue = self.queue
-        self.quiet = (
+        usual = (
             self.clock.timer is None
             and not self.clock.shift
             and fast.ENABLED
-            and not queue.waiting
-            and not self.handed_over
             and not self.drainers
             and not self.inherits
             and not self.listeners
             and not queue.emptying
+            and self.into is None
         )
+        self.usual = usual and not self.locks
+        self.quiet = usual and not queue.waiting and not self.handed_over
         self.calm = self.quiet and not self.measured
 
     def _make_notes(self) -> None:
@@ -353,7 +355,7 @@ class Door(ABC):
         """*waiters* wait from now on."""
 
     def is_here(self) -> bool:
-        """Whether this thread may go without a lock, by the clock that it reads itself."""
+        """Whether the loop of the callers runs in this thread, so that it needs no lock."""
         return False
 
     def behind(self) -> bool:

@@ -14,6 +14,7 @@ shortcut          mirrors                                            held togeth
 `take_one`        `FastThrottle`, for `acquire` and `try_acquire`    tests/test_fast_path.py
 `release_slot`    `Core.release` where waiters wait for time         tests/test_fast_path.py
 `hand_over`       `Core.release` where the head waits for that slot  tests/test_fast_path.py
+                  (`_grant`: `Queue.grant` and `tell_decided`)
 `leave_set`       `BaseLease._release` of a set that is calm         tests/test_fast_path.py
 `quietly`         `Scheduler.do` without waiters                     tests/test_fast_path.py
 `start`           `Scheduler.start` of a caller in a single lane     tests/test_fast_path.py
@@ -490,25 +491,15 @@ def release_slot(core: Core, done: list[bool]) -> bool:
     scheduler = core.scheduler
     slots = core.slots
     if (
-        not ENABLED
-        or scheduler.locks
-        or scheduler.busy
-        or scheduler.inherits
-        or scheduler.listeners
-        or scheduler.into is not None
+        scheduler.queue.busy == [core.lane]
+        and scheduler.usual
+        and not scheduler.busy
+        and 0 < slots.free < slots.limit
     ):
-        return False
-    scheduler.busy = True
-    try:
-        busy = scheduler.queue.busy
-        if len(busy) == 1 and busy[0] is core.lane and 0 < slots.free < slots.limit:
-            slots.free += 1
-            done.append(True)
-    finally:
-        scheduler.busy = False
-    if scheduler.notes:
-        scheduler.catch_up()
-    return bool(done)
+        slots.free += 1
+        done.append(True)
+        return True
+    return False
 
 
 def hand_over(core: Core, done: list[bool]) -> bool:
@@ -516,37 +507,36 @@ def hand_over(core: Core, done: list[bool]) -> bool:
     now = monotonic_ns()
     scheduler = core.scheduler
     queue = scheduler.queue
-    busy = queue.busy
     slots = core.slots
     lane = core.lane
-    if not ENABLED or not scheduler.is_here() or scheduler.busy:
+    if not scheduler.usual or scheduler.busy or not scheduler.is_here():
         return False
     scheduler.busy = True
     try:
         if (
-            len(busy) != 1
-            or busy[0] is not lane
+            not lane.waiters
+            or len(queue.busy) != 1
             or slots.free != 0
             or slots.limit <= 0
             or queue.deadlines
-            or queue.emptying
             or scheduler.notes
-            or scheduler.listeners
-            or scheduler.inherits
-            or scheduler.drainers
-            or scheduler.into is not None
             or lane.opens_at > now
             or now < scheduler.clock.seen
         ):
             return False
-        head = lane.waiters[0]
-        if head.cancelled() or (lane.rates and _waits(lane, head.weights, now)):
+        head: Any = lane.waiters[0]
+        if head.future.cancelled():
+            return False
+        if lane.rates and core.rule.ready_at(now, head.weights[1]) > now:
             return False
         scheduler.clock.seen = queue.now = now
         slots.free += 1
         done.append(True)
-        queue.grant(lane, now)
-        scheduler.tell_decided()
+        if lane.left or len(lane.waiters) < 2 or not core.plain:
+            queue.grant(lane, now)
+            scheduler.tell_decided()
+        else:
+            _grant(core, head, now)
     except BaseException:
         scheduler.recover()
         raise
@@ -557,23 +547,36 @@ def hand_over(core: Core, done: list[bool]) -> bool:
     return True
 
 
-def _waits(lane: Lane, weights: tuple[int, ...], now: int) -> bool:
-    """Whether a rate of *lane* has not enough for *weights* yet."""
-    for n, rule in lane.rates:  # noqa: SIM110  # a generator would be one more frame
-        if rule.ready_at(now, weights[n]) > now:
-            return True
-    return False
+def _grant(core: Core, head: Any, now: int) -> None:
+    """Grant and wake the *head* of a throttle's lane, all of which wait; the rule is a bucket."""
+    queue = core.scheduler.queue
+    lane = core.lane
+    queue.decided.append(head)
+    if lane.rates:
+        weight = head.weights[1]
+        receipt = core.rule.take(now, weight)
+        lane.backlog[1] -= weight
+        head.receipts = [(core.slots, 1, None), (core.rule, weight, receipt)]
+    else:
+        head.receipts = [(core.slots, 1, None)]
+    core.slots.free -= 1
+    head.granted_at = now
+    head.state = GRANTED
+    lane.waiters.popleft()
+    queue.waiting -= 1
+    core.scheduler.handed_over.add(head)
+    if not head.future.done():
+        head.future.set_result(None)
+    queue.decided.popleft()
 
 
 def start(scheduler: Scheduler, attempt: Attempt) -> bool:
     """Go on after a grant in a single lane: the start of a caller decides no waiter."""
     waiter = attempt.waiters[0]
     if (
-        not ENABLED
-        or scheduler.locks
+        not scheduler.usual
         or waiter.state is not GRANTED
         or waiter.rivals
-        or scheduler.drainers
         or waiter not in scheduler.handed_over
     ):
         return False
@@ -591,20 +594,19 @@ def join_behind(scheduler: LoopScheduler, attempt: Attempt, waiter: Waiting) -> 
     """Queue up behind the head of a lane, where no waiter is decided: the time does not matter."""
     asked, lane, weights = attempt.options[0]
     if (
-        not ENABLED
+        not scheduler.usual
         or not lane.waiters
         or lane.bottleneck is not None
         or attempt.timeout is not None
         or attempt.taker is not None
         or len(attempt.options) > 1
         or asked.max_waiting is not None
-        or scheduler.queue.emptying
     ):
         return False
     scheduler.busy = True
     try:
         asked.check(weights)
-        if not lane.waiters or scheduler.queue.emptying:
+        if not lane.waiters:
             return False  # something came in meanwhile
         waiter.option = attempt.options[0]
         attempt.waiters = (waiter,)
@@ -625,7 +627,7 @@ def queue_behind(core: Core) -> LoopWaiter | None:
     """Queue up behind the head of a throttle's usual lane, for a slot and a token."""
     scheduler: Any = core.scheduler
     lane = core.lane
-    if not ENABLED or not lane.waiters or scheduler.busy:
+    if not scheduler.usual or not lane.waiters or scheduler.busy:
         return None
     waiter: LoopWaiter | None = None
     try:
@@ -635,11 +637,9 @@ def queue_behind(core: Core) -> LoopWaiter | None:
                 lane.waiters
                 and core.max_waiting is None
                 and not core.closed
-                and not scheduler.queue.emptying
                 and core.rule.parameters.burst >= TOKEN
-                and scheduler.is_here()
+                and (waiter := scheduler.waiter_here()) is not None
             ):
-                waiter = scheduler.loop_waiter(core)
                 scheduler.queue.join(waiter, lane, UNIT)
         except BaseException:
             scheduler.recover()

@@ -74,10 +74,8 @@ class LoopScheduler(Scheduler):
         )
 
     def is_here(self) -> bool:
-        """Whether the loop of the callers runs in this thread, on the usual clock."""
-        clock = self.clock
-        running = asyncio._get_running_loop()
-        return running is self.loop is not None and clock.timer is None and not clock.shift
+        """Whether the loop of the callers runs in this thread."""
+        return self.thread == get_ident() and self.loop is not None and self.loop.is_running()
 
     def quietly(self, change: Callable[[int], object]) -> bool:
         """Make a *change* of limits if the scheduler is quiet, by a shortcut."""
@@ -115,6 +113,15 @@ class LoopScheduler(Scheduler):
         return super().elapse()
 
     # -- waking -------------------------------------------------------------------------
+
+    def waiter_here(self) -> LoopWaiter | None:
+        """A waiter of the running event loop, if this scheduler belongs to it."""
+        loop = asyncio._get_running_loop()
+        if loop is not self.loop or loop is None:
+            return None
+        waiter = LoopWaiter()
+        waiter.future = loop.create_future()
+        return waiter
 
     def loop_waiter(self, asked: Asked) -> LoopWaiter:
         """A waiter of the running event loop, which this scheduler belongs to from here on."""

@@ -110,7 +110,7 @@ class Scheduler(Admission):
         self.measured = self.measured or other.measured
         self.inherits = self.inherits or other.inherits
         self.shut = self.shut or other.shut
-        self.alone = other.calm = other.quiet = False
+        self.alone = other.calm = other.quiet = other.usual = False
         other.into = self
         self.decide()
 
