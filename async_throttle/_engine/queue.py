@@ -609,8 +609,8 @@ class Queue:
             waiter.spans = list(lane.bottleneck.spans)
         if self.decided is NOBODY:
             self.decided = deque()
-        waiter.state = QUEUED
         lane.append(waiter)
+        waiter.state = QUEUED  # last: a waiter that is queued stands in its lane
         if len(lane.waiters) == 1:
             self.busy.append(lane)
             self.ranked += lane.priority != 0
