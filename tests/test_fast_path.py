@@ -228,7 +228,8 @@ def test_both_ways_lead_to_the_same_state(parameters: dict[str, Any], steps: lis
 
 SHORTCUTS = [
     *["take_one", "release_slot", "hand_over", "start", "join_behind", "leave_behind"],
-    *["queue_behind", "start_unit", "grab", "quietly", "leave_set", "enter_block", "leave_block"],
+    *["queue_behind", "start_unit", "grab", "quietly", "promptly", "leave_set", "enter_block"],
+    *["leave_block", "refund"],
 ]
 
 
@@ -260,7 +261,16 @@ async def some_of_each() -> list[Any]:
     api = LimitSet(a=Throttle(10, 3), b=Throttle(5))
     async with api(a=2, b=3) as lease:
         lease.settle(a=1)
+        lease.settle(b=4)
     log.append((api["a"].level, api["b"].level))
+
+    async def visit() -> tuple[object, ...]:
+        async with api(a=2) as held:
+            await asyncio.sleep(0.5)
+            held.settle(b=0)
+        return held.waited, held.waited_for, held.weights
+
+    log += await asyncio.gather(*(visit() for _ in range(8)))
     async with Throttle(10, adapt=AIMD()) as measured:
         log.append(measured)
     return log

@@ -17,6 +17,8 @@ shortcut          mirrors                                            held togeth
                   (`_grant`: `Queue.grant` and `tell_decided`)
 `leave_set`       `BaseLease._release` of a set that is calm         tests/test_fast_path.py
 `quietly`         `Scheduler.do` without waiters                     tests/test_fast_path.py
+`refund`          `Scheduler.do` of a refund without waiters         tests/test_fast_path.py
+`promptly`        `Scheduler.do` where no waiter was due before      tests/test_fast_path.py
 `start`           `Scheduler.start` of a caller in a single lane     tests/test_fast_path.py
 `queue_behind`    `loop.wait` behind the head of a throttle's lane   tests/test_fast_path.py
 `start_unit`      `Scheduler.start` of a caller of `queue_behind`    tests/test_fast_path.py
@@ -51,6 +53,7 @@ from async_throttle._engine.lane import GRANTED, QUEUED, SKIP, Lane, Receipt, gi
 from async_throttle._shell.states import ENTERING, FRESH, HELD, RELEASED
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.exceptions import ResourceLimitError
+from async_throttle.rules import Rule
 from async_throttle.rules.slots import Slots
 
 if TYPE_CHECKING:
@@ -60,7 +63,7 @@ if TYPE_CHECKING:
     from async_throttle._shell.lease import Blocks
     from async_throttle._shell.loop import LoopScheduler, LoopWaiter
     from async_throttle._shell.scheduler import Scheduler
-    from async_throttle._shell.waiting import Attempt, Waiting
+    from async_throttle._shell.waiting import Attempt
 
 __all__ = ["ENABLED", "EPOCH", "NOTHING", "FastLease", "FastThrottle", "who"]
 
@@ -590,27 +593,30 @@ def start(scheduler: Scheduler, attempt: Attempt) -> bool:
     return True
 
 
-def join_behind(scheduler: LoopScheduler, attempt: Attempt, waiter: Waiting) -> bool:
-    """Queue up behind the head of a lane, where no waiter is decided: the time does not matter."""
+def join_behind(scheduler: LoopScheduler, attempt: Attempt) -> LoopWaiter | None:
+    """Queue up behind the head of a lane, where no waiter is decided, and nothing is due yet."""
+    now = monotonic_ns()
     asked, lane, weights = attempt.options[0]
+    queue = scheduler.queue
     if (
         not scheduler.usual
         or not lane.waiters
-        or lane.bottleneck is not None
+        or scheduler.busy
         or attempt.timeout is not None
-        or attempt.taker is not None
         or len(attempt.options) > 1
         or asked.max_waiting is not None
     ):
-        return False
+        return None
     scheduler.busy = True
     try:
         asked.check(weights)
-        if not lane.waiters:
-            return False  # something came in meanwhile
+        waiter = scheduler.waiter_here()
+        if waiter is None or not lane.waiters or not scheduler.clock.seen <= now < queue.due_at:
+            return None
+        scheduler.clock.seen = queue.now = waiter.arrived = now
         waiter.option = attempt.options[0]
         attempt.waiters = (waiter,)
-        scheduler.queue.join(waiter, lane, weights)
+        queue.join(waiter, lane, weights)
     except ResourceLimitError:
         raise
     except BaseException:
@@ -620,7 +626,7 @@ def join_behind(scheduler: LoopScheduler, attempt: Attempt, waiter: Waiting) -> 
         scheduler.busy = False
     if scheduler.notes:
         scheduler.catch_up()
-    return True
+    return waiter
 
 
 def queue_behind(core: Core) -> LoopWaiter | None:
@@ -720,6 +726,51 @@ def quietly(scheduler: Door, change: Callable[[int], object]) -> bool:
         change(now)
     finally:
         scheduler.calm = scheduler.quiet and not scheduler.measured
+        scheduler.busy = False
+    if scheduler.notes:
+        scheduler.catch_up()
+    return True
+
+
+def refund(scheduler: Door, rule: Rule, receipt: Any, weight: int) -> bool:
+    """Give *weight* of *receipt* back to *rule*, if no waiter is queued: `quietly` in one step."""
+    now = monotonic_ns()
+    if not scheduler.quiet or scheduler.busy or now < scheduler.clock.seen:
+        return False
+    scheduler.busy = True
+    scheduler.calm = False
+    try:
+        scheduler.clock.seen = scheduler.queue.now = now
+        rule.refund(now, receipt, weight)
+    finally:
+        scheduler.calm = scheduler.quiet and not scheduler.measured
+        scheduler.busy = False
+    if scheduler.notes:
+        scheduler.catch_up()
+    return True
+
+
+def promptly(scheduler: LoopScheduler, change: Callable[[int], object]) -> bool:
+    """Make a *change* of limits for which waiters wait, where none was due before."""
+    now = monotonic_ns()
+    queue = scheduler.queue
+    if not scheduler.usual or scheduler.busy or not scheduler.is_here():
+        return False
+    scheduler.busy = True
+    try:
+        if not scheduler.clock.seen <= now < queue.due_at or queue.feeds or scheduler.notes:
+            return False
+        scheduler.clock.seen = queue.now = now
+        queue.trusting = False
+        change(now)
+        queue.advance(now)
+        scheduler.tell_decided()
+        scheduler.arm()
+    except BaseException:
+        scheduler.recover()
+        raise
+    finally:
+        queue.trusting = True
         scheduler.busy = False
     if scheduler.notes:
         scheduler.catch_up()

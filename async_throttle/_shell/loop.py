@@ -16,6 +16,7 @@ from async_throttle._shell.alarm import Alarm, surely
 from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle._shell.waiting import Asked, Attempt, Option, Taker, Waiting, hopes
 from async_throttle._units import NEVER
+from async_throttle.rules import Rule
 
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
@@ -79,7 +80,13 @@ class LoopScheduler(Scheduler):
 
     def quietly(self, change: Callable[[int], object]) -> bool:
         """Make a *change* of limits if the scheduler is quiet, by a shortcut."""
-        return not self.is_elsewhere() and fast.quietly(self, change)
+        if self.is_elsewhere():
+            return False
+        return fast.quietly(self, change) or fast.promptly(self, change)
+
+    def refund(self, rule: Rule, receipt: Any, weight: int) -> bool:
+        """Give *weight* of *receipt* back to *rule* if the scheduler is quiet, by a shortcut."""
+        return not self.is_elsewhere() and fast.refund(self, rule, receipt, weight)
 
     def note(self, change: Callable[[int], object]) -> None:
         """Have *change* made in the loop's thread, as soon as the call inside is through."""
@@ -91,13 +98,10 @@ class LoopScheduler(Scheduler):
 
     def admit(self, attempt: Attempt, *, blocking: bool) -> Waiting | None:
         """Grant *attempt* at once, or queue it up, to wait with the thread or in an event loop."""
-        if attempt.options[0].lane.waiters and not blocking and not self.busy:
-            loop = asyncio.get_running_loop()
-            if loop is self.loop:
-                waiter = LoopWaiter()
-                waiter.future = loop.create_future()
-                if fast.join_behind(self, attempt, waiter):
-                    return waiter
+        if not blocking and attempt.options[0].lane.waiters:
+            waiter = fast.join_behind(self, attempt)
+            if waiter is not None:
+                return waiter
         return super().admit(attempt, blocking=blocking)
 
     def withdraw(self, attempt: Attempt) -> None:

@@ -22,7 +22,7 @@ from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTime
 from async_throttle.limits._single import CallLimit
 from async_throttle.rules.slots import UNLIMITED
 
-__all__ = ["CALLS", "RATE", "SLOTS", "SetCore", "Source", "throttle_of"]
+__all__ = ["CALLS", "NOWHERE", "RATE", "SLOTS", "SetCore", "Source", "throttle_of"]
 
 RATE, SLOTS, CALLS = range(3)
 """What a call counts of a limit: its tokens; its slots, if it has nothing else; itself."""
@@ -53,6 +53,10 @@ class Place(NamedTuple):
 
     at: int
     kind: int
+
+
+NOWHERE = Place(0, SLOTS)
+"""Where there is no rate to be settled."""
 
 
 class SetCore:
