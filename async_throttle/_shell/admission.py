@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from async_throttle._engine.forecast import quote
 from async_throttle._engine.lane import (
@@ -23,7 +23,6 @@ from async_throttle._shell.door import Door
 from async_throttle._shell.waiting import Asked, Attempt, Waiting, granted, note, possible
 from async_throttle._units import NEVER, SECOND, nanoseconds
 from async_throttle.exceptions import ResourceLimitError
-from async_throttle.rules import Rule
 
 __all__ = ["Admission"]
 
@@ -93,10 +92,6 @@ class Admission(Door):
     @abstractmethod
     def quietly(self, change: Callable[[int], object]) -> bool:
         """Make a *change* of limits if the scheduler is quiet, by a shortcut."""
-
-    def refund(self, rule: Rule, receipt: Any, weight: int) -> bool:
-        """Give *weight* of *receipt* back to *rule* if the scheduler is quiet, by a shortcut."""
-        return self.quietly(lambda now: rule.refund(now, receipt, weight))
 
     def grab(self, lane: Lane, weights: tuple[int, ...]) -> list[Receipt] | None:
         """Grant *weights* if the scheduler is quiet and they are there, by a shortcut."""

@@ -735,7 +735,9 @@ def quietly(scheduler: Door, change: Callable[[int], object]) -> bool:
 def refund(scheduler: Door, rule: Rule, receipt: Any, weight: int) -> bool:
     """Give *weight* of *receipt* back to *rule*, if no waiter is queued: `quietly` in one step."""
     now = monotonic_ns()
-    if not scheduler.quiet or scheduler.busy or now < scheduler.clock.seen:
+    if scheduler.is_elsewhere() or not scheduler.quiet or scheduler.busy:
+        return False
+    if now < scheduler.clock.seen:
         return False
     scheduler.busy = True
     scheduler.calm = False

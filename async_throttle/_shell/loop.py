@@ -16,7 +16,6 @@ from async_throttle._shell.alarm import Alarm, surely
 from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle._shell.waiting import Asked, Attempt, Option, Taker, Waiting, hopes
 from async_throttle._units import NEVER
-from async_throttle.rules import Rule
 
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
@@ -83,10 +82,6 @@ class LoopScheduler(Scheduler):
         if self.is_elsewhere():
             return False
         return fast.quietly(self, change) or fast.promptly(self, change)
-
-    def refund(self, rule: Rule, receipt: Any, weight: int) -> bool:
-        """Give *weight* of *receipt* back to *rule* if the scheduler is quiet, by a shortcut."""
-        return not self.is_elsewhere() and fast.refund(self, rule, receipt, weight)
 
     def note(self, change: Callable[[int], object]) -> None:
         """Have *change* made in the loop's thread, as soon as the call inside is through."""

@@ -303,11 +303,11 @@ class LimitSetAcquisition(BaseLease):
         """Settle one limit below its weight, for the first time, if no waiter is queued."""
         core = self._core
         scheduler = core.scheduler
-        if not scheduler.quiet or self._settled is not None or len(usage) != 1:
+        if scheduler.locks or not scheduler.quiet or self._settled is not None or len(usage) != 1:
             return False
         ((key, actual),) = usage.items()
         place, kind = core.places.get(key, NOWHERE)
-        if kind != RATE or actual.__class__ is not int or actual < 0:
+        if kind != RATE or type(actual) is not int or actual < 0:
             return False
         amount = actual * TOKEN
         less = self._weights[place + 1] - amount
@@ -316,17 +316,23 @@ class LimitSetAcquisition(BaseLease):
         for of, _, issued in self._receipts:
             if of is rule:
                 receipt = issued
+        settled: Any = {key: (amount, [])}
         if less <= 0 or receipt is None or self._epoch != fast.EPOCH:
             return False
-        self._settled = {key: (amount, [])}  # first: what is interrupted gives back too little
+        if self._settled is not None:  # a settlement came in meanwhile; none can before the store
+            return False
+        self._settled = settled  # first: what is interrupted gives back too little
         try:
-            done = scheduler.refund(rule, receipt, less)
+            if not fast.refund(scheduler, rule, receipt, less):
+                told = [(key, place + 1, int(amount))]
+                change = partial(
+                    self._settle_and_tell, lambda now: rule.refund(now, receipt, less), told
+                )
+                scheduler.do(change)
         except Exception:
             self._settled = None
             raise
-        if not done:
-            self._settled = None
-        return done
+        return True
 
     def _changed(self, usage: Mapping[Any, float]) -> list[tuple[Hashable, int, int]]:
         """Of *usage*, what is not as asked for: key, place of the rate, and nanotokens."""
