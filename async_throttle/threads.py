@@ -84,7 +84,7 @@ class Throttle(BaseThrottle):
             if not fast.give_one(self._core):
                 leave_block(self._core, self._blocks, exc, done)
         except BaseException as late:
-            leave_block_again(self._core, late, exc, done)
+            leave_block_again(self._core, self._blocks, late, exc, done)
 
     async def __aenter__(self) -> None:
         if fast.take_one(self._core):
@@ -110,7 +110,7 @@ class Throttle(BaseThrottle):
             if not fast.give_one(self._core):
                 leave_block(self._core, self._blocks, exc, done)
         except BaseException as late:
-            leave_block_again(self._core, late, exc, done)
+            leave_block_again(self._core, self._blocks, late, exc, done)
 
     @overload
     def __call__(

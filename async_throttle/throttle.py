@@ -107,13 +107,15 @@ class Throttle(FastThrottle, BaseThrottle):
     def _enter_slowly(self) -> types.CoroutineType[Any, Any, None]:
         entry: Any
         if self._blocks is not None:
+            if fast.enter_block(self._core, self._blocks):
+                return NOTHING
             entry = self._enter_measured(self._blocks)
         else:
             core = self._core
             scheduler = core.scheduler
             if core.plain and core.state is None:
                 core.reopen()
-            if scheduler.calm and scheduler.grab(core.lane, UNIT) is not None:
+            if scheduler.quiet and scheduler.grab(core.lane, UNIT) is not None:
                 return NOTHING
             entry = wait_for_unit(core)
         coroutine: types.CoroutineType[Any, Any, None] = entry
@@ -130,12 +132,14 @@ class Throttle(FastThrottle, BaseThrottle):
 
     def _exit_slowly(self, error: BaseException | None, left: list[Any]) -> None:
         """A block that is measured ends."""
-        leave_block(self._core, self._blocks, error, left)
+        core, blocks = self._core, self._blocks
+        if blocks is None or not fast.leave_block(core, blocks, error, left):
+            leave_block(core, blocks, error, left)
 
     def _exit_again(
         self, late: BaseException, error: BaseException | None, left: list[Any]
     ) -> None:
-        leave_block_again(self._core, late, error, left)
+        leave_block_again(self._core, self._blocks, late, error, left)
 
     @overload
     def __call__(
@@ -252,11 +256,18 @@ def leave_block(
 
 
 def leave_block_again(
-    core: Core, late: BaseException, error: BaseException | None, done: list[bool]
+    core: Core,
+    blocks: Blocks | None,
+    late: BaseException,
+    error: BaseException | None,
+    done: list[bool],
 ) -> None:
     """`leave_block` was cut short by *late*: finish it. A clock that failed hides no *error*."""
     if not done:
-        core.release(done)
+        if blocks is None:
+            core.release(done)
+        else:
+            blocks.leave().release()
     try:
         if error is None or not isinstance(late, Exception):
             raise late

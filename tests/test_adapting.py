@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from support import at, now, queued, scaled
 
+import async_throttle
 from async_throttle import (
     AIMD,
     Adaptive,
@@ -32,6 +33,7 @@ from async_throttle import (
     WeightTooLarge,
     threads,
 )
+from async_throttle._shell import fast
 
 OK, IGNORED, DROPPED = Outcome
 
@@ -435,7 +437,7 @@ FINITE = "capacity must be finite where it adapts, got inf"
             )
             for algorithm in (SlidingWindow, FixedWindow)
         ),
-        (lambda: made(10, AIMD(), "5"), ValueError, "concurrency must be .* got '5'"),
+        (lambda: made(10, AIMD(), "5"), TypeError, "concurrency must be .* got '5'"),
         (lambda: with_any(AIMD, judge="x"), TypeError, r"judge must be callable .* got 'x'"),
         (lambda: with_any(AIMD, decrease="a"), ValueError, "decrease must be .* got 'a'"),
         (lambda: with_any(AIMD, decrease=None), TypeError, "decrease must be .* got None"),
@@ -477,6 +479,25 @@ async def test_a_judge_that_fails_costs_no_slot() -> None:
         with pytest.raises(ZeroDivisionError), make(of_threads):
             pass
         assert of_threads.active == 0
+
+
+@pytest.mark.parametrize("make", [Throttle, threads.Throttle])
+async def test_a_block_whose_end_is_interrupted_before_it_began_is_not_remembered(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    throttle = make(math.inf, 1, adapt=Recorder())
+    for module in (async_throttle.throttle, async_throttle.threads):
+        monkeypatch.setattr(module, "leave_block", interrupted)
+    monkeypatch.setattr(fast, "leave_block", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            async with throttle:
+                pass
+        assert throttle.active == 0
+    assert not throttle._blocks
 
 
 async def test_those_who_share_a_scheduler_with_it_lose_nothing() -> None:

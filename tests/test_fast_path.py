@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from support import examples, others_run, queued
 
 from async_throttle import (
+    AIMD,
     GCRA,
     FixedWindow,
     LeakyBucket,
@@ -60,6 +61,18 @@ class Layered(TokenBucket):
         return super().take(now, weight)
 
 
+class Attentive(AIMD):
+    """The same law, which keeps what it is told."""
+
+    def begin(self, limit: float, now: int) -> None:
+        super().begin(limit, now)
+        self.told: list[Any] = []
+
+    def sample(self, *call: Any) -> None:
+        self.told.append(call)
+        super().sample(*call)
+
+
 def both_ways(life: Callable[[], Coroutine[Any, Any, list[Any]]]) -> list[Any]:
     """What is seen of *life*, which must be the same with the shortcuts and without them."""
     short = testing.run(life())
@@ -79,6 +92,7 @@ PARAMETERS = st.fixed_dictionaries(
         "period": st.sampled_from([1.0, 0.7]),
         "burst": st.sampled_from([None, 1, 5, 20, 20, 0.5]),
         "algorithm": st.sampled_from([TokenBucket] * 4 + [SlidingWindow, FixedWindow]),
+        "adapt": st.sampled_from([None, None, Attentive(maximum=4, timeout=0.05)]),
     }
 )
 STEPS: list[Step] = [
@@ -195,6 +209,8 @@ async def live(parameters: dict[str, Any], steps: list[Step]) -> list[Any]:
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         log.append(type(result))
     log.append((throttle.level, throttle.active, throttle.waiting, loop.time()))
+    if isinstance(throttle.adapt, Attentive):
+        log.append((throttle.adapt.told, throttle.concurrency))
     for lease in leases:
         lease.settle(0)
         log.append((throttle.level, state()))
@@ -212,7 +228,8 @@ def test_both_ways_lead_to_the_same_state(parameters: dict[str, Any], steps: lis
 
 SHORTCUTS = [
     *["take_one", "release_slot", "hand_over", "start", "join_behind", "leave_behind"],
-    *["queue_behind", "start_unit", "grab", "quietly", "leave_set"],
+    *["queue_behind", "start_unit", "grab", "quietly", "promptly", "leave_set", "enter_block"],
+    *["leave_block", "refund"],
 ]
 
 
@@ -244,7 +261,18 @@ async def some_of_each() -> list[Any]:
     api = LimitSet(a=Throttle(10, 3), b=Throttle(5))
     async with api(a=2, b=3) as lease:
         lease.settle(a=1)
+        lease.settle(b=4)
     log.append((api["a"].level, api["b"].level))
+
+    async def visit() -> tuple[object, ...]:
+        async with api(a=2) as held:
+            await asyncio.sleep(0.5)
+            held.settle(b=0)
+        return held.waited, held.waited_for, held.weights
+
+    log += await asyncio.gather(*(visit() for _ in range(8)))
+    async with Throttle(10, adapt=AIMD()) as measured:
+        log.append(measured)
     return log
 
 
@@ -280,6 +308,7 @@ ENTRIES: dict[str, Callable[..., Any]] = {
     "FastLease.__aexit__": fast.FastLease.__aexit__,
     "FastLease.settle": fast.FastLease.settle,
     "take_one": fast.take_one,
+    "enter_block": fast.enter_block,
 }
 COMES_IN = ("CALL", "BUILD_", "MAKE_", "GET_", "SEND", "YIELD", "RESUME", "FOR_ITER", "IMPORT")
 """Where signal handlers run, or memory is got and so finalizers may run."""

@@ -20,7 +20,7 @@ import pytest
 from limiters import KINDS, OF_THREADS, Kind, Limiter, every_kind, threaded
 from support import scaled
 
-from async_throttle import LimitSet, Throttles, testing, threads
+from async_throttle import AIMD, LimitSet, Throttle, Throttles, testing, threads
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -233,6 +233,22 @@ def test_a_block_around_a_fork_ends_in_the_child_without_effect(
             assert limiter.throttle.active == 2
             await block.__aexit__(None, None, None)
         full(limiter)
+
+    asyncio.run(main())
+
+
+def test_a_measured_block_around_a_fork_ends_in_the_child_without_effect() -> None:
+    throttle = Throttle(1e6, 2, adapt=AIMD(minimum=2))
+
+    async def main() -> None:
+        def child() -> None:
+            assert throttle.try_acquire()
+            throttle.__aexit__(None, None, None)
+            assert throttle.active == 1
+
+        async with throttle:
+            in_child(child)
+        assert throttle.active == 0
 
     asyncio.run(main())
 

@@ -1232,8 +1232,15 @@ class Machine(RuleBasedStateMachine):
             event(f"{seen.how}, by {'pool' if caller.source.pool else caller.kind}")
         assert len(self.seen) == len(told), (self.seen, told)
         self.compared = len(told)
-        granted = [outcome.ident for outcome in told if "granted" in outcome.how]
-        assert [caller.ident for caller in self.started] == granted
+        granted = [of_ident[outcome.ident] for outcome in told if "granted" in outcome.how]
+        assert {caller.ident for caller in self.started} == {caller.ident for caller in granted}
+        for group in self.oracle.together:  # others have timers of their own
+            orders = (
+                [caller.ident for caller in callers if caller.source.limits() & group]
+                for callers in (self.started, granted)
+            )
+            started, expected = orders
+            assert started == expected
         for caller in self.started:
             if caller.exit is not None:
                 assert caller.task is not None

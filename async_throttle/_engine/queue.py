@@ -354,7 +354,8 @@ class Queue:
     def next_grant(self) -> tuple[Lane | None, int]:
         """The lane whose head goes next by time alone, and when; NEVER if no head does."""
         busy = self.busy
-        self.index.rouse()
+        if len(busy) > 1:
+            self.index.rouse()
         while True:
             if not busy:
                 return None, NEVER
@@ -719,8 +720,8 @@ class Queue:
             waiter.spans = list(lane.bottleneck.spans)
         if self.decided is NOBODY:
             self.decided = deque()
-        waiter.state = QUEUED
         lane.append(waiter)
+        waiter.state = QUEUED  # last: a waiter that is queued stands in its lane
         if len(lane.waiters) == 1:
             if self.busy is NONE_YET:
                 self.busy = []

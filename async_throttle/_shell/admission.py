@@ -46,7 +46,7 @@ class Admission(Door):
                 "signal handler, a finalizer, a rule or a clock that it called: it cannot wait "
                 "here; use try_acquire(), or let a task or another thread do it"
             )
-        if self.calm and len(attempt.options) == 1:
+        if self.quiet and len(attempt.options) == 1:
             option = attempt.options[0]
             option.asked.check(option.weights)
             receipts = self.grab(option.lane, option.weights)
@@ -89,12 +89,12 @@ class Admission(Door):
                 return True
         return False
 
+    @abstractmethod
     def quietly(self, change: Callable[[int], object]) -> bool:
-        """Make a *change* of limits if the scheduler is calm, by a shortcut."""
-        return fast.quietly(self, change)
+        """Make a *change* of limits if the scheduler is quiet, by a shortcut."""
 
     def grab(self, lane: Lane, weights: tuple[int, ...]) -> list[Receipt] | None:
-        """Grant *weights* if the scheduler is calm and they are there, by a shortcut."""
+        """Grant *weights* if the scheduler is quiet and they are there, by a shortcut."""
         receipts = fast.grab(self, lane, weights)
         if self.notes:
             try:

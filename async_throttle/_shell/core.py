@@ -191,6 +191,9 @@ class Core(Refusals):
         Raises:
             ValueError: no slot is held.
         """
+        give_quickly = fast.release_slot if self.slots.free > 0 else fast.hand_over
+        if give_quickly(self, done):
+            return
 
         def give(now: int) -> None:
             slots = self.slots
@@ -209,9 +212,7 @@ class Core(Refusals):
             done.append(True)
             self.tell("release", 1)
 
-        give_quickly = fast.release_slot if self.slots.free > 0 else fast.hand_over
-        if not give_quickly(self, done):
-            find(self).do(give, surely=True)
+        find(self).do(give, surely=True)
 
     def release_again(self, done: list[bool], late: BaseException) -> None:
         """`release` was cut short by *late*: finish it, if that was an interrupt."""

@@ -67,8 +67,11 @@ class Door(ABC):
     Attributes:
         clock, queue: the time, and which waiter goes next.
         busy: a call is inside the door.
-        calm: no waiter is queued or handed over, the door is free, the clock is the usual clock,
-            and calls are neither measured nor listened to. The shortcuts may be taken.
+        usual: the clock is the usual clock, no caller listens or drains, no pause empties, no slot
+            was inherited, and the door has no lock. The shortcuts that serve waiters may be taken.
+        quiet: the same, with a lock or without, and no waiter is queued or handed over; kept while
+            the door is free. The shortcuts that take the door may be taken.
+        calm: quiet, the door is free, and calls are not measured. All shortcuts may be taken.
         notes: changes that found the door taken.
         handed_over: waiters that were granted and do not run yet; until they run, newcomers queue.
         drainers: callers of `drain`, and the questions whether their limiter is occupied.
@@ -99,7 +102,9 @@ class Door(ABC):
         "newcomers",
         "notes",
         "queue",
+        "quiet",
         "shut",
+        "usual",
     )
 
     def __init__(self, timer: Callable[[], float] | None) -> None:
@@ -116,7 +121,8 @@ class Door(ABC):
         self.listeners: tuple[Callable[[Event], object], ...] = ()
         self.alone = True
         self.into: Scheduler | None = None
-        self.calm = timer is None and fast.ENABLED
+        self.calm = self.quiet = timer is None and fast.ENABLED
+        self.usual = self.calm and not self.locks
 
     # -- the door -----------------------------------------------------------------------
 
@@ -152,7 +158,7 @@ class Door(ABC):
         queue = self.queue
         plan: tuple[int, int] | None = None
         waiting = queue.waiting
-        self.busy, self.calm = True, False
+        self.busy, self.calm, self.quiet = True, False, False
         try:
             try:
                 now = self.elapse()
@@ -273,10 +279,7 @@ class Door(ABC):
             self._tell_drainers()
         if queue.demand:
             self._feed()
-        if queue.waiting:
-            self.calm = False
-        else:
-            self.recalm()
+        self.recalm()
 
     def tell_decided(self) -> None:
         """Wake the waiters about which the queue has decided."""
@@ -288,18 +291,19 @@ class Door(ABC):
     def recalm(self) -> None:
         """See anew whether the shortcuts may be taken."""
         queue = self.queue
-        self.calm = (
+        usual = (
             self.clock.timer is None
             and not self.clock.shift
             and fast.ENABLED
-            and not queue.waiting
-            and not self.handed_over
             and not self.drainers
-            and not self.measured
             and not self.inherits
             and not self.listeners
             and not queue.emptying
+            and self.into is None
         )
+        self.usual = usual and not self.locks
+        self.quiet = usual and not queue.waiting and not self.handed_over
+        self.calm = self.quiet and not self.measured
 
     def _make_notes(self) -> None:
         while self.notes:
@@ -368,7 +372,7 @@ class Door(ABC):
         """*waiters* wait from now on."""
 
     def is_here(self) -> bool:
-        """Whether this thread may go without a lock, by the clock that it reads itself."""
+        """Whether the loop of the callers runs in this thread, so that it needs no lock."""
         return False
 
     def behind(self) -> bool:

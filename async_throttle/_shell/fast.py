@@ -6,13 +6,19 @@ shortcut          mirrors                                            held togeth
 `FastThrottle`    `Core.lane` taken by `Scheduler.admit`: `Slots`    tests/test_fast_path.py
                   and `TokenBucket.take` for one token; `Core.release`
 `FastLease`       `FastThrottle`, whole tokens; `TokenBucket.refund` tests/test_fast_path.py
+`enter_block`     `Throttle._enter_measured`: a plain block of a     tests/test_fast_path.py
+                  throttle that adapts
+`leave_block`     `BaseLease._quit` of such a block                  tests/test_fast_path.py
 `enter_lease`     `FastLease`, for threads                           tests/test_fast_path.py
 `leave_lease`     `FastLease.__aexit__`, for threads                 tests/test_fast_path.py
 `take_one`        `FastThrottle`, for `acquire` and `try_acquire`    tests/test_fast_path.py
 `release_slot`    `Core.release` where waiters wait for time         tests/test_fast_path.py
 `hand_over`       `Core.release` where the head waits for that slot  tests/test_fast_path.py
+                  (`_grant`: `Queue.grant` and `tell_decided`)
 `leave_set`       `BaseLease._release` of a set that is calm         tests/test_fast_path.py
 `quietly`         `Scheduler.do` without waiters                     tests/test_fast_path.py
+`refund`          `Scheduler.do` of a refund without waiters         tests/test_fast_path.py
+`promptly`        `Scheduler.do` where no waiter was due before      tests/test_fast_path.py
 `start`           `Scheduler.start` of a caller in a single lane     tests/test_fast_path.py
 `queue_behind`    `loop.wait` behind the head of a throttle's lane   tests/test_fast_path.py
 `start_unit`      `Scheduler.start` of a caller of `queue_behind`    tests/test_fast_path.py
@@ -21,7 +27,8 @@ shortcut          mirrors                                            held togeth
 `grab`            `Scheduler.try_admit` in a single lane             tests/test_fast_path.py
 ================  =================================================  ============================
 
-Shortcuts may be taken only while the scheduler is calm; shortcuts that serve waiters only while
+Shortcuts may be taken only while the scheduler is calm; `grab`, `quietly` and those of measured
+blocks, while it is quiet; shortcuts that serve waiters only while
 `ENABLED`. With `ENABLED` false no shortcut is taken. The state machines of the tests play every
 life with the shortcuts and without.
 
@@ -34,7 +41,9 @@ comes in meanwhile takes no shortcut.
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import threading
 import types
 from collections.abc import Callable, Generator
 from time import monotonic_ns
@@ -44,17 +53,19 @@ from async_throttle._engine.lane import GRANTED, QUEUED, SKIP, Lane, Receipt, gi
 from async_throttle._shell.states import ENTERING, FRESH, HELD, RELEASED
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.exceptions import ResourceLimitError
+from async_throttle.rules import Rule
 from async_throttle.rules.slots import Slots
 
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
     from async_throttle._shell.door import Door
+    from async_throttle._shell.following import Following
     from async_throttle._shell.lease import Blocks
     from async_throttle._shell.loop import LoopScheduler, LoopWaiter
     from async_throttle._shell.scheduler import Scheduler
-    from async_throttle._shell.waiting import Attempt, Waiting
+    from async_throttle._shell.waiting import Attempt
 
-__all__ = ["ENABLED", "EPOCH", "NOTHING", "FastLease", "FastThrottle"]
+__all__ = ["ENABLED", "EPOCH", "NOTHING", "FastLease", "FastThrottle", "who"]
 
 GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether no thread can tear apart plain stores of another: schedulers for threads take shortcuts
@@ -324,6 +335,106 @@ def take_one(core: Core) -> bool:
     return False
 
 
+def who() -> int:
+    """The task or the thread that runs, as a number, which keeps no task alive."""
+    loop = asyncio._get_running_loop()
+    return -threading.get_ident() if loop is None else id(asyncio.current_task(loop))
+
+
+class Block:
+    """A plain block of a throttle whose calls are measured, begun by `enter_block`.
+
+    Attributes:
+        core, began, in_flight, limit: as those of `Measure`.
+        epoch: of the process in which the block began; see `Scheduler.forked`.
+        done: filled once the slot was given back.
+    """
+
+    __slots__ = ("began", "core", "done", "epoch", "in_flight", "limit")
+
+    core: Core
+    began: int
+    in_flight: int
+    limit: int
+    epoch: int
+    done: list[bool]
+
+    def _exit(self, error: BaseException | None) -> None:
+        """The block ends, with *error*: the long way of `leave_block`."""
+        following: Any = self.core.following
+        following.end(self, following.law.judge(error), 1)
+        self.release()
+
+    def release(self) -> None:
+        """Give the slot back, once."""
+        if not self.done and self.epoch == EPOCH:
+            self.core.release(self.done)
+
+
+def enter_block(core: Core, blocks: Blocks) -> bool:
+    """Begin a block whose call is measured, if no waiter is queued and its weights are there."""
+    inside = who()
+    block = Block()
+    held = [block]
+    block.done = []
+    now = monotonic_ns()
+    scheduler = core.scheduler
+    slots = core.slots
+    state = core.state
+    if (
+        scheduler.quiet
+        and not scheduler.busy
+        and state is not None
+        and slots.free > 0
+        and now >= scheduler.clock.seen
+        and inside not in blocks.held
+    ):
+        ticks = state.ticks
+        at = now * ticks.scale
+        full = state.full_at
+        if full <= at - ticks.scale:
+            full = at
+        after = full + ticks.token
+        if after <= at + ticks.room and not (state.floor and full - at < state.floor):
+            state.full_at = after
+            scheduler.clock.seen = now
+            slots.free -= 1
+            block.core = core
+            block.epoch = EPOCH
+            block.began = now
+            block.in_flight = slots.limit - slots.free
+            block.limit = slots.limit
+            blocks.held[inside] = held
+            return True
+    return False
+
+
+def leave_block(core: Core, blocks: Blocks, error: BaseException | None, done: list[bool]) -> bool:
+    """End the only block of this task, begun by `enter_block`, if no waiter is queued."""
+    inside = who()
+    held = blocks.held.get(inside, ())
+    scheduler = core.scheduler
+    following = cast("Following", core.following)
+    if len(held) != 1 or held[0].__class__ is not Block or not scheduler.quiet:
+        return False
+    outcome = following.law.judge(error)  # user code, so not inside the door
+    now = monotonic_ns()
+    if not scheduler.quiet or scheduler.busy or now < scheduler.clock.seen:
+        return False
+    scheduler.busy = True
+    try:
+        del blocks.held[inside]
+        scheduler.clock.seen = scheduler.queue.now = now
+        following.learn(held[0], outcome, 1, now)
+    finally:
+        core.slots.free += 1
+        scheduler.busy = False
+        done.append(True)
+    if scheduler.notes:
+        scheduler.catch_up()
+    return True
+
+
 def enter_lease(lease: Any) -> bool:
     """Take a slot and whole tokens for a lease that was not entered yet, if they are there."""
     now = monotonic_ns()
@@ -383,25 +494,15 @@ def release_slot(core: Core, done: list[bool]) -> bool:
     scheduler = core.scheduler
     slots = core.slots
     if (
-        not ENABLED
-        or scheduler.locks
-        or scheduler.busy
-        or scheduler.inherits
-        or scheduler.listeners
-        or scheduler.into is not None
+        scheduler.queue.busy == [core.lane]
+        and scheduler.usual
+        and not scheduler.busy
+        and 0 < slots.free < slots.limit
     ):
-        return False
-    scheduler.busy = True
-    try:
-        busy = scheduler.queue.busy
-        if len(busy) == 1 and busy[0] is core.lane and 0 < slots.free < slots.limit:
-            slots.free += 1
-            done.append(True)
-    finally:
-        scheduler.busy = False
-    if scheduler.notes:
-        scheduler.catch_up()
-    return bool(done)
+        slots.free += 1
+        done.append(True)
+        return True
+    return False
 
 
 def hand_over(core: Core, done: list[bool]) -> bool:
@@ -409,37 +510,36 @@ def hand_over(core: Core, done: list[bool]) -> bool:
     now = monotonic_ns()
     scheduler = core.scheduler
     queue = scheduler.queue
-    busy = queue.busy
     slots = core.slots
     lane = core.lane
-    if not ENABLED or not scheduler.is_here() or scheduler.busy:
+    if not scheduler.usual or scheduler.busy or not scheduler.is_here():
         return False
     scheduler.busy = True
     try:
         if (
-            len(busy) != 1
-            or busy[0] is not lane
+            not lane.waiters
+            or len(queue.busy) != 1
             or slots.free != 0
             or slots.limit <= 0
             or queue.deadlines
-            or queue.emptying
             or scheduler.notes
-            or scheduler.listeners
-            or scheduler.inherits
-            or scheduler.drainers
-            or scheduler.into is not None
             or lane.opens_at > now
             or now < scheduler.clock.seen
         ):
             return False
-        head = lane.waiters[0]
-        if head.cancelled() or (lane.rates and _waits(lane, head.weights, now)):
+        head: Any = lane.waiters[0]
+        if head.future.cancelled():
+            return False
+        if lane.rates and core.rule.ready_at(now, head.weights[1]) > now:
             return False
         scheduler.clock.seen = queue.now = now
         slots.free += 1
         done.append(True)
-        queue.grant(lane, now)
-        scheduler.tell_decided()
+        if lane.left or len(lane.waiters) < 2 or not core.plain:
+            queue.grant(lane, now)
+            scheduler.tell_decided()
+        else:
+            _grant(core, head, now)
     except BaseException:
         scheduler.recover()
         raise
@@ -450,23 +550,35 @@ def hand_over(core: Core, done: list[bool]) -> bool:
     return True
 
 
-def _waits(lane: Lane, weights: tuple[int, ...], now: int) -> bool:
-    """Whether a rate of *lane* has not enough for *weights* yet."""
-    for n, rule in lane.rates:  # noqa: SIM110  # a generator would be one more frame
-        if rule.ready_at(now, weights[n]) > now:
-            return True
-    return False
+def _grant(core: Core, head: Any, now: int) -> None:
+    """Grant and wake the *head* of a throttle's lane, all of which wait; the rule is a bucket."""
+    queue = core.scheduler.queue
+    lane = core.lane
+    queue.decided.append(head)
+    receipts: list[Receipt] = []
+    queue.taking = receipts
+    lane.take_into(receipts, now, head.weights)
+    if lane.rates:
+        lane.backlog[1] -= head.weights[1]
+    head.receipts = receipts
+    head.granted_at = now
+    head.state = GRANTED
+    queue.taking = ()
+    lane.waiters.popleft()
+    queue.waiting -= 1
+    core.scheduler.hand_over(head)
+    if not head.future.done():
+        head.future.set_result(None)
+    queue.decided.popleft()
 
 
 def start(scheduler: Scheduler, attempt: Attempt) -> bool:
     """Go on after a grant in a single lane: the start of a caller decides no waiter."""
     waiter = attempt.waiters[0]
     if (
-        not ENABLED
-        or scheduler.locks
+        not scheduler.usual
         or waiter.state is not GRANTED
         or waiter.rivals
-        or scheduler.drainers
         or waiter not in scheduler.handed_over
     ):
         return False
@@ -480,28 +592,30 @@ def start(scheduler: Scheduler, attempt: Attempt) -> bool:
     return True
 
 
-def join_behind(scheduler: LoopScheduler, attempt: Attempt, waiter: Waiting) -> bool:
-    """Queue up behind the head of a lane, where no waiter is decided: the time does not matter."""
+def join_behind(scheduler: LoopScheduler, attempt: Attempt) -> LoopWaiter | None:
+    """Queue up behind the head of a lane, where no waiter is decided, and nothing is due yet."""
+    now = monotonic_ns()
     asked, lane, weights = attempt.options[0]
+    queue = scheduler.queue
     if (
-        not ENABLED
+        not scheduler.usual
         or not lane.waiters
-        or lane.bottleneck is not None
+        or scheduler.busy
         or attempt.timeout is not None
-        or attempt.taker is not None
         or len(attempt.options) > 1
         or asked.max_waiting is not None
-        or scheduler.queue.emptying
     ):
-        return False
+        return None
     scheduler.busy = True
     try:
         asked.check(weights)
-        if not lane.waiters or scheduler.queue.emptying:
-            return False  # something came in meanwhile
+        waiter = scheduler.waiter_here()
+        if waiter is None or not lane.waiters or not scheduler.clock.seen <= now < queue.due_at:
+            return None
+        scheduler.clock.seen = queue.now = waiter.arrived = now
         waiter.option = attempt.options[0]
         attempt.waiters = (waiter,)
-        scheduler.queue.join(waiter, lane, weights)
+        queue.join(waiter, lane, weights)
     except ResourceLimitError:
         raise
     except BaseException:
@@ -511,14 +625,14 @@ def join_behind(scheduler: LoopScheduler, attempt: Attempt, waiter: Waiting) -> 
         scheduler.busy = False
     if scheduler.notes:
         scheduler.catch_up()
-    return True
+    return waiter
 
 
 def queue_behind(core: Core) -> LoopWaiter | None:
     """Queue up behind the head of a throttle's usual lane, for a slot and a token."""
     scheduler: Any = core.scheduler
     lane = core.lane
-    if not ENABLED or not lane.waiters or scheduler.busy:
+    if not scheduler.usual or not lane.waiters or scheduler.busy:
         return None
     waiter: LoopWaiter | None = None
     try:
@@ -528,11 +642,9 @@ def queue_behind(core: Core) -> LoopWaiter | None:
                 lane.waiters
                 and core.max_waiting is None
                 and not core.closed
-                and not scheduler.queue.emptying
                 and core.rule.parameters.burst >= TOKEN
-                and scheduler.is_here()
+                and (waiter := scheduler.waiter_here()) is not None
             ):
-                waiter = scheduler.loop_waiter(core)
                 scheduler.queue.join(waiter, lane, UNIT)
         except BaseException:
             scheduler.recover()
@@ -602,9 +714,9 @@ def leave_set(lease: Any) -> bool:
 
 
 def quietly(scheduler: Door, change: Callable[[int], object]) -> bool:
-    """Make a *change* of limits at once if the scheduler is calm: no waiter is to be decided."""
+    """Make a *change* of limits at once if the scheduler is quiet: no waiter is to be decided."""
     now = monotonic_ns()
-    if not scheduler.calm or scheduler.busy or now < scheduler.clock.seen:
+    if not scheduler.quiet or scheduler.busy or now < scheduler.clock.seen:
         return False
     scheduler.busy = True
     scheduler.calm = False
@@ -612,7 +724,54 @@ def quietly(scheduler: Door, change: Callable[[int], object]) -> bool:
         scheduler.clock.seen = scheduler.queue.now = now
         change(now)
     finally:
-        scheduler.calm = True
+        scheduler.calm = scheduler.quiet and not scheduler.measured
+        scheduler.busy = False
+    if scheduler.notes:
+        scheduler.catch_up()
+    return True
+
+
+def refund(scheduler: Door, rule: Rule, receipt: Any, weight: int) -> bool:
+    """Give *weight* of *receipt* back to *rule*, if no waiter is queued: `quietly` in one step."""
+    now = monotonic_ns()
+    if scheduler.is_elsewhere() or not scheduler.quiet or scheduler.busy:
+        return False
+    if now < scheduler.clock.seen:
+        return False
+    scheduler.busy = True
+    scheduler.calm = False
+    try:
+        scheduler.clock.seen = scheduler.queue.now = now
+        rule.refund(now, receipt, weight)
+    finally:
+        scheduler.calm = scheduler.quiet and not scheduler.measured
+        scheduler.busy = False
+    if scheduler.notes:
+        scheduler.catch_up()
+    return True
+
+
+def promptly(scheduler: LoopScheduler, change: Callable[[int], object]) -> bool:
+    """Make a *change* of limits for which waiters wait, where none was due before."""
+    now = monotonic_ns()
+    queue = scheduler.queue
+    if not scheduler.usual or scheduler.busy or not scheduler.is_here():
+        return False
+    scheduler.busy = True
+    try:
+        if not scheduler.clock.seen <= now < queue.due_at or queue.feeds or scheduler.notes:
+            return False
+        scheduler.clock.seen = queue.now = now
+        queue.trusting = False
+        change(now)
+        queue.advance(now)
+        scheduler.tell_decided()
+        scheduler.arm()
+    except BaseException:
+        scheduler.recover()
+        raise
+    finally:
+        queue.trusting = True
         scheduler.busy = False
     if scheduler.notes:
         scheduler.catch_up()
@@ -635,7 +794,7 @@ def grab(scheduler: Door, lane: Lane, weights: tuple[int, ...]) -> list[Receipt]
     """Take *weights* of the rules of *lane*, if no waiter is queued and the weights are there."""
     now = monotonic_ns()
     if (
-        not scheduler.calm
+        not scheduler.quiet
         or scheduler.shut
         or now < scheduler.clock.seen
         or lane.opens_at > now
@@ -658,5 +817,5 @@ def grab(scheduler: Door, lane: Lane, weights: tuple[int, ...]) -> list[Receipt]
         give_back(now, receipts)
         raise
     finally:
-        scheduler.calm = True
+        scheduler.calm = scheduler.quiet and not scheduler.measured
         scheduler.busy = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TYPE_CHECKING, Self
 
 from async_throttle._shell.core import Core
 from async_throttle._shell.scheduler import find
@@ -11,6 +12,9 @@ from async_throttle._units import SECOND, TOKEN
 from async_throttle.adaptive import Adaptive, Outcome
 from async_throttle.rules import Rule
 from async_throttle.rules.window import FixedWindow, SlidingWindow
+
+if TYPE_CHECKING:
+    from async_throttle._shell.fast import Block
 
 __all__ = ["Following", "Measure"]
 
@@ -71,29 +75,41 @@ class Following:
 
     def measure(self, core: Core) -> Measure:
         """What is to be known later of a call that was granted just now."""
-        return Measure(core)
+        return Measure.of(core)
 
-    def learn(self, measure: Measure, outcome: Outcome, weight: float) -> None:
-        """The call of *measure* is over; it took *weight* tokens."""
+    def end(self, measure: Measure | Block, outcome: Outcome, weight: float) -> None:
+        """The call of *measure* is over, with *outcome*; it has taken *weight* tokens."""
+        scheduler = find(measure.core)
+
+        def learn(now: int) -> None:
+            scheduler.here().queue.touched()
+            self.learn(measure, outcome, weight, now)
+
+        if not scheduler.quietly(learn):
+            scheduler.do(learn)
+
+    def learn(self, measure: Measure | Block, outcome: Outcome, weight: float, now: int) -> None:
+        """The same, inside the door: the law sees the call, and the limit follows."""
         core = measure.core
-
-        def sample(now: int) -> None:
-            find(core).queue.touched()
+        in_flight = measure.in_flight
+        used = core.slots.limit - core.slots.free
+        if used > in_flight:
             # Of calls granted at the same instant, the first saw no other call in flight yet.
-            in_flight = max(measure.in_flight, min(measure.limit, core.slots.used))
-            self.law.sample(_reading(core, now), measure.began, in_flight, weight, outcome)
-            self._follow(core, now)
-
-        find(core).do(sample)
+            in_flight = max(in_flight, min(measure.limit, used))
+        self.law.sample(_reading(core, now), measure.began, in_flight, weight, outcome)
+        self._follow(core, now)
 
     def _follow(self, core: Core, now: int) -> None:
         """Set the limit as the law says."""
-        limit = self.law.limit
-        if self.law.steers == "concurrency":
+        law = self.law
+        limit = law.limit
+        if law.steers == "concurrency":
             # A call is possible as long as it fits the least limit that the law can set.
-            limits = max(1, int(limit)), max(1, int(self.law.minimum))
-            if limits != (core.slots.limit, core.slots.burst):
-                core.resize(*limits)
+            least, slots = law.minimum, core.slots
+            if limit != slots.limit or least != slots.burst:
+                limits = max(1, int(limit)), max(1, int(least))
+                if limits != (slots.limit, slots.burst):
+                    core.resize(*limits)
         else:
             capacity = max(1, round(limit * core.rule.period / SECOND * TOKEN))
             if capacity != core.rule.capacity:
@@ -114,15 +130,24 @@ class Measure:
 
     __slots__ = ("began", "core", "in_flight", "limit")
 
-    def __init__(self, core: Core) -> None:
-        self.core = core
-        self.began = _reading(core, find(core).queue.now)
-        self.in_flight = core.slots.used
-        self.limit = core.slots.limit
+    core: Core
+    began: int
+    in_flight: int
+    limit: int
+
+    @classmethod
+    def of(cls, core: Core) -> Self:
+        """The measurements of a call of *core* that was granted just now."""
+        measure = cls()
+        measure.core = core
+        measure.began = _reading(core, find(core).queue.now)
+        measure.in_flight = core.slots.used
+        measure.limit = core.slots.limit
+        return measure
 
     def end(self, outcome: Outcome | str, weight: float) -> None:
         """The call is over, with *outcome*; it has taken *weight* tokens, as settled by now."""
-        _following(self.core).learn(self, Outcome(outcome), weight)
+        _following(self.core).end(self, Outcome(outcome), weight)
 
     def judge(self, error: BaseException | None) -> Outcome:
         """How a block counts that ended with *error*: user code, so not inside the door."""
@@ -136,7 +161,10 @@ def _following(core: Core) -> Following:
 
 def _reading(core: Core, now: int) -> int:
     """The reading of the clock: unlike instants, it stays good when schedulers are merged."""
-    return now - find(core).clock.shift
+    scheduler = core.scheduler
+    if scheduler.into is not None:
+        scheduler = find(core)
+    return now - scheduler.clock.shift
 
 
 def _check_finite(capacity: float) -> None:

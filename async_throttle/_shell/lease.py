@@ -5,14 +5,13 @@ The states are drawn in `states`.
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast, loop, thread
+from async_throttle._shell.fast import who
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.single import Single
 from async_throttle._shell.states import (
@@ -30,54 +29,51 @@ from async_throttle._shell.waiting import Asked, Option, note
 from async_throttle._units import SECOND
 from async_throttle.rules import Rule
 
-__all__ = ["BaseLease", "Blocks", "settle", "who"]
-
-
-def who() -> int:
-    """The task or the thread that runs, as a number, which keeps no task alive."""
-    if asyncio._get_running_loop() is None:
-        return -threading.get_ident()
-    return id(asyncio.current_task())
+__all__ = ["BaseLease", "Blocks", "settle"]
 
 
 class Blocks:
-    """The leases of blocks, by the task or thread that entered the block."""
+    """What blocks hold, leases mostly, by the task or thread that entered the block.
 
-    __slots__ = ("_held",)
+    Attributes:
+        held: by task or thread, what its blocks hold, the latest last.
+    """
+
+    __slots__ = ("held",)
 
     def __init__(self) -> None:
-        self._held: dict[int, list[Any]] = {}
+        self.held: dict[int, list[Any]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._held)
+        return bool(self.held)
 
     def __contains__(self, who: int) -> bool:
-        return who in self._held
+        return who in self.held
 
     def enter(self, held: Any) -> None:
         """A block of the running task or thread begins, and holds *held*."""
-        self._held.setdefault(who(), []).append(held)
+        self.held.setdefault(who(), []).append(held)
 
     def leave(self) -> Any:
         """The block that the running task or thread began last ends: what it held."""
         inside = who()
-        if inside not in self._held:
-            inside = next(iter(self._held))  # begun in one task, ended in another
-        held = self._held[inside]
+        if inside not in self.held:
+            inside = next(iter(self.held))  # begun in one task, ended in another
+        held = self.held[inside]
         last = held[-1]
         if len(held) == 1:
-            del self._held[inside]
+            del self.held[inside]
         else:
             del held[-1]
         return last
 
     def forget(self, held: Any) -> None:
         """The block that holds *held* has come to nothing."""
-        for inside, others in list(self._held.items()):
+        for inside, others in list(self.held.items()):
             if held in others:
                 others.remove(held)
                 if not others:
-                    del self._held[inside]
+                    del self.held[inside]
 
     def undo(self, lease: Any) -> None:
         """The block that was to hold *lease*, of a throttle, was never entered."""

@@ -85,14 +85,14 @@ class LoopScheduler(Scheduler):
         )
 
     def is_here(self) -> bool:
-        """Whether the loop of the callers runs in this thread, on the usual clock."""
-        clock = self.clock
-        running = asyncio._get_running_loop()
-        return running is self.loop is not None and clock.timer is None and not clock.shift
+        """Whether the loop of the callers runs in this thread."""
+        return self.thread == get_ident() and self.loop is not None and self.loop.is_running()
 
     def quietly(self, change: Callable[[int], object]) -> bool:
-        """Make a *change* of limits if the scheduler is calm, by a shortcut."""
-        return not self.is_elsewhere() and super().quietly(change)
+        """Make a *change* of limits if the scheduler is quiet, by a shortcut."""
+        if self.is_elsewhere():
+            return False
+        return fast.quietly(self, change) or fast.promptly(self, change)
 
     def note(self, change: Callable[[int], object]) -> None:
         """Have *change* made in the loop's thread, as soon as the call inside is through."""
@@ -104,13 +104,10 @@ class LoopScheduler(Scheduler):
 
     def admit(self, attempt: Attempt, *, blocking: bool) -> Waiting | None:
         """Grant *attempt* at once, or queue it up, to wait with the thread or in an event loop."""
-        if attempt.options[0].lane.waiters and not blocking and not self.busy:
-            loop = running_loop(attempt.options[0].asked)
-            if loop is self.loop:
-                waiter = LoopWaiter()
-                waiter.future = loop.create_future()
-                if fast.join_behind(self, attempt, waiter):
-                    return waiter
+        if not blocking and attempt.options[0].lane.waiters:
+            waiter = fast.join_behind(self, attempt)
+            if waiter is not None:
+                return waiter
         return super().admit(attempt, blocking=blocking)
 
     def withdraw(self, attempt: Attempt) -> None:
@@ -126,6 +123,15 @@ class LoopScheduler(Scheduler):
         return super().elapse()
 
     # -- waking -------------------------------------------------------------------------
+
+    def waiter_here(self) -> LoopWaiter | None:
+        """A waiter of the running event loop, if this scheduler belongs to it."""
+        loop = asyncio._get_running_loop()
+        if loop is not self.loop or loop is None:
+            return None
+        waiter = LoopWaiter()
+        waiter.future = loop.create_future()
+        return waiter
 
     def loop_waiter(self, asked: Asked) -> LoopWaiter:
         """A waiter of the running event loop, which this scheduler belongs to from here on."""

@@ -68,7 +68,7 @@ class Scheduler(Admission):
     def _merge(self, other: Any, asked: object) -> None:
         """Absorb *other*; the doors are free."""
         self.busy = other.busy = True
-        self.calm = other.calm = False
+        self.calm = self.quiet = other.calm = other.quiet = False
         try:
             self._absorb(other, asked)
         except BaseException:
@@ -113,7 +113,7 @@ class Scheduler(Admission):
         self.measured = self.measured or other.measured
         self.inherits = self.inherits or other.inherits
         self.shut = self.shut or other.shut
-        self.alone = other.calm = False
+        self.alone = other.calm = other.quiet = other.usual = False
         other.into = self
         self.decide()
 
@@ -134,9 +134,10 @@ class Scheduler(Admission):
         if self.inside():
             return
         check(self.queue)
-        kept = self.busy, list(self.notes), list(self.queue.decided), self.calm
+        kept = self.busy, list(self.notes), list(self.queue.decided), self.calm, self.quiet
         self.recalm()
-        assert kept == (False, [], [], self.calm), f"the door: {kept}, calm {self.calm}"
+        anew = self.calm, self.quiet
+        assert kept == (False, [], [], *anew), f"the door: {kept}, calm and quiet {anew}"
         assert [*NO_WAITERS, *NO_DRAINERS] == [], "what stays empty"
 
     # -- fork ---------------------------------------------------------------------------

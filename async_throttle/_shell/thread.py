@@ -135,9 +135,9 @@ class ThreadScheduler(Scheduler):
         return moved(self.into)
 
     def quietly(self, change: Callable[[int], object]) -> bool:
-        """Make a *change* of limits if the scheduler is calm, by a shortcut."""
+        """Make a *change* of limits if the scheduler is quiet, by a shortcut."""
         me = get_ident()
-        if not self.calm or me in at_work:
+        if not self.quiet or me in at_work:
             return False
         with self.lock:
             at_work[me] = True
@@ -149,9 +149,9 @@ class ThreadScheduler(Scheduler):
                 del at_work[me]
 
     def grab(self, lane: Lane, weights: tuple[int, ...]) -> list[Receipt] | None:
-        """Grant *weights* if the scheduler is calm and they are there, by a shortcut."""
+        """Grant *weights* if the scheduler is quiet and they are there, by a shortcut."""
         me = get_ident()
-        if not self.calm or me in at_work:
+        if not self.quiet or me in at_work:
             return None
         receipts: list[Receipt] | None = None
         try:
@@ -196,6 +196,7 @@ class ThreadScheduler(Scheduler):
         """See anew whether the shortcuts may be taken."""
         super().recalm()
         self.calm = self.calm and fast.GIL
+        self.quiet = self.quiet and fast.GIL
 
     def behind(self) -> bool:
         """Whether waiters are to start first: only in a loop, for threads start in no set order."""

@@ -113,9 +113,9 @@ class Gradient(Concurrency):
             self._measure(now, self._limit - max(self._limit / 2, 2 * math.sqrt(self._limit)))
         elif outcome is Outcome.OK and self._since <= began <= now:
             self._spans.append(now - began)
-            if in_flight >= self.limit:
+            if in_flight > self._limit - 1:
                 self._reached = True
-            if len(self._spans) >= max(FEWEST, 2 * self._limit):
+            if len(self._spans) >= 2 * self._limit and len(self._spans) >= FEWEST:
                 if self._resume:
                     self._measured(now)
                 else:

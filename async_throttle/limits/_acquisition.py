@@ -30,7 +30,7 @@ from async_throttle._shell.states import (
 from async_throttle._shell.waiting import Attempt, Option, possible
 from async_throttle._units import TOKEN, seconds, shown, tokens
 from async_throttle.adaptive import Outcome
-from async_throttle.limits._core import CALLS, SLOTS, SetCore, Source
+from async_throttle.limits._core import CALLS, NOWHERE, RATE, SLOTS, SetCore, Source
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import Slots
 
@@ -155,16 +155,18 @@ class LimitSetAcquisition(BaseLease):
     def _grab(self, state: LeaseState) -> bool:
         """Take at once what a set has, if nobody waits for any of its limits."""
         source: Any = self._source
-        if source.__class__ is not SetCore or self._priority or self._state is not FRESH:
+        if source.__class__ is not SetCore or self._priority:
+            return False
+        scheduler = source.scheduler
+        if scheduler.into is not None:
+            scheduler = find(source)
+        if not scheduler.quiet or source.measured or self._state is not FRESH:
             return False
         if fast.GIL:
             self._state = ENTERING  # no call since it was FRESH: no thread is in between
         elif not self._claim():
             return False
         try:
-            scheduler = source.scheduler
-            if scheduler.into is not None:
-                scheduler = find(source)
             receipts = scheduler.grab(source.lane, self._weights)
         except BaseException:
             self._unclaim()
@@ -192,7 +194,7 @@ class LimitSetAcquisition(BaseLease):
     ) -> CoroutineType[Any, Any, None]:
         left: list[Any] = []
         try:
-            if not fast.leave_set(self):
+            if not fast.leave_set(self) and not self._leave_promptly():
                 self._exit_slowly(exc, left)
         except BaseException as late:
             self._exit_again(late, exc, left)
@@ -283,6 +285,8 @@ class LimitSetAcquisition(BaseLease):
         """`settle` in other words: ``update(usage={"tokens": 80})``."""
         if self.limit_set is None:
             raise RuntimeError(f"nothing was granted to {self!r}")
+        if self._settle_less(usage):
+            return
         amounts = self._changed(usage)
         if not amounts or self._epoch != fast.EPOCH:
             return
@@ -293,8 +297,46 @@ class LimitSetAcquisition(BaseLease):
         scheduler = self._core.scheduler
         if scheduler.into is not None:
             scheduler = find(self._core)
-        if not scheduler.quietly(change):  # it is calm: there is no listener
-            scheduler.do(partial(self._settle_and_tell, change, amounts))
+        if scheduler.quiet and scheduler.quietly(change):  # no waiter, and no listener
+            return
+        change = partial(self._settle_and_tell, change, amounts)
+        if not scheduler.quietly(change):
+            scheduler.do(change)
+
+    def _settle_less(self, usage: Mapping[Any, float]) -> bool:
+        """Settle one limit below its weight, for the first time, if no waiter is queued."""
+        core = self._core
+        scheduler = core.scheduler
+        if scheduler.locks or not scheduler.quiet or self._settled is not None or len(usage) != 1:
+            return False
+        ((key, actual),) = usage.items()
+        place, kind = core.places.get(key, NOWHERE)
+        if kind != RATE or type(actual) is not int or actual < 0:
+            return False
+        amount = actual * TOKEN
+        less = self._weights[place + 1] - amount
+        rule = core.lane.rules[place + 1]
+        receipt: Any = None
+        for of, _, issued in self._receipts:
+            if of is rule:
+                receipt = issued
+        settled: Any = {key: (amount, [])}
+        if less <= 0 or receipt is None or self._epoch != fast.EPOCH:
+            return False
+        if self._settled is not None:  # a settlement came in meanwhile; none can before the store
+            return False
+        self._settled = settled  # first: what is interrupted gives back too little
+        try:
+            if not fast.refund(scheduler, rule, receipt, less):
+                told = [(key, place + 1, int(amount))]
+                change = partial(
+                    self._settle_and_tell, lambda now: rule.refund(now, receipt, less), told
+                )
+                scheduler.do(change)
+        except Exception:
+            self._settled = None
+            raise
+        return True
 
     def _changed(self, usage: Mapping[Any, float]) -> list[tuple[Hashable, int, int]]:
         """Of *usage*, what is not as asked for: key, place of the rate, and nanotokens."""
@@ -399,6 +441,17 @@ class LimitSetAcquisition(BaseLease):
         if core.measured:
             self._measures = core.measure(self._weights)
         super()._hold(receipts, waited, option, spans)
+
+    def _leave_promptly(self) -> bool:
+        """End the block of this lease where waiters wait, in one step, if no end is looked at."""
+        if self._state is not HELD:
+            return False
+        scheduler: Any = self._core.scheduler
+        return not scheduler.measured and fast.promptly(scheduler, self._leave)
+
+    def _leave(self, now: int) -> None:
+        self._give_back(now)
+        self._state = RELEASED
 
     def _give_back(self, now: int) -> None:
         receipts = self._receipts

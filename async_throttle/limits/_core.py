@@ -23,7 +23,7 @@ from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTime
 from async_throttle.limits._single import CallLimit
 from async_throttle.rules.slots import UNLIMITED
 
-__all__ = ["CALLS", "PAUSE", "RATE", "SLOTS", "SetCore", "Source", "throttle_of"]
+__all__ = ["CALLS", "NOWHERE", "PAUSE", "RATE", "SLOTS", "SetCore", "Source", "throttle_of"]
 
 PAUSE = "pause"
 """How the pause of a set is called among what its callers wait for."""
@@ -61,6 +61,10 @@ class Place(NamedTuple):
 
     at: int
     kind: int
+
+
+NOWHERE = Place(0, SLOTS)
+"""Where there is no rate to be settled."""
 
 
 class SetCore:
@@ -269,7 +273,7 @@ class SetCore:
     def measure(self, weights: tuple[int, ...]) -> dict[Hashable, Measure]:
         """What limits that follow will learn from a call that was granted *weights* just now."""
         return {
-            key: Measure(core_of(throttle_of(self.limits[key])))
+            key: Measure.of(core_of(throttle_of(self.limits[key])))
             for key in self.measured
             if weights[self.places[key].at + 1] != SKIP
         }
