@@ -76,6 +76,36 @@ def test_who_takes_nothing_goes_once_the_bucket_is_full_whoever_waits(trusting: 
     assert story.run(100) == [(10, "nothing"), (15, "head"), (25, "light")]
 
 
+@pytest.mark.parametrize(("first", "second", "heavy"), [(1, 1, 0), (None, 2, 0), (None, 1, 2)])
+def test_who_is_held_up_goes_once_those_behind_a_head_would_come_late_enough(
+    first: int | None, second: int, heavy: int
+) -> None:
+    # A full bucket regains nothing: so "behind" comes no sooner than 12 from any instant on. At 8
+    # the shared one has enough for it by then, or has forgotten the newcomer before "heavy" comes.
+    shared, own = bucket(1, 10, 2, level=1), bucket(1, 12, 1)
+    slow, slower = bucket(1, 10, 1, level=0), bucket(1, 25, 1, level=0)
+    story = Story([slow, own, shared], [slower, shared], [shared], sets=True)
+    story.join("head", 1, 1, first)
+    story.join("behind", None, 1, second)
+    if heavy:
+        story.join("heavy", 1, heavy, lane=1)
+    story.join("newcomer", 1, lane=2)
+    assert story.queue.wake_at == 8
+    assert story.run(22) == [(8, "newcomer"), (10, "head"), (22, "behind")]
+
+
+def test_who_would_make_another_late_by_a_part_of_a_nanosecond_waits_for_the_next_one() -> None:
+    # Full since 12.5, "own" has half a nanosecond to its credit at 13, which it loses then. So
+    # "behind" could go at 25, or from 14 on at 27; the shared one has enough at 26.
+    shared, own, slow = bucket(1, 13, 3, level=1), bucket(2, 25, 1, level=0), bucket(1, 20, 1, 0)
+    story = Story([slow, own, shared], [shared], sets=True)
+    story.join("head", 1, 1, None)
+    story.join("behind", None, 1, 2)
+    story.run(13)
+    story.join("newcomer", 1, lane=1)
+    assert story.run(100) == [(14, "newcomer"), (20, "head"), (33, "behind")]
+
+
 def test_a_slot_that_is_kept_for_one_is_not_let_go_by_another_that_does_without() -> None:
     slots, one, other = Slots(1), bucket(1, 100, 1, level=0), bucket(1, 200, 1, level=0)
     story = Story([slots, one], [slots, other], [slots], sets=True)

@@ -13,19 +13,28 @@ here is theirs: a later waiter may go first if no reservation of an earlier head
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from math import inf
 
 from async_throttle._engine.lane import SKIP, Lane, Waiter
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
+from async_throttle.rules.bucket import TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots
 
-__all__ = ["Rank", "Reservations", "claims_of", "obstacle"]
+__all__ = ["Claim", "Rank", "Reservations", "claims_of", "obstacle"]
 
 Rank = tuple[float, float]
 """A class and an order of arrival; the lower rank goes first."""
+
+Claim = tuple[int, int, int]
+"""The earliest instant of a waiter, its weight, and its lead.
+
+The earliest instant is never closer than the lead, so it becomes later as time passes. A waiter
+has a lead if it and those before it want more than the burst of a bucket: a full one regains
+nothing.
+"""
 
 
 class Reservations:
@@ -94,9 +103,11 @@ def obstacle(
     and by an instant no more was taken than at the earliest instants possible. A window counts in
     the same way until the newcomer is no longer inside.
 
-    The second number is an instant at which to look again, or NEVER: waiters ahead may wait for
-    each other elsewhere, so that before *limit* time alone brings enough for the whole queue. And
-    a newcomer that takes nothing of a bucket makes no difference once that is full.
+    The second number is an instant before which the newcomer may not go either, or NEVER, if it
+    is not before *limit*: then one is to look again. Waiters ahead may wait for each other
+    elsewhere, so that time alone brings enough for the whole queue. Those with a lead move on with
+    time, until the rate can have served all up to the obstacle, or has forgotten the newcomer and
+    those before them. Who takes nothing of a bucket is forgotten once that is full.
     """
     asked = [rule for rule, weight in zip(lane.rules, weights, strict=True) if weight != SKIP]
     for n, rate in lane.rates:
@@ -106,30 +117,33 @@ def obstacle(
             continue
         most = inf if rate.divisible else rate.burst
         until = rate.forgets_at(at, weight)
-        full_at = NEVER if weight or rate.forgets_at(until, 0) > until else until
         # The obstacle is mostly a head: so heads are looked at first, each by itself.
-        for other in others:
+        for other in others if weight else ():
             claims = claims_of(other, rate, asked, at, rank, rivals)
-            instant, claim = next(claims, (NEVER, 0))
+            instant, claim, lead = next(claims, (NEVER, 0, 0))
             if (
                 instant < until
+                and not lead
                 and not _serves(rate, at, weight + claim, instant, most)
                 and not _serves(rate, at, weight + claim, limit - 1, rate.burst)
             ):
-                return n, full_at
+                return n, NEVER
+        again, longest = NEVER, 0
         claims = merge(*(claims_of(other, rate, asked, at, rank, rivals) for other in others))
-        for instant, claim in claims:
+        for instant, claim, lead in claims:
             if instant >= until:
                 break
+            if lead or not weight:
+                again = min(again, _within(rate.forgets_at, at, weight, lead))
+                longest = max(longest, lead)
             weight += claim
             if not _serves(rate, at, weight, instant, most):
-                while _serves(rate, at, weight, limit - 1, rate.burst):
-                    again = rate.ready_at(at, weight)
-                    following, claim = next(claims, (NEVER, 0))
-                    if following > at:
-                        return n, min(again, full_at)
-                    weight += claim
-                return n, full_at
+                while instant <= at and _serves(rate, at, weight, limit - 1, rate.burst):
+                    instant, claim, _ = next(claims, (NEVER, 0, 0))
+                    weight += claim if instant <= at else 0
+                if weight <= most:
+                    again = min(again, _within(rate.ready_at, at, weight, longest))
+                return n, max(again, at + 1)
             until = rate.forgets_at(at, weight)
     return -1, NEVER
 
@@ -141,15 +155,15 @@ def claims_of(
     start: int,
     rank: Rank,
     rivals: Sequence[Waiter],
-) -> Iterator[tuple[int, int]]:
-    """For each waiter of *lane* before *rank*: the earliest instant, and its weight on *rate*.
+) -> Iterator[Claim]:
+    """The claims on *rate* of the waiters of *lane* before *rank*.
 
     Earliest, from *start* on, by the rules alone that the newcomer has not *asked* for.
     """
     place = lane.rules.index(rate)
     own = [(n, rule) for n, rule in lane.rates if rule not in asked]
     sums = [0] * len(lane.rules)
-    head, at = lane.waiters[0], start
+    head, at, lead = lane.waiters[0], start, 0
     for waiter in lane:
         if waiter in rivals:
             continue
@@ -164,10 +178,22 @@ def claims_of(
                 sums[n] += weights[n]
                 most = sums[n] if rule.divisible else min(sums[n], rule.burst)
                 at = max(at, rule.ready_at(start, int(most)))
+                if sums[n] > rule.burst and isinstance(rule, TokenBucket):
+                    _, room, grain, scale = rule.ticks_at(start)
+                    lead = max(lead, -((room - sums[n] * grain) // scale))
         if weights[place] != SKIP:
-            yield at, weights[place]
+            yield at, weights[place], lead
 
 
 def _serves(rate: Rule, at: int, weight: int, instant: int, most: float) -> bool:
     """Whether *rate*, as it is at *at*, can have given *weight*, at most *most*, by *instant*."""
     return weight <= most and rate.ready_at(at, weight) <= instant
+
+
+def _within(ends: Callable[[int, int], int], at: int, weight: int, lead: int) -> int:
+    """The first instant that is no more than *lead* before *weight* is served, or forgotten.
+
+    When that is, *ends* tells: later, if the rate is idle until then. At NEVER no time is enough.
+    """
+    end = ends(at, weight)
+    return end - lead if end < NEVER and ends(end - lead, weight) <= end else NEVER

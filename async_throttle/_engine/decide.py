@@ -12,8 +12,8 @@ from heapq import heappop, heappush, merge
 from math import inf
 from typing import Any
 
-from async_throttle._engine.backfill import Rank, claims_of
-from async_throttle._engine.index import Claim, Cluster, Index, Standing, is_plain
+from async_throttle._engine.backfill import Claim, Rank, claims_of
+from async_throttle._engine.index import Cluster, Index, Standing, is_plain
 from async_throttle._engine.lane import SKIP, Lane
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
@@ -145,28 +145,38 @@ def _sources(
 def _walk(rate: Any, at: int, weight: int, claims: Iterator[Claim]) -> int:
     """*at*, if *weight* may be taken then without that one of *claims* goes later for it.
 
-    Else a later instant, before which it may not; NEVER, if time alone will not do. Who takes
-    nothing may go once the bucket is full.
+    Else a later instant, before which it may not; NEVER, if time alone will not do: see the
+    `obstacle` of `backfill`.
     """
     full, room, grain, scale = rate.ticks_at(at)
-    full_at = NEVER if weight else int(-(-full // scale))
     total = full + weight * grain
-    for instant, claim in claims:
+    again, longest = NEVER, 0
+    for instant, claim, lead in claims:
         due = instant * scale
         if due >= total:
             return at  # the rate has forgotten the weight by then
+        if lead or not weight:
+            again = min(again, _within(full, total, scale, lead))
+            longest = max(longest, lead)
         total += claim * grain
         if claim and total - room > due:
             break
     else:
         return at
-    for instant, claim in claims:
+    for instant, claim, _ in claims:
         if instant > at:
             break
         total += claim * grain
-    if total - full > room:
-        return full_at
-    return min(full_at, int(-(-(total - room) // scale)))
+    return max(at + 1, min(again, _within(full, total - room, scale, longest)))
+
+
+def _within(full: int, end: int, scale: int, lead: int) -> int:
+    """The first instant that is no more than *lead* before the tick *end*; or NEVER.
+
+    From when the rate is *full*, the end moves on with time.
+    """
+    at: int = -(-end // scale) - lead
+    return at if (at - 1) * scale < full else NEVER
 
 
 def first(index: Index, now: int) -> tuple[Lane | None, int, Cluster | None]:

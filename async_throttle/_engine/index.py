@@ -43,7 +43,7 @@ from itertools import chain, count, takewhile
 from math import inf
 from typing import Any, Final
 
-from async_throttle._engine.backfill import Rank, claims_of
+from async_throttle._engine.backfill import Claim, Rank, claims_of
 from async_throttle._engine.lane import ENDED, NONE_YET, SKIP, Lane
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
@@ -52,9 +52,6 @@ from async_throttle.rules.slots import UNLIMITED, Slots
 from async_throttle.rules.window import FixedWindow, SlidingWindow
 
 __all__ = ["Cluster", "Group", "Index", "Standing", "forgotten_at_once", "is_plain"]
-
-Claim = tuple[int, int]
-"""The earliest instant of a waiter, and its weight."""
 
 Kind = tuple[tuple[Rule, ...], tuple[int, ...]]
 """Shared rates, and of each of them the weight, if that is forgotten at once, or else -1."""
@@ -303,8 +300,8 @@ class Group:
         floor = at
         if others and self.ranks:
             floor = max(rule.ready_at(at, int(self.least[n])) for n, rule in others)
-            yield floor, 0
-        pending: list[tuple[int, Rank, int, Iterator[Claim] | None]] = []
+            yield floor, 0, 0
+        pending: list[tuple[int, Rank, int, int, Iterator[Claim] | None]] = []
         before = takewhile(lambda entry: entry[0] <= rank, self.awake)
         sleepers = (entry[1:] for entry in self.asleep)
         for ranked, standing in chain(before, sleepers):
@@ -313,11 +310,11 @@ class Group:
             while pending and pending[0][0] <= instant:
                 yield from _due(pending)
             if ranked > rank or lane in apart:
-                yield instant, 0
+                yield instant, 0, 0
                 continue
             if not others and not pending and len(lane.waiters) == 1:
                 seen.append(lane)
-                yield instant, standing.weights[place]
+                yield instant, standing.weights[place], 0
                 continue
             for n, rule in others:
                 instant = max(instant, rule.ready_at(at, standing.weights[n]))
@@ -326,19 +323,19 @@ class Group:
             if len(lane.waiters) > 1:
                 rest = claims_of(lane, rate, asked, at, rank, ())
                 next(rest, None)
-            heappush(pending, (instant, ranked, standing.weights[place], rest))
+            heappush(pending, (instant, ranked, standing.weights[place], 0, rest))
         while pending:
             yield from _due(pending)
 
 
-def _due(pending: list[tuple[int, Rank, int, Iterator[Claim] | None]]) -> Iterator[Claim]:
+def _due(pending: list[tuple[int, Rank, int, int, Iterator[Claim] | None]]) -> Iterator[Claim]:
     """The first of the *pending* claims; the next one of its lane is pending then."""
-    instant, ranked, weight, rest = heappop(pending)
-    yield instant, weight
+    instant, ranked, weight, lead, rest = heappop(pending)
+    yield instant, weight, lead
     if rest is not None:
         following = next(rest, None)
         if following is not None:
-            heappush(pending, (following[0], ranked, following[1], rest))
+            heappush(pending, (following[0], ranked, *following[1:], rest))
 
 
 def _drop(entries: list[tuple], entry: tuple) -> bool:  # type: ignore[type-arg]
