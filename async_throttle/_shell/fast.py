@@ -535,7 +535,14 @@ def hand_over(core: Core, done: list[bool]) -> bool:
         scheduler.clock.seen = queue.now = now
         slots.free += 1
         done.append(True)
-        if lane.left or len(lane.waiters) < 2 or not core.plain:
+        if (
+            lane.left
+            or len(lane.waiters) < 2
+            or not core.plain
+            or lane.counted
+            or queue.foresight is not None
+            or queue.patience.heads
+        ):
             queue.grant(lane, now)
             scheduler.tell_decided()
         else:
