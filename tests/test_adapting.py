@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import pytest
 from support import at, now, queued, scaled
 
-import async_throttle
 from async_throttle import (
     AIMD,
     Adaptive,
@@ -489,8 +488,8 @@ async def test_a_block_whose_end_is_interrupted_before_it_began_is_not_remembere
         raise KeyboardInterrupt
 
     throttle = make(math.inf, 1, adapt=Recorder())
-    for module in (async_throttle.throttle, async_throttle.threads):
-        monkeypatch.setattr(module, "leave_block", interrupted)
+    for module in ("throttle", "threads"):
+        monkeypatch.setattr(f"async_throttle.{module}.leave_block", interrupted)
     monkeypatch.setattr(fast, "leave_block", interrupted)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):

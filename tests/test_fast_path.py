@@ -43,6 +43,7 @@ from async_throttle._shell.clock import Clock
 from async_throttle._shell.core import Core
 from async_throttle._shell.loop import LoopScheduler
 from async_throttle._shell.scheduler import Scheduler
+from async_throttle.adaptive import Outcome
 from async_throttle.rules.slots import Slots
 from async_throttle.testing import VirtualTimeLoop
 
@@ -68,9 +69,9 @@ class Attentive(AIMD):
         super().begin(limit, now)
         self.told: list[Any] = []
 
-    def sample(self, *call: Any) -> None:
-        self.told.append(call)
-        super().sample(*call)
+    def sample(self, now: int, began: int, in_flight: int, weight: float, outcome: Outcome) -> None:
+        self.told.append((now, began, in_flight, weight, outcome))
+        super().sample(now, began, in_flight, weight, outcome)
 
 
 def both_ways(life: Callable[[], Coroutine[Any, Any, list[Any]]]) -> list[Any]:

@@ -21,6 +21,7 @@ from limiters import KINDS, OF_THREADS, Kind, Limiter, every_kind, threaded
 from support import scaled
 
 from async_throttle import AIMD, LimitSet, Throttle, Throttles, testing, threads
+from async_throttle._shell.fast import NOTHING
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -243,7 +244,7 @@ def test_a_measured_block_around_a_fork_ends_in_the_child_without_effect() -> No
     async def main() -> None:
         def child() -> None:
             assert throttle.try_acquire()
-            throttle.__aexit__(None, None, None)
+            assert throttle.__aexit__(None, None, None) is NOTHING
             assert throttle.active == 1
 
         async with throttle:

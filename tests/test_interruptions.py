@@ -176,7 +176,9 @@ async def test_a_question_in_the_middle_of_a_grant_finds_nothing_taken(
         asking.release()
     await asyncio.gather(entry, return_exceptions=True)
     state = "locked" if queued else "unlocked"
-    seen = f"{state}, tokens:8, slots:3, waiters:{queued:d}]>"
+    seen = (
+        f"{state}, capacity:8/1s, burst:8, TokenBucket, tokens:8, slots:3/3, waiters:{queued:d}]>"
+    )
     assert Asking.answers == [(8, 0, queued, 0), seen]
     assert (throttle.level, throttle.active) == ((8, 0) if fails else (7, 1))
 
@@ -197,7 +199,9 @@ async def test_a_question_from_within_knows_of_entries_that_took_a_shortcut(
         monkeypatch.setattr(Clock, "tick", ask)
         throttle.charge(1)
         monkeypatch.undo()
-    assert answers == [(7, "unlocked, tokens:7, slots:3, waiters:0]>")]
+    assert answers == [
+        (7, "unlocked, capacity:10/1s, burst:8, TokenBucket, tokens:7, slots:3/4, waiters:0]>")
+    ]
 
 
 # ------------------------------------- a handler may raise any exception, such as TimeoutError

@@ -195,7 +195,7 @@ def _of_one_rate(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> int | No
                 return _of_one_rate(queue, lane, weights)
             # A lane whose head waits for a slot holds up no other lane.
             if other is lane or other.ready_at(queue.now, head.weights) != NEVER:
-                if other.bottleneck is not None or len(other.rates) > 1:
+                if other.bottleneck is not None or len(other.rates) != 1:
                     return None
                 wanted += other.backlog[other.rates[0][0]]
     ready = rate.ready_at(at, wanted)

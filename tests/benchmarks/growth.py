@@ -163,7 +163,7 @@ async def behind_one_slot(of: Callable[[Throttle], Newcomer], n: int) -> Counts:
 
 
 def alike(throttle: Throttle) -> Newcomer:
-    return partial(throttle, 1)
+    return lambda **how: throttle(1, **how)
 
 
 def of_all_priorities(throttle: Throttle) -> Newcomer:
@@ -237,7 +237,7 @@ async def chats(apart: float, n: int, regions: int = 0, **window: Any) -> Counts
     assert passed.done()
     await granting(counts, *await come(message(0.01)))
     asking(counts, last)
-    close = LimitSet(everybody, *shared[:1], Throttle(20, period=60))(timeout=0.3)
+    close: Gate = LimitSet(everybody, *shared[:1], Throttle(20, period=60))(timeout=0.3)
     await forgotten()
     with counted(counts, "arrival, close timeout"):
         await come(close)
