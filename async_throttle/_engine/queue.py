@@ -37,6 +37,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush, merge
 from itertools import count
+from operator import attrgetter
 from typing import Any, Final, Protocol
 
 from async_throttle._engine import decide
@@ -801,7 +802,8 @@ class Queue:
         self._drop(state, self.busy, wanted)
 
     def _drop(self, state: State, lanes: Iterable[Lane], wanted: Callable[[Waiter], bool]) -> None:
-        for waiter in [waiter for lane in lanes for waiter in lane if wanted(waiter)]:
+        dropped = [waiter for lane in lanes for waiter in lane if wanted(waiter)]
+        for waiter in sorted(dropped, key=attrgetter("order")):
             self.decided.append(waiter)
             self._remove(waiter, state)
 
