@@ -438,6 +438,13 @@ class Stage:
 
     def _next(self, me: Actor) -> Actor | None:
         """Who goes on; None if the play is over."""
+        at_lines, self._at_lines = self._at_lines, None  # nobody goes on meanwhile
+        try:
+            return self._chosen(me)
+        finally:
+            self._at_lines = at_lines
+
+    def _chosen(self, me: Actor) -> Actor | None:
         while self.broken is None:
             ready = [actor for actor in self._actors if actor.ready(self.now)]
             wakes = min(
@@ -484,7 +491,6 @@ class Stage:
 
     def _check(self) -> None:
         """Where nobody is inside the door, its scheduler is as it ought to be."""
-        at_lines, self._at_lines = self._at_lines, None  # nobody goes on meanwhile
         for throttle in self._throttles:
             scheduler = find(core_of(throttle))
             if cast(Any, scheduler).lock.free:
@@ -492,7 +498,6 @@ class Stage:
                     check(throttle)
                 except AssertionError as error:
                     self._break(error)
-        self._at_lines = at_lines
 
     def _break(self, problem: str | BaseException) -> None:
         if self.broken is None:

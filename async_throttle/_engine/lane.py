@@ -394,6 +394,12 @@ class Lane:
             for n, _ in self.rates:
                 self.backlog[n] += max(0, waiter.weights[n])
 
+    def see(self, counts: Mapping[Rule, Callers]) -> None:
+        """See anew all that follows from the rules, the pauses and what is counted."""
+        self.refit()
+        self.reopen()
+        self.count(counts)
+
     def count(self, counts: Mapping[Rule, Callers]) -> None:
         """See anew for which rules the callers are counted."""
         pairs = enumerate(self.rules)

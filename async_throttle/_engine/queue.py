@@ -195,8 +195,8 @@ class Queue:
             else:
                 bottleneck = Bottleneck(len(rules), self.now)
                 lane = Lane(rules, pauses, priority, (len(rules), *places), bottleneck)
-            lane.count(self.counts)
             self.lanes.add(lane)
+            lane.see(self.counts)  # what has changed until it was known here was not told to it
             self.feeds = self.feeds or bool(lane.fed)
         return lane
 
@@ -273,7 +273,12 @@ class Queue:
     def count(self, rule: Rule) -> int:
         """The number of callers that wait for *rule*."""
         callers = self.counts.get(rule)
-        return len(self.counted(rule) if callers is None else callers)
+        if callers is not None:
+            return len(callers)
+        asking = [lane for lane in list(self.busy) if rule in lane.rules]
+        alone = sum(len(lane) for lane in asking if lane.bottleneck is None)
+        sets = [lane for lane in asking if lane.bottleneck is not None]
+        return alone + len(_counted(rule, sets))
 
     def keep_count(self, rule: Rule) -> Callers:
         """Count the callers that wait for *rule* as they come and go, from now on."""
@@ -288,14 +293,7 @@ class Queue:
 
     def counted(self, rule: Rule) -> Callers:
         """The callers that wait for *rule*, counted anew."""
-        callers = Callers()
-        for lane in self.busy:
-            if rule in lane.rules:
-                place = lane.rules.index(rule)
-                for waiter in lane:
-                    if waiter.weights[place] != SKIP:
-                        callers.add(waiter, waiter.weights[place])
-        return callers
+        return _counted(rule, [lane for lane in self.busy if rule in lane.rules])
 
     def forget(self) -> None:
         """What was foreseen may come differently: drop the forecast."""
@@ -688,6 +686,7 @@ class Queue:
         if not self.can_take(lane, weights):
             return None
         self.forget()
+        self._touch_rules(lane, weights)  # first: what is interrupted below has taken nothing
         receipts: list[Receipt] = []
         self.taking = receipts
         try:
@@ -696,7 +695,6 @@ class Queue:
             give_back(self.now, receipts)
             raise
         self.taking = ()
-        self._touch_rules(lane, weights)
         if self.ranked or lane.priority:
             try:
                 if not self.patience.heads:
@@ -983,3 +981,14 @@ def _lacks(rule: Rule, now: int, weight: int) -> bool:
 def _rank(lane: Lane, turns: Sequence[Lane]) -> tuple[float, int]:
     """The rank of *lane*: a turn out of rank, or the class; then the head's arrival."""
     return (-math.inf if lane in turns else lane.priority), lane.waiters[0].order
+
+
+def _counted(rule: Rule, lanes: Sequence[Lane]) -> Callers:
+    """The callers in *lanes* that wait for *rule*. It may be asked in any thread, by a repr."""
+    callers = Callers()
+    for lane in lanes:
+        place = lane.rules.index(rule)
+        for waiter in list(lane.waiters):
+            if waiter.state is QUEUED and waiter.weights[place] != SKIP:
+                callers.add(waiter, waiter.weights[place])
+    return callers
