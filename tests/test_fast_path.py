@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dis
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
@@ -38,6 +39,7 @@ from async_throttle import (
     threads,
 )
 from async_throttle._base import core_of
+from async_throttle._engine.lane import Lane
 from async_throttle._shell import fast
 from async_throttle._shell.clock import Clock
 from async_throttle._shell.core import Core
@@ -782,3 +784,26 @@ async def test_a_release_while_the_throttle_is_at_work_leaves_the_door_shut() ->
     scheduler.busy = False
     scheduler.catch_up()
     assert throttle.active == 1
+
+
+async def test_an_interrupt_while_a_slot_is_handed_over_loses_neither_slot_nor_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    throttle = Throttle(1_000, 1)
+    await throttle.acquire()
+    waiters = [await queued(throttle.acquire()) for _ in range(3)]
+    take_into = Lane.take_into
+
+    def interrupted(lane: Lane, *args: Any) -> None:
+        monkeypatch.undo()
+        assert sys._getframe(1).f_code.co_name == "_grant"
+        take_into(lane, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lane, "take_into", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        throttle.release()
+    for waiter in waiters:
+        await waiter
+        throttle.release()
+    assert (throttle.active, throttle.waiting, throttle.level) == (0, 0, 996)

@@ -564,7 +564,11 @@ def _grant(core: Core, head: Any, now: int) -> None:
     queue.decided.append(head)
     receipts: list[Receipt] = []
     queue.taking = receipts
-    lane.take_into(receipts, now, head.weights)
+    try:
+        lane.take_into(receipts, now, head.weights)
+    except BaseException:
+        give_back(now, receipts)
+        raise
     if lane.rates:
         lane.backlog[1] -= head.weights[1]
     head.receipts = receipts
