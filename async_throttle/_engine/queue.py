@@ -703,7 +703,7 @@ class Queue:
             except BaseException:
                 give_back(self.now, receipts)
                 raise
-            self.index.turns_at = -NEVER
+            self.index.turns_at = ENDED
         return receipts
 
     def join(

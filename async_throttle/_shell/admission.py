@@ -207,10 +207,6 @@ class Admission(Door):
         at, place = quote(self.queue, lane, weights)
         return at, self.queue.missing(lane, weights) if place < 0 else place
 
-    def bound(self, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
-        """What `quote` says at least."""
-        return at_least(self.queue, lane, weights)
-
     def start(self, attempt: Attempt) -> None:
         """The caller runs again: it goes on, or the reason of its refusal is raised."""
         self.enter(lambda now: self.here()._start(now, attempt), surely=True)
@@ -245,8 +241,10 @@ class Admission(Door):
         for waiter in waiters:
             asked, lane, weights = waiter.option
             if waiter.state is EXPIRED:
-                few = self.queue.waiting <= FEW
-                at, place = (self.quote if few else self.bound)(lane, weights)
+                if self.queue.waiting <= FEW:
+                    at, place = self.quote(lane, weights)
+                else:
+                    at, place = at_least(self.queue, lane, weights)
                 timeout = (waiter.deadline - waiter.arrived) / SECOND
                 return asked.refusal_timeout(timeout, at - now, place)
         for waiter in waiters:
