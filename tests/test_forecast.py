@@ -8,7 +8,6 @@ The oracle is the same question, put to the queue when it has forgotten what it 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -21,8 +20,8 @@ from unittest.mock import patch
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
+from support import calls_of, examples, now, others_run, queued
 from support import check as check_all
-from support import examples, now, others_run, queued
 from test_backfilling import KINDS, Arrival, Limits, Rate
 from test_check import interrupted_at
 from test_queue import Story, bucket
@@ -639,23 +638,6 @@ def test_a_wait_at_a_window_is_not_bounded_where_there_are_classes() -> None:
 
 
 # ------------------------------------------------------------------- what a question costs
-
-
-def calls_of(work: Callable[[], object]) -> int:
-    """How many functions *work* calls: what costs no time on one machine costs none on another."""
-    calls = 0
-
-    def seen(frame: object, what: str, argument: object) -> None:
-        nonlocal calls
-        calls += what in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(seen)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return calls
 
 
 def two_rates(**options: Any) -> LimitSet:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import examples, queued
+from support import calls_of, examples, queued
 from test_queue import Story, bucket
 
 from async_throttle import LimitSet, Rule, Throttle, TokenBucket
@@ -214,22 +214,6 @@ def test_a_turn_that_is_due_to_grants_of_a_limit_that_blocks_nobody_comes_at_onc
 # ----------------------------------------------------------------------------------- what it costs
 
 
-def calls(work: Callable[[], object]) -> int:
-    """How many functions *work* calls, written in Python or not."""
-    count = 0
-
-    def trace(frame: FrameType, what: str, argument: object) -> None:
-        nonlocal count
-        count += what in ("call", "c_call")
-
-    sys.setprofile(trace)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return count
-
-
 def steps(work: Callable[[], object]) -> int:
     """How many lines *work* runs, the rounds of a loop counted."""
     count = 0
@@ -276,11 +260,11 @@ def event_costs(lanes: int) -> dict[str, int]:
         return event_and_decision
 
     return {
-        "a newcomer": calls(go(lambda: queue.try_take(plain, (TOKEN,)))),
-        "a newcomer to a new chat": calls(go(lambda: queue.try_take(newcomer, (TOKEN, TOKEN)))),
-        "a second message": calls(go(lambda: queue.join(Actor(), kept[0], (TOKEN, TOKEN)))),
-        "a caller that leaves": calls(go(lambda: queue.leave(actors[lanes // 2]))),
-        "a grant": calls(lambda: queue.advance(queue.due_at)),
+        "a newcomer": calls_of(go(lambda: queue.try_take(plain, (TOKEN,)))),
+        "a newcomer to a new chat": calls_of(go(lambda: queue.try_take(newcomer, (TOKEN, TOKEN)))),
+        "a second message": calls_of(go(lambda: queue.join(Actor(), kept[0], (TOKEN, TOKEN)))),
+        "a caller that leaves": calls_of(go(lambda: queue.leave(actors[lanes // 2]))),
+        "a grant": calls_of(lambda: queue.advance(queue.due_at)),
     }
 
 
@@ -303,7 +287,7 @@ def test_a_pool_of_many_sets_costs_as_much_for_many_callers_as_for_few() -> None
                 queue.join(actor, lane, (TOKEN,))
         queue.advance(0)
         assert queue.due_at < NEVER
-        costs.append(calls(partial(queue.advance, queue.due_at)))
+        costs.append(calls_of(partial(queue.advance, queue.due_at)))
         assert len(queue.decided) == 1
     assert costs[1] <= 1.2 * costs[0]
 
@@ -335,7 +319,7 @@ def test_a_grant_costs_a_pool_in_proportion_to_its_sets_which_have_a_limit_in_co
                 actor.rivals = pool
                 queue.join(actor, lane, (TOKEN, TOKEN))
         queue.advance(0)
-        costs.append(calls(partial(queue.advance, queue.due_at)))
+        costs.append(calls_of(partial(queue.advance, queue.due_at)))
         assert len(queue.decided) == 1
     assert costs[1] <= 10 * costs[0]
 
