@@ -186,3 +186,40 @@ async def test_release_keeps_the_tokens_spent() -> None:
 def test_what_is_said_of_them_stands_where_they_are_met() -> None:
     assert "to_thread" in inspect.getdoc(Throttle).replace("\n", " ")  # type: ignore[union-attr]
     assert "stay spent" in (inspect.getdoc(Throttle.release) or "")
+
+
+# ------------------------------------------------------------------------- clocks of other loops
+
+
+async def a_minute_apart() -> float:
+    """How long two calls take that are a minute apart, by the clock of the loop that runs them."""
+    loop = asyncio.get_running_loop()
+    throttle = Throttle(1, period=60, timer=loop.time)
+    began = loop.time()
+    await throttle.acquire()
+    await throttle.acquire()
+    return loop.time() - began
+
+
+def in_looptime() -> float:
+    looptime = importlib.import_module("looptime")
+    with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
+        return runner.run(a_minute_apart())
+
+
+def in_aiotools() -> float:
+    clock = importlib.import_module("aiotools").VirtualClock()
+
+    async def main() -> float:
+        with clock.patch_loop():
+            return await a_minute_apart()
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        return runner.run(main())
+
+
+@pytest.mark.parametrize("library", ["looptime", "aiotools"])
+def test_a_throttle_follows_the_virtual_clock_of_another_loop(library: str) -> None:
+    pytest.importorskip(library)
+    took = {"looptime": in_looptime, "aiotools": in_aiotools}[library]()
+    assert took == pytest.approx(60, abs=0.2)  # a *timer* is looked at every 0.1 s
