@@ -12,25 +12,22 @@ be told.
 import asyncio
 import math
 import random
-import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
-from pathlib import Path
-from types import SimpleNamespace
+from itertools import count, islice
 from typing import Any
 
 import pytest
 from llm import Client, Failed, Network, Prompt, Refused, Server, serving
+from programs.batches import answer, limits_of
 from support import at, now, queued, scaled
 
 from async_throttle import (
+    LimitPool,
     LimitSet,
     Throttle,
 )
-
-README = Path(__file__).parent.parent / "README.md"
 
 RPM, TPM, AT_ONCE = 500, 200_000, 20  # what the server allows
 
@@ -257,29 +254,25 @@ async def test_those_who_give_up_leave_nothing_behind() -> None:
     assert api.delay(requests=RPM, tokens=TPM) == 0.0
 
 
-async def test_the_example_of_the_readme_keeps_to_the_limits(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text("utf-8"), re.M | re.S)
-    example, *_ = [block for block in blocks if "settle(tokens=" in block]
-    monkeypatch.setattr(asyncio, "run", lambda main: main.close())  # we have another client for it
-    names: dict[str, Any] = {}
-    exec(compile(example, README.name, "exec"), names)
+async def test_the_batches_of_the_programs_keep_to_the_limits() -> None:
     server = Server(RPM, TPM, AT_ONCE)
-
-    class Chat:
-        def __init__(self, prompt: Prompt) -> None:
-            self._prompt = prompt
-
-        async def chat(self, text: str, max_tokens: int) -> SimpleNamespace:
-            call = replace(self._prompt, tokens=len(text) // 4 + max_tokens)
-            reply = await server.chat(replace(call, usage=round(call.tokens * call.usage / 1_000)))
-            return SimpleNamespace(text="Here you are.", usage=reply.usage)
-
     rng = random.Random(5)
 
+    asked: dict[str, Prompt] = {}
+    number = count()
+
+    class Model:
+        async def stream(self, text: str, max_tokens: int) -> AsyncIterator[tuple[str, int]]:
+            call = replace(asked.pop(text), tokens=len(text) // 4 + max_tokens)
+            reply = await server.chat(replace(call, usage=round(call.tokens * call.usage / 1_000)))
+            yield "Here you are.", reply.usage.total_tokens
+
+    pool = LimitPool([limits_of(Model(), RPM, TPM)])
+
     async def ask(prompt: Prompt) -> None:
-        await names["ask"](Chat(prompt), "word " * rng.randrange(2_000))
+        text = f"{next(number)}: " + "word " * rng.randrange(2_000)
+        asked[text] = prompt
+        await answer(pool, text, 1_000)
 
     per_mille = replace(QUESTIONS, tokens=(1_000, 1_000))
     shares = await some_minutes(server, ask, per_mille)

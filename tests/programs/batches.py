@@ -44,7 +44,10 @@ async def answer(pool: LimitPool, prompt: str, max_tokens: int) -> str:
                 pieces.append(piece)
                 used = so_far
         finally:
-            lease.settle(tokens=used)  # also if the stream broke off
+            if (
+                pieces
+            ):  # also if the stream broke off; a failed call stays counted, as it does there
+                lease.settle(tokens=used)
         return "".join(pieces)
 
 
