@@ -6,7 +6,7 @@ Run it from the top of the checkout, with the extra `bench` installed::
     python -m tests.benchmarks --only concurry   # limit sets and threads, beside concurry's
     python -m tests.benchmarks --only growth     # steps of an event among few and among many
     python -m tests.benchmarks --quick           # every row, small and noisy: does it still run?
-    python -m tests.benchmarks --markdown        # the tables of the README
+    python -m tests.benchmarks --markdown        # the tables of its README
 
 The map: `measure` takes the samples, `peers` finds the other libraries, `rows` says what a row is,
 `tables` prints it. What is compared with what is in `calls` (nobody waits), `waits` and `shut`

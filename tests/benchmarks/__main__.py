@@ -52,7 +52,9 @@ CHAPTERS = (
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=about)
     parser.add_argument("--quick", action="store_true", help="every row, small and few times")
-    parser.add_argument("--markdown", action="store_true", help="print the tables for the README")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the tables of README.md, here"
+    )
     parser.add_argument(
         "--offline", action="store_true", help="leave out async-throttle 1.0, which pip must fetch"
     )
