@@ -203,11 +203,17 @@ class BaseThrottle(Single):
         ceil(window / period)``. Fixed window: one capacity more. Without a rate: infinity.
         Debt knowingly taken comes on top; so do, in real time, 5 ms of lateness paid back.
 
-        >>> from async_throttle import SlidingWindow, Throttle
-        >>> Throttle(20).guarantee(1.0)
+        >>> from async_throttle import LeakyBucket, SlidingWindow, Throttle
+        >>> Throttle(20).guarantee(1.0)  # 20 at once, then 20 more: in whole calls 39
         40.0
+        >>> Throttle(20, burst=5).guarantee(1.0)
+        25.0
         >>> Throttle(20, algorithm=SlidingWindow).guarantee(1.0)
         20.0
+        >>> Throttle(20, algorithm=LeakyBucket).guarantee(1.0)
+        21.0
+        >>> Throttle(500, period=60, burst=50).guarantee(60)
+        550.0
         """
         span = nanoseconds("window", window)
         if span == 0:
@@ -266,7 +272,21 @@ class BaseThrottle(Single):
 
     @property
     def capacity(self) -> float:
-        """Tokens per period. Setting it re-plans everybody at once; the level stays."""
+        """Tokens per period. Setting it re-plans everybody at once; the level stays.
+
+        >>> import asyncio
+        >>> from async_throttle import Throttle, testing
+        >>> async def main():
+        ...     throttle = Throttle(1, period=60)
+        ...     await throttle.acquire()
+        ...     waiting = asyncio.create_task(throttle.acquire())
+        ...     await asyncio.sleep(1)
+        ...     throttle.capacity = 60  # as the server's headers say
+        ...     await waiting
+        ...     return round(asyncio.get_running_loop().time(), 2)
+        >>> testing.run(main())
+        1.98
+        """
         return self._core.rule.capacity / TOKEN
 
     @capacity.setter

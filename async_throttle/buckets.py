@@ -4,6 +4,21 @@ Facades. They wait for nothing and no timer or task is theirs: a `Throttle` does
 
 Not to be confused with the rules of the same names, which are what `Throttle` takes as its
 *algorithm* and are imported from ``async_throttle``.
+
+What differs from the original: the rate is the rate (the original runs at twice it), a fresh leaky
+bucket is empty, more than the capacity is an error, and callers go in order of arrival. The
+adjustment map of a leaky bucket is its parameter *adjmap*, and a factor replaces the one before:
+the original multiplies them, so that a busy bucket sinks to a tenth of its leak.
+
+>>> import asyncio
+>>> from async_throttle import testing
+>>> async def main() -> None:
+...     async with LeakyBucket(capacity=5, leak=2) as bucket:
+...         print([await bucket.acquire() for _ in range(6)])
+...         print(await bucket.wait_for_tokens(3), "s until there was room for 3")
+>>> testing.run(main())
+[True, True, True, True, True, False]
+1.5 s until there was room for 3
 """
 
 from __future__ import annotations

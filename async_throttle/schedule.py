@@ -70,6 +70,30 @@ class Schedule:
     >>> Schedule(lambda now: 300 if now.year >= 2000 else 100).apply(throttle)
     >>> throttle.capacity
     300.0
+
+    With a clock that starts at 21:59:30, for one to see it change:
+
+    >>> import asyncio
+    >>> from zoneinfo import ZoneInfo
+    >>> from async_throttle import testing
+    >>> berlin = ZoneInfo("Europe/Berlin")
+    >>> def hours(now: datetime) -> float:
+    ...     return 300 if now.hour >= 22 or now.hour < 6 else 100
+    >>> async def main() -> None:
+    ...     loop, throttle = asyncio.get_running_loop(), Throttle(100, period=60)
+    ...     began = datetime(2026, 3, 5, 21, 59, 30, tzinfo=berlin)
+    ...     schedule = Schedule(
+    ...         hours, tz=berlin, clock=lambda: began + timedelta(seconds=loop.time())
+    ...     )
+    ...     async with schedule.applied_to(throttle):
+    ...         for _ in range(3):
+    ...             async with throttle:
+    ...                 print(loop.time(), "s:", throttle.capacity, "per minute")
+    ...             await asyncio.sleep(20)
+    >>> testing.run(main())
+    0.0 s: 100.0 per minute
+    20.0 s: 100.0 per minute
+    40.0 s: 300.0 per minute
     """
 
     __module__ = "async_throttle"

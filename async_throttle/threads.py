@@ -11,6 +11,27 @@
     async with throttle(5) as lease:    # in an event loop, behind the same callers
         ...
 
+>>> import asyncio
+>>> from concurrent.futures import ThreadPoolExecutor
+>>> throttle = Throttle(1_000, 2)
+>>> def square(n: int) -> int:
+...     with throttle:
+...         return n * n
+>>> async def cube(n: int) -> int:
+...     async with throttle(3):  # the same one: an event loop never blocks on it
+...         return n**3
+>>> with ThreadPoolExecutor(8) as executor:
+...     sum(executor.map(square, range(100)))
+328350
+>>> asyncio.run(cube(5))
+125
+
+All that a throttle does it does here from any thread; in an event loop the calls that wait end in
+``_async``. A plain call that would have to wait in a coroutine or a callback, and so would hold up
+the loop that runs it, is a RuntimeError that says what to do instead. In plain code of a notebook's
+cell, in threads that a cell has started and in greenlets of gevent it may wait. A set of such
+throttles is for threads, too: ``with api(tokens=5):``.
+
 How threads wait is told in `_shell/thread.py`.
 """
 

@@ -2,6 +2,75 @@
 
 The public face. What is behind it: `Core` (`_shell/core.py`), which asks a scheduler. The
 uncontended entries are in `_shell/fast.py`.
+
+How it behaves, which goes for sets, pools and threads as well:
+
+**Fair.** Grants follow arrival, and those granted start in that order; a newcomer never passes one
+who waits. The price is that a heavy call holds up the light ones behind it while the bucket fills
+for it. Under more light traffic than the bucket of 10 per second can bear, a call that weighs 8:
+
+>>> import asyncio
+>>> from async_throttle import testing
+>>> async def main() -> None:
+...     loop, throttle = asyncio.get_running_loop(), Throttle(10, burst=8, initial=0)
+...     async def light() -> None:
+...         while loop.time() < 4:
+...             await throttle.acquire()
+...     tasks = [asyncio.create_task(light()) for _ in range(4)]
+...     await asyncio.sleep(0)
+...     await throttle.acquire(8)
+...     print(f"went after {loop.time():.1f} s")  # where newcomers may pass: never
+...     await asyncio.gather(*tasks)
+>>> testing.run(main())
+went after 1.2 s
+
+**Cancellation.** A call that is cancelled while it waits, or after it was granted but before it
+ran, leaves no trace: its tokens are back and the next one is woken. It counts no longer from that
+moment on, also where its clean-up has not run yet. Inside the body, the slot comes back and the
+tokens stay spent.
+
+**Refunds** never mint tokens: the bucket holds afterwards what it would have held with the true
+weight. A call that failed is not refunded by itself, as servers count failures.
+
+**Signals and finalizers.** A throttle may be called while it is at work: by a signal handler, by a
+``__del__`` that the garbage collector runs in whichever thread allocates, by a rule or a clock of
+the user's. `release()`, `settle()`, `charge()`, `pause()`, `resume()`, `close()` and the setters
+are noted then, and done when the outer call is through. A handler of SIGTERM may be ``lambda *_:
+throttle.close()``. Questions are answered as of the last event, `try_acquire()` is False, and a
+call that would have to wait for the very thread that it interrupted is a RuntimeError. A
+KeyboardInterrupt leaves no waiter, no lock and no token behind, wherever it falls; no slot either,
+except between the end of a body and the first statement of the exit, where the semaphores of
+threading lose it as well.
+
+**Failures.** What a rule, a clock or a judge of the user's raises goes to the call for which it was
+asked, and to no other: that call leaves the queue, what was taken is given back, and the next one
+goes. It never hides the exception of a body. A clock that fails in a timer is told to the loop's
+exception handler, and read again 0.1 s later.
+
+**Forks and copies.** A forked child has the limits, with nobody waiting and all slots free, and
+what was begun before the fork ends there without effect. From then on there are two quotas,
+parent's and child's. ``copy`` and ``deepcopy`` give the same object, for a copy would be a second
+quota; ``pickle`` is a TypeError for that reason.
+
+**Exact.** Instants are whole nanoseconds and weights whole billionths of a token, so ten times 0.1
+is 1, and at 10 per second a call each 0.1 s is admitted 1000 times out of 1000. A timer that wakes
+late is paid back up to 5 ms, so that the long-run rate does not sag; after a blocked event loop the
+schedule shifts, it does not burst. A sliding window is exact with up to 1,000 calls inside; beyond
+that it merges those within a thousandth of the period, never admitting early, at the price of at
+most a thousandth of the rate, and its memory stays bounded.
+
+**Clocks.** The monotonic clock; the event loop is trusted to go as it does, and nothing is polled.
+Under freezegun, and when a clock steps back, time stands still rather than minting tokens. *timer*
+takes a clock of the user's, which is looked at every 0.1 s while callers wait for time or have a
+timeout: it may jump, go at another speed, or count while the machine sleeps, as ``lambda:
+time.clock_gettime(time.CLOCK_BOOTTIME)`` does on Linux.
+
+**One event loop at a time.** A throttle may be made at import and used in one `asyncio.run` after
+another; the level goes on. Two loops whose callers would have to queue together get a RuntimeError.
+It is not thread-safe, like all of asyncio's primitives; where loops and threads share one, take
+`async_throttle.threads.Throttle`. (A slot that is released, or a setting that is changed, in
+another thread reaches callers that wait in the loop all the same.) uvloop, Pyodide, Jupyter,
+nest_asyncio, qasync, rloop, trio-asyncio and gevent beside a loop are tested where they can be had.
 """
 
 from __future__ import annotations
@@ -192,7 +261,9 @@ class Throttle(FastThrottle, BaseThrottle):
             priority: a whole number, lower goes first; those of one priority go in order of
                 arrival. The class that better ones have overtaken most often, and 32 times in
                 a row at least, has a turn; then at least 32 calls go by rank again. So the
-                worst class is never starved, and all of them share a thirty-third.
+                worst class is never starved, and all of them share a thirty-third. Of three
+                classes that always wait the best gets 32 of 33 grants. Sets, pools and threads
+                take the same keyword.
 
         Returns:
             True.
@@ -204,6 +275,21 @@ class Throttle(FastThrottle, BaseThrottle):
             ThrottleClosed: the throttle was closed.
             ValueError: *weight* is negative, infinite or not a number, or *priority* not whole.
             RuntimeError: callers of another running event loop wait already.
+
+        >>> import asyncio
+        >>> from async_throttle import testing
+        >>> async def main():
+        ...     throttle = Throttle(1, period=10)
+        ...     async def search(who: str, priority: int = 0) -> None:
+        ...         await throttle.acquire(priority=priority)
+        ...         print(who)
+        ...     batch = [search("nightly job", priority=1) for _ in range(3)]
+        ...     await asyncio.gather(*batch, search("a user"))
+        >>> testing.run(main())
+        nightly job
+        a user
+        nightly job
+        nightly job
         """
         core = self._core
         if weight != 1 or priority:

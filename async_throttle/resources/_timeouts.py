@@ -79,6 +79,17 @@ class TimeoutManager:
     Traceback (most recent call last):
         ...
     async_throttle.exceptions.TimeoutError: the block timed out after 5 s
+
+    A second try with more time, and a third one:
+
+    >>> async def fetch(takes: float) -> str:
+    ...     await asyncio.sleep(takes)
+    ...     return "page"
+    >>> async def tries():
+    ...     takes = iter([9, 9, 1])
+    ...     return await TimeoutManager().cascade(lambda: fetch(next(takes)), [0.5, 1, 2])
+    >>> testing.run(tries())
+    'page'
     """
 
     __module__ = "async_throttle"

@@ -13,6 +13,9 @@ FixedWindow        never more than *capacity* between two ticks of a clock
 Slots              so many at once
 =================  ==================================================================
 
+A rule of your own subclasses `Rule`, has three methods, and is passed as *algorithm*. A question
+that is put to it must change nothing, and a `take` that raises must have changed nothing.
+
 A rule has two parts. Its *parameters* are frozen, and are replaced as a whole by `configure`.
 Its *state* is a small object, changed in place by `take`, `charge`, `refund`, `empty`, `shift`
 and `configure` alone. A question (`ready_at`, `level`, `guarantee`, `fresh_at`, `forgets_at`,
