@@ -4,7 +4,7 @@
 throttle.py            `Throttle`, a semaphore and a token bucket behind one fair queue;
                        `Lease`, what a granted call holds
 limits/                `LimitSet`, several throttles that are taken together; `LimitPool`;
-                       names in the manner of concurry
+                       both once more in the words of concurry
 keyed.py               `Throttles`, one for each key
 threads.py             `threads.Throttle`, for threads and event loops together
 resources/             `RateLimiter`, `ConcurrencyLimiter`, one of the limits alone;
@@ -84,15 +84,10 @@ if TYPE_CHECKING:
         WeightTooLarge,
     )
     from async_throttle.keyed import Throttles
-    from async_throttle.limits import (
-        CallLimit,
-        LimitPool,
-        LimitSet,
-        LimitSetAcquisition,
-        LoadBalancingAlgorithm,
-        RateLimit,
-        ResourceLimit,
-    )
+    from async_throttle.limits import CallLimit, RateLimit, ResourceLimit
+    from async_throttle.limits._acquisition import LimitSetAcquisition
+    from async_throttle.limits._pool import LimitPool, LoadBalancingAlgorithm
+    from async_throttle.limits._set import LimitSet
     from async_throttle.resources import (
         AdaptiveRateLimiter,
         ConcurrencyLimiter,
@@ -151,8 +146,10 @@ _HOMES = {
         "exceptions": "ResourceError ResourceLimitError WeightTooLarge "
         "ThrottleClosed ThrottleFull ThrottleTimeout",
         "keyed": "Throttles",
-        "limits": "CallLimit LimitPool LimitSet LimitSetAcquisition LoadBalancingAlgorithm "
-        "RateLimit ResourceLimit",
+        "limits": "CallLimit RateLimit ResourceLimit",
+        "limits._acquisition": "LimitSetAcquisition",
+        "limits._pool": "LimitPool LoadBalancingAlgorithm",
+        "limits._set": "LimitSet",
         "resources": "AdaptiveRateLimiter ConcurrencyLimiter RateLimiter ResourceGroup "
         "TimeoutManager",
         "rules": "Rule",

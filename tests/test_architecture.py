@@ -80,7 +80,10 @@ WITHIN = {
         ],
     ],
     "adaptive": ["_law", "_concurrency", "aimd", "gradient", "backoff", "__init__"],
-    "limits": ["_single", "_core", "_acquisition", "_set", "_pool", "__init__"],
+    "limits": [
+        *["_single", "_core", "_acquisition", "_face", "_set", "_pool", "_concurry"],
+        "__init__",
+    ],
     "resources": ["_call", "_limiters", "_timeouts", "_group", "_adaptive", "__init__"],
 }
 """Modules of a subpackage from the bottom up; what only type checkers read may point up."""
@@ -116,8 +119,8 @@ REACHES = {
     ("_shell.admission", "_hold"): "a lease is filled in by the shell, not by its holder",
     ("_shell.fast", "_hold"): "a lease is filled in by the shell, not by its holder",
     ("_shell.fast", "_receipts"): "a shortcut of the lease of a set, kept with all others",
-    ("limits._set", "_exit_again"): _BLOCK,
-    ("limits._set", "_quit"): _BLOCK,
+    ("limits._face", "_exit_again"): _BLOCK,
+    ("limits._face", "_quit"): _BLOCK,
     ("throttle", "_exit"): _BLOCK,
     ("threads", "_lease"): _WAITS,
     ("threads", "_lease_async"): _WAITS,
@@ -131,7 +134,7 @@ REACHES = {
 
 LARGE = {
     "_engine.queue.Queue": "each method keeps invariants of one state; what only reads it is apart",
-    "limits._acquisition.LimitSetAcquisition": "a lease that has concurry's words as well as ours",
+    "limits._acquisition.LimitSetAcquisition": "a lease on many limits, each settled by itself",
     "_engine.backfill.obstacle": "the proof is of the whole: two looks at the same claims",
     "_engine.queue.Queue._next_in_rank": "one pass over the lanes, in which each adds to the next",
     "_shell.fast.FastLease.__aenter__": "flattened: a call would be a place to be interrupted at",

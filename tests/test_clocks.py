@@ -169,7 +169,7 @@ def test_who_saw_different_instants_of_the_clock_before_it_became_another_one_ma
     clock.reading = 2_000.0
     assert both[ahead].paused_for == 1_000.0
     clock.reading = 5.0
-    LimitSet(both)
+    LimitSet(*both)
     clock.reading = 6.0
     assert [both[ahead].paused_for, both[1 - ahead].paused_for] == [999.0, 1_999.0]
 

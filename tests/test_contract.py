@@ -27,6 +27,7 @@ from async_throttle import (
     ResourceLimitError,
     Throttle,
     Throttles,
+    limits,
     threads,
 )
 from async_throttle.buckets import LeakyBucket, TokenBucket
@@ -150,22 +151,22 @@ def set_with_rate() -> LimitSet:
     return LimitSet(requests=rate(), tokens=Throttle(1e6, 50), concurrency=50)
 
 
-def documented_slots() -> LimitSet:
-    return LimitSet([ResourceLimit("files", 1), CallLimit(1e-3, None, 1_000)])
+def documented_slots() -> limits.LimitSet:
+    return limits.LimitSet([ResourceLimit("files", 1), CallLimit(1e-3, None, 1_000)])
 
 
-def documented_rate() -> LimitSet:
+def documented_rate() -> limits.LimitSet:
     bucket = RateLimit("tokens", 1, RateLimitAlgorithm.TokenBucket, 1)
-    return LimitSet([ResourceLimit("files", 50), bucket], shared=True, mode="asyncio")
+    return limits.LimitSet([ResourceLimit("files", 50), bucket], shared=True, mode="asyncio")
 
 
-def pool_of(make: Callable[[], LimitSet]) -> Callable[[], LimitPool]:
+def pool_of(make: Callable[[], LimitSet], kind: Any = LimitPool) -> Callable[[], Any]:
     """A pool that lets in what one of its sets does: the other one is paused for ever."""
 
-    def pool() -> LimitPool:
+    def pool() -> Any:
         busy, idle = make(), make()
         idle.pause(math.inf)
-        return LimitPool([idle, busy], "RoundRobin")
+        return kind([idle, busy], "RoundRobin")
 
     return pool
 
@@ -206,7 +207,6 @@ ALL_OF_THREADS = *BLOCKS, "acquire_async", "lease_async", "decorator"
 ALL_OF_SLOTS = "async with", "acquire", "async with acquire", "limit"
 ALL_OF_RATES = "async with", "acquire alone", "async with acquire", "limit"
 ALL_OF_SETS = tuple(FORMS_OF_SETS)
-ALL_OF_POOLS = ALL_OF_SETS[1:]
 
 LIMITERS: dict[str, tuple[Callable[[], Any], Callable[[Any], list[Any]], bool, tuple[str, ...]]] = {
     "Throttle slots": (slots, itself, True, ALL_OF_THROTTLES),
@@ -241,10 +241,20 @@ LIMITERS: dict[str, tuple[Callable[[], Any], Callable[[Any], list[Any]], bool, t
     "LimitSet, rate": (set_with_rate, of_a_set, False, ALL_OF_SETS),
     "LimitSet of Limits, slots": (documented_slots, of_a_set, True, ALL_OF_SETS),
     "LimitSet of Limits, rate": (documented_rate, of_a_set, False, ALL_OF_SETS),
-    "LimitPool slots": (pool_of(set_with_slots), of_a_pool, True, ALL_OF_POOLS),
-    "LimitPool rate": (pool_of(set_with_rate), of_a_pool, False, ALL_OF_POOLS),
-    "LimitPool of Limits, slots": (pool_of(documented_slots), of_a_pool, True, ALL_OF_POOLS),
-    "LimitPool of Limits, rate": (pool_of(documented_rate), of_a_pool, False, ALL_OF_POOLS),
+    "LimitPool slots": (pool_of(set_with_slots), of_a_pool, True, ALL_OF_SETS),
+    "LimitPool rate": (pool_of(set_with_rate), of_a_pool, False, ALL_OF_SETS),
+    "LimitPool of Limits, slots": (
+        pool_of(documented_slots, limits.LimitPool),
+        of_a_pool,
+        True,
+        ALL_OF_SETS,
+    ),
+    "LimitPool of Limits, rate": (
+        pool_of(documented_rate, limits.LimitPool),
+        of_a_pool,
+        False,
+        ALL_OF_SETS,
+    ),
 }
 """Each with how it is made, what is beneath, whether whoever got in holds it, and its forms."""
 

@@ -15,9 +15,16 @@ from typing import Any
 import pytest
 from support import queued
 
-from async_throttle import SlidingWindow, Throttle, TokenBucket, testing, threads
+from async_throttle import (
+    LimitPool,
+    LimitSet,
+    SlidingWindow,
+    Throttle,
+    TokenBucket,
+    testing,
+    threads,
+)
 from async_throttle.exceptions import ResourceLimitError
-from async_throttle.limits import LimitPool, LimitSet
 
 
 def pool_of_two(max_waiting: int | None = None) -> LimitPool:
@@ -59,7 +66,7 @@ async def a_caller_of_a_pool_is_refused_in_the_queue() -> None:
     pool = pool_of_two()
     call = await queued(enter(pool))
     for limit_set in pool:
-        limit_set.limits[0].close()
+        limit_set[0].close()
     await asyncio.wait([call])  # to await it would be a cycle of this test's own
 
 
@@ -70,7 +77,7 @@ async def a_pool_is_asked_for_too_much() -> None:
 
 async def a_full_pool_is_asked_for_its_delay() -> None:
     pool = pool_of_two(max_waiting=1)
-    callers = [await queued(limit_set.limits[0].acquire()) for limit_set in pool]
+    callers = [await queued(limit_set[0].acquire()) for limit_set in pool]
     with suppress(ResourceLimitError):
         pool.delay()
     await asyncio.gather(*callers)

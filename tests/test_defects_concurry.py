@@ -22,9 +22,10 @@ import pytest
 from freezegun import freeze_time
 from support import now, others_run
 
-from async_throttle import LimitSet, ResourceLimitError, Throttle, ThrottleTimeout
+from async_throttle import ResourceLimitError, Throttle, ThrottleTimeout
 from async_throttle.limits import (
     LimitPool,
+    LimitSet,
     LoadBalancingAlgorithm,
     RateLimit,
     RateLimitAlgorithm,

@@ -23,6 +23,7 @@ from async_throttle import (
     LimitSetAcquisition,
     Throttle,
     ThrottleClosed,
+    limits,
     threads,
 )
 from async_throttle._base import core_of
@@ -135,7 +136,8 @@ def test_a_thread_that_is_interrupted_in_its_sleep_never_asked(make: Callable[[]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert not [throttle for throttle in getattr(limiter, "limits", [limiter]) if throttle.active]
+    throttles = [limiter[key] for key in limiter] if isinstance(limiter, LimitSet) else [limiter]
+    assert not [throttle for throttle in throttles if throttle.active]
 
 
 # ------------------------------------------------------------- answers are as of the last event
@@ -329,9 +331,9 @@ ROWS: dict[type, dict[str, str]] = {
         **ASYNC,
         **SYNC,
         **dict.fromkeys(("pause", "resume"), NOTED),
-        **dict.fromkeys(("delay", "get_stats", "locked", "paused_for", "waiting"), BEFORE),
+        **dict.fromkeys(("delay", "locked", "paused_for", "waiting"), BEFORE),
         **dict.fromkeys(("try_acquire", "__repr__"), BEFORE),
-        **dict.fromkeys(("config", "keys", "limits", "max_waiting", "mode", "shared"), PURE),
+        **dict.fromkeys(("config", "keys", "max_waiting"), PURE),
         **dict.fromkeys(("__call__", "__contains__", "__getitem__", "__init__"), PURE),
         **dict.fromkeys(("__iter__", "__len__"), PURE),
         "acquire": REFUSES,
@@ -342,7 +344,6 @@ ROWS: dict[type, dict[str, str]] = {
         **TELLS,
         **ASYNC,
         **SYNC,
-        "update": NOTED,
         "__await__": LATER,
         "__repr__": BEFORE,
         **dict.fromkeys(("config", "limit_set", "successful", "waited", "waited_for"), PURE),
@@ -350,11 +351,23 @@ ROWS: dict[type, dict[str, str]] = {
     },
     LimitPool: {
         **SINGLE,
+        **ASYNC,
+        **SYNC,
         "acquire": REFUSES,
-        **dict.fromkeys(("delay", "get_stats", "try_acquire", "__repr__"), BEFORE),
+        **dict.fromkeys(("delay", "try_acquire", "__repr__"), BEFORE),
         **dict.fromkeys(("limit_sets", "load_balancing", "worker_index"), PURE),
         **dict.fromkeys(("__call__", "__getitem__", "__init__", "__iter__", "__len__"), PURE),
     },
+}
+
+ROWS |= {
+    limits.LimitSet: {
+        **ROWS[LimitSet],
+        "get_stats": BEFORE,
+        **dict.fromkeys(("limits", "mode", "shared"), PURE),
+    },
+    limits.LimitSetAcquisition: {**ROWS[LimitSetAcquisition], "update": NOTED},
+    limits.LimitPool: {**ROWS[LimitPool], "get_stats": BEFORE},
 }
 
 

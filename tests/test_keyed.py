@@ -29,6 +29,7 @@ from support import examples, now, others_run, queued, scaled
 from async_throttle import (
     FixedWindow,
     LeakyBucket,
+    LimitSet,
     ResourceLimitError,
     Rule,
     SlidingWindow,
@@ -40,7 +41,6 @@ from async_throttle import (
 )
 from async_throttle._shell.core import Core
 from async_throttle.keyed import LOOKED_AT, Throttles
-from async_throttle.limits import LimitSet
 
 pytestmark = pytest.mark.virtual_time
 

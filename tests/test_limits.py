@@ -23,6 +23,7 @@ from support import at, now, others_run, queued, refusal_of, scaled
 
 from async_throttle import (
     FixedWindow,
+    LimitPool,
     LimitSet,
     LimitSetAcquisition,
     RateLimiter,
@@ -34,6 +35,7 @@ from async_throttle import (
     ThrottleTimeout,
     TokenBucket,
     WeightTooLarge,
+    limits,
     threads,
 )
 from async_throttle._base import core_of
@@ -58,6 +60,7 @@ RESERVED = [
     "requested",
     "timeout",
     "priority",
+    "store",
 ]
 
 each_kind = pytest.mark.parametrize("kind", [Throttle, threads.Throttle])
@@ -152,7 +155,7 @@ def test_a_limit_is_called_by_its_keyword_or_its_name_or_its_place() -> None:
     more = Throttle(1, name="its own name")
     api = LimitSet(first, named, third, more=more)
     assert list(api) == api.keys() == [0, "named", 2, "more"]
-    assert api.limits == [first, named, third, more]
+    assert limits.LimitSet(first, named, third, more=more).limits == [first, named, third, more]
     assert (len(api), "named" in api, 1 in api, "its own name" in api) == (4, True, False, False)
     assert api[0] is first
     assert api["more"] is more
@@ -160,7 +163,7 @@ def test_a_limit_is_called_by_its_keyword_or_its_name_or_its_place() -> None:
 
 def test_what_is_found_under_a_key_is_the_limit_as_it_was_given() -> None:
     tokens, files = RateLimit("tokens", 60, None, 100), ResourceLimit("files", 5)
-    api = LimitSet([tokens, CallLimit(60, None, 50)], tuple_is_no_limit=files)
+    api = LimitSet(tokens, CallLimit(60, None, 50), tuple_is_no_limit=files)
     assert api.keys() == ["tokens", "call_count", "tuple_is_no_limit"]
     assert api["tokens"] is tokens
     assert api["tuple_is_no_limit"] is files
@@ -197,7 +200,7 @@ def test_what_is_in_a_set_twice_is_refused_and_named() -> None:
     with pytest.raises(ValueError, match="two limits are called 'chat'"):
         LimitSet(Throttle(5, name="chat"), Throttle(5, name="chat"))
     with pytest.raises(ValueError, match="two limits are called 'tokens'"):
-        LimitSet([limit], tokens=threads.Throttle(5))
+        LimitSet(limit, tokens=threads.Throttle(5))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +212,7 @@ def test_what_is_neither_a_throttle_nor_a_limit_is_refused_by_name(wrong: Any) -
     with pytest.raises(TypeError, match="1 must be a Throttle or a Limit, got "):
         LimitSet(Throttle(5), wrong)
     with pytest.raises(TypeError, match="0 must be a Throttle or a Limit, got "):
-        LimitSet([wrong])
+        limits.LimitSet([wrong])
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, math.inf, math.nan, "2"])
@@ -251,11 +254,11 @@ def test_a_throttle_that_is_at_work_neither_goes_into_a_set_nor_grants_while_it_
 
     one, other = Throttle(10, timer=timer), Throttle(10, timer=timer)
     for throttle in (one, other):
-        calls.append(lambda: LimitSet([one, other]))
+        calls.append(lambda: LimitSet(one, other))
         with pytest.raises(RuntimeError, match="at work"):
             throttle.pause(0)
     calls.append(lambda: granted.extend([one.try_acquire(), other.try_acquire()]))
-    LimitSet([one, other])
+    LimitSet(one, other)
     assert granted
     assert not any(granted)
     assert (one.level, other.level) == (10, 10)
@@ -263,7 +266,7 @@ def test_a_throttle_that_is_at_work_neither_goes_into_a_set_nor_grants_while_it_
 
 @pytest.mark.parametrize("mode", ["sync", "thread", "asyncio", *ExecutionMode])
 async def test_every_mode_serves_coroutines_and_none_changes_what_is_taken(mode: Any) -> None:
-    api = LimitSet(shared=True, mode=mode, requests=Throttle(5), concurrency=2)
+    api = limits.LimitSet(shared=True, mode=mode, requests=Throttle(5), concurrency=2)
     assert api.mode is ExecutionMode(mode)
     assert api.shared
     async with api:
@@ -273,13 +276,13 @@ async def test_every_mode_serves_coroutines_and_none_changes_what_is_taken(mode:
 @pytest.mark.parametrize("mode", ["process", "ray", "Process", "", None, 5])
 def test_a_mode_that_is_not_there_is_refused_with_those_that_are(mode: Any) -> None:
     with pytest.raises(ValueError, match="one of 'sync', 'thread', 'asyncio', got "):
-        LimitSet([], shared=True, mode=mode)
+        limits.LimitSet([], shared=True, mode=mode)
 
 
 def test_a_set_that_is_not_shared_has_the_mode_sync() -> None:
-    assert (LimitSet().mode, LimitSet().shared) == ("sync", False)
+    assert (limits.LimitSet().mode, limits.LimitSet().shared) == ("sync", False)
     with pytest.raises(ValueError, match="mode must be 'sync' where shared is False, got 'thread'"):
-        LimitSet([], mode="thread")
+        limits.LimitSet([], mode="thread")
 
 
 async def test_the_config_is_told_to_calls_and_cannot_be_changed() -> None:
@@ -300,10 +303,15 @@ async def test_a_set_of_nothing_grants_at_once() -> None:
     api = LimitSet()
     async with api as lease, api(timeout=0):
         assert (lease.weights, lease.waited, lease.waited_for) == ({}, 0.0, {})
-    with api, api.acquire(requested={}), api.try_acquire() as lease:
+    with api, api.acquire({}), api.try_acquire() as lease:
         assert lease.successful
         lease.settle()
-    assert (api.keys(), api.get_stats(), api.delay(), api.locked()) == ([], {}, 0.0, False)
+    assert (api.keys(), limits.LimitSet().get_stats(), api.delay(), api.locked()) == (
+        [],
+        {},
+        0.0,
+        False,
+    )
     with pytest.raises(ValueError, match="no limit of the set is called 'tokens'; there are none"):
         api(tokens=5)
 
@@ -394,8 +402,8 @@ async def test_a_weight_that_cannot_be_is_refused_before_anything_is_asked_for(
     before = state(api)
     for call in (
         lambda: api(**weights),
-        lambda: api.acquire(requested=weights),
-        lambda: api.try_acquire(requested=weights),
+        lambda: api.acquire(weights),
+        lambda: api.try_acquire(weights),
         lambda: api.try_acquire(**weights),
         lambda: api.delay(**weights),
     ):
@@ -406,11 +414,11 @@ async def test_a_weight_that_cannot_be_is_refused_before_anything_is_asked_for(
 
 @pytest.mark.parametrize("count", [2, 0.5, 1.5])
 async def test_a_call_is_one_call(count: float) -> None:
-    api = LimitSet([CallLimit(60, None, 10)])
+    api = LimitSet(CallLimit(60, None, 10))
     for call in (
         lambda: api(call_count=count),
-        lambda: api.acquire(requested={"call_count": count}),
-        lambda: api.try_acquire(requested={"call_count": count}),
+        lambda: api.acquire({"call_count": count}),
+        lambda: api.try_acquire({"call_count": count}),
         lambda: api.delay(call_count=count),
     ):
         with pytest.raises(ValueError, match=f"call_count must be 1, .*got {count}"):
@@ -421,11 +429,11 @@ async def test_a_call_is_one_call(count: float) -> None:
 
 async def test_limits_that_are_called_by_place_are_asked_for_in_a_mapping() -> None:
     api = LimitSet(Throttle(10), Throttle(10))
-    async with api.acquire(requested={1: 4}) as lease:
+    async with api.acquire({1: 4}) as lease:
         assert lease.weights == {0: 1, 1: 4}
-    assert api.try_acquire(requested={0: 3}).weights == {0: 3, 1: 1}
+    assert api.try_acquire({0: 3}).weights == {0: 3, 1: 1}
     with pytest.raises(ValueError, match="no limit of the set is called 2; there are 0, 1"):
-        api.acquire(requested={2: 1})
+        api.acquire({2: 1})
 
 
 # -------------------------------------------------------------------------- the same in their words
@@ -433,14 +441,14 @@ async def test_limits_that_are_called_by_place_are_asked_for_in_a_mapping() -> N
 
 async def test_acquire_in_a_loop_takes_at_once_what_is_there() -> None:
     api = LimitSet(tokens=Throttle(10), concurrency=2)
-    lease = api.acquire(requested={"tokens": 4})
+    lease = api.acquire({"tokens": 4})
     assert lease.successful
     assert (api["tokens"].level, api["concurrency"].active) == (6, 1)
     async with lease as same:
         assert same is lease
         assert api["concurrency"].active == 1  # the same one, not another
     assert api["concurrency"].active == 0
-    with api.acquire(requested={"tokens": 4}) as lease:
+    with api.acquire({"tokens": 4}) as lease:
         assert lease.waited == 0.0
     assert state(api) == {"tokens": (2, 0, 0), "concurrency": (math.inf, 0, 0)}
 
@@ -466,7 +474,7 @@ async def test_acquire_takes_nothing_that_would_have_to_be_waited_for(
         window=kind(10, period=1e6, algorithm=SlidingWindow),
         concurrency=2,
     )
-    assert api.acquire(requested={"tokens": 0, "window": 0, "concurrency": 0}).successful
+    assert api.acquire({"tokens": 0, "window": 0, "concurrency": 0}).successful
     lack(api)
     before = state(api)
     for priority in (0, -1, 1):
@@ -506,7 +514,7 @@ async def test_acquire_in_a_loop_is_awaited_or_entered_where_it_would_have_to_wa
     kind: Any,
 ) -> None:
     api = LimitSet(tokens=kind(1, burst=10, initial=0))
-    call = api.acquire(requested={"tokens": 2})
+    call = api.acquire({"tokens": 2})
     assert not call.successful
     assert api["tokens"].waiting == 0
     with pytest.raises(RuntimeError, match=r"hold up the event loop.*use async with"), call:
@@ -549,7 +557,7 @@ async def test_a_failed_try_holds_nothing() -> None:
     assert (refused.weights, refused.config, refused.waited_for) == ({}, {}, {})
     assert refused.limit_set is None
     with pytest.raises(RuntimeError, match="nothing was granted"):
-        refused.update(usage={"requests": 5})
+        refused.settle({"requests": 5})
     assert state(api) == before
     held.release()
     with api.try_acquire() as granted:
@@ -598,9 +606,8 @@ async def test_pauses_of_a_set_merge_by_the_later_end_and_resume_ends_them(went:
 
 
 async def test_documented_limits_are_changed_through_their_key_as_well(went: Went) -> None:
-    api = LimitSet(
-        [RateLimit("tokens", 10, RateLimitAlgorithm.TokenBucket, 10), ResourceLimit("files", 1)]
-    )
+    bucket = RateLimit("tokens", 10, RateLimitAlgorithm.TokenBucket, 10)
+    api = LimitSet(bucket, ResourceLimit("files", 1))
     await holds(api, tokens=10, files=0)
     task = await queued(went.call(api, tokens=10))
     at(5.0, lambda: setattr(api["tokens"], "capacity", 50))
@@ -611,14 +618,14 @@ async def test_documented_limits_are_changed_through_their_key_as_well(went: Wen
     api["files"].capacity = 2
     await task
     held.release()
-    assert api.get_stats()["files"]["capacity"] == 2
+    assert api["files"].get_stats()["capacity"] == 2
 
 
 @pytest.mark.parametrize("algorithm", [*RateLimitAlgorithm])
 async def test_the_capacity_of_a_documented_limit_is_also_the_most_at_once(
     algorithm: RateLimitAlgorithm,
 ) -> None:
-    api = LimitSet([RateLimit("tokens", 1e6, algorithm, 10)])
+    api = LimitSet(RateLimit("tokens", 1e6, algorithm, 10))
     for capacity in (50, 5, 20):
         api["tokens"].capacity = capacity
         with pytest.raises(WeightTooLarge) as refused:
@@ -718,7 +725,7 @@ async def test_where_a_slot_is_missing_the_delay_is_a_lower_bound_and_names_its_
 
 
 async def test_stats_tell_of_each_limit_by_its_key() -> None:
-    api = LimitSet(
+    api = limits.LimitSet(
         tokens=Throttle(100, period=60, burst=50), slots=Throttle(math.inf, 4), concurrency=2
     )
     async with api(tokens=30, slots=3):
@@ -742,12 +749,101 @@ async def test_stats_tell_of_each_limit_by_its_key() -> None:
 
 async def test_stats_of_documented_limits_are_those_that_each_tells_of_itself() -> None:
     rate = RateLimit("tokens", 60, RateLimitAlgorithm.GCRA, 100)
-    api = LimitSet([rate, CallLimit(60, None, 10), ResourceLimit("files", 5)])
+    api = limits.LimitSet([rate, CallLimit(60, None, 10), ResourceLimit("files", 5)])
     async with api(tokens=25, files=2):
         stats = api.get_stats()
         assert stats == {key: api[key].get_stats() for key in api}
         assert [stats[key]["current_usage"] for key in api] == [25, 1, 2]
         assert [stats[key]["utilization"] for key in api] == [0.25, 0.1, 0.4]
+
+
+# ------------------------------------------------------------------------- in concurry's words
+
+
+def test_a_list_of_limits_and_what_goes_with_it_are_for_the_set_in_the_words_of_concurry() -> None:
+    limit = RateLimit("tokens", 60, None, 5)
+    with pytest.raises(
+        TypeError, match=r"one by one.*async_throttle\.limits\.LimitSet takes a list"
+    ):
+        LimitSet([limit])  # type: ignore[arg-type]
+    documented: tuple[dict[str, Any], ...] = ({"limits": []}, {"shared": True}, {"mode": "thread"})
+    for more in documented:
+        with pytest.raises(ValueError, match=f"'{next(iter(more))}' is a reserved name"):
+            LimitSet(limit, **more)
+    for concurrys in ("limits", "shared", "mode", "get_stats"):
+        assert not hasattr(LimitSet, concurrys)
+    assert not hasattr(LimitSetAcquisition, "update")
+
+
+async def test_a_set_goes_wherever_one_in_the_words_of_concurry_does_and_the_other_way_round() -> (
+    None
+):
+    tokens, files = RateLimit("tokens", 60, None, 5), ResourceLimit("files", 5)
+    documented = limits.LimitSet([tokens], shared=True, mode="asyncio")
+    native = LimitSet(files=files, tokens=threads.Throttle(5))
+    assert isinstance(documented, LimitSet)
+    assert issubclass(limits.LimitPool, LimitPool)
+    assert issubclass(limits.LimitSetAcquisition, LimitSetAcquisition)
+    for pool in (LimitPool([documented, native]), limits.LimitPool([native, documented])):
+        first, second = pool.try_acquire(tokens=2), pool.try_acquire({"tokens": 2})
+        assert first.limit_set is pool[0]
+        assert second.limit_set is pool[0]
+        first.release()
+        second.release()
+    async with documented(tokens=0) as lease, documented.acquire(tokens=0) as other:
+        assert isinstance(lease, limits.LimitSetAcquisition)
+        assert isinstance(other, limits.LimitSetAcquisition)
+        lease.update(usage={"tokens": 1})
+        lease.settle(tokens=0)
+    async with documented as lease:
+        assert isinstance(lease, limits.LimitSetAcquisition)
+
+
+# -------------------------------------------------------------------- weights are said by limit
+
+
+SAID: dict[str, Callable[..., Any]] = {
+    "call": lambda api, *args, **named: api(*args, **named),
+    "acquire": lambda api, *args, **named: api.acquire(*args, **named),
+    "try_acquire": lambda api, *args, **named: api.try_acquire(*args, **named),
+    "delay": lambda api, *args, **named: api.delay(*args, **named),
+    "settle": lambda api, *args, **named: api.try_acquire().settle(*args, **named),
+}
+
+said = pytest.mark.parametrize("say", SAID.values(), ids=SAID)
+
+ways_to_ask = pytest.mark.parametrize("made", [LimitSet, limits.LimitSet])
+
+
+@said
+@ways_to_ask
+def test_weights_go_by_name_or_by_place_and_by_each_of_them_once(say: Any, made: Any) -> None:
+    api = made(Throttle(9), Throttle(9), tokens=Throttle(9))
+    say(api, {0: 5, "tokens": 2})
+    say(api, {1: 5}, tokens=2)
+    with pytest.raises(ValueError, match="'tokens' is said twice: 1, 2"):
+        say(api, {"tokens": 1}, tokens=2)
+    with pytest.raises(ValueError, match="no limit of the set is called 2; there are 0, 1, 'tok"):
+        say(api, {2: 5})
+    with pytest.raises(ValueError, match="'timeout'; there are"):
+        say(api, {"timeout": 5})
+    with pytest.raises(TypeError, match=r"said by limit.*got 5"):
+        say(api, 5)
+
+
+async def test_what_is_said_by_place_is_what_is_taken_and_settled() -> None:
+    one, other = Throttle(10), Throttle(10)
+    api = LimitSet(one, other)
+    async with api({0: 5}) as lease:
+        assert lease.weights == {0: 5, 1: 1}
+        assert (one.level, other.level) == (5, 9)
+        lease.settle({0: 2, 1: 3})
+        assert (one.level, other.level) == (8, 7)
+    said = {0: 4}
+    call = api(said)
+    said[0] = 9  # too late
+    async with call as lease:
+        assert lease.weights == {0: 4, 1: 1}
 
 
 # --------------------------------------------------------------- every refusal names its limit
@@ -865,7 +961,7 @@ async def test_what_cannot_be_settled_is_refused_and_then_nothing_is(
     usage: dict[str, float], message: str
 ) -> None:
     api = LimitSet(
-        [CallLimit(1e6, None, 10)],
+        CallLimit(1e6, None, 10),
         tokens=threads.Throttle(10, period=1e6),
         requests=threads.Throttle(10, period=1e6),
         concurrency=2,
@@ -875,9 +971,9 @@ async def test_what_cannot_be_settled_is_refused_and_then_nothing_is(
         with pytest.raises(ValueError, match=message):
             lease.settle(**usage)
         with pytest.raises(ValueError, match=message):
-            lease.update(usage=usage)
+            lease.settle(usage)
         assert state(api) == before
-        lease.update(usage={"tokens": 2, "call_count": 1})
+        lease.settle({"tokens": 2, "call_count": 1})
         assert api["tokens"].level == 8
 
 
@@ -1058,7 +1154,7 @@ def test_throttles_made_while_time_was_frozen_are_joined_with_others() -> None:
         assert frozen.try_acquire(4)
     real = Throttle(10, period=1e6)
     api = LimitSet(frozen, real)
-    assert api.try_acquire(requested={0: 2, 1: 3}).successful
+    assert api.try_acquire({0: 2, 1: 3}).successful
     assert [frozen.level, real.level] == pytest.approx([4, 7])
     with freeze_time("2031-01-01"):
         # Forwards it is time that has passed; backwards, at the end, it is another clock.

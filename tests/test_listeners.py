@@ -139,6 +139,6 @@ async def test_a_rule_is_told_what_a_call_has_really_taken() -> None:
 async def test_listeners_stay_when_throttles_are_joined() -> None:
     one, other = Throttle(10), Throttle(10)
     events = heard(one), heard(other)
-    async with LimitSet([one, other]):
+    async with LimitSet(one, other):
         pass
     assert [[event.what for event in each] for each in events] == [["grant", "release"]] * 2

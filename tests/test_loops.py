@@ -376,7 +376,7 @@ def test_callers_in_a_loop_that_was_closed_keep_no_set_from_being_made(first: bo
 
     async def main() -> None:
         waiter = await queued(used.acquire())
-        LimitSet(both)
+        LimitSet(*both)
         assert (left.waiting, used.waiting) == (0, 1)
         waiter.cancel()
 

@@ -733,7 +733,7 @@ class Machine(RuleBasedStateMachine):
     async def live_with_sets(self, caller: Caller, patience: float | None) -> None:
         real, named, priority = caller.source.real, caller.named, caller.call.priority
         if caller.kind in ("acquire", "consume"):
-            lease = real.acquire(requested=named, timeout=patience, priority=priority)
+            lease = real.acquire(named, timeout=patience, priority=priority)
             caller.lease = await lease
             assert caller.lease is lease
             self.starts(caller)
@@ -799,7 +799,7 @@ class Machine(RuleBasedStateMachine):
         return [
             *({name: getattr(t, name) for name in names} for t in self.throttles.values()),
             *((limit_set.waiting, limit_set.paused_for) for limit_set, _ in self.sets),
-            None if self.alone else self.pool.real.get_stats()["balancer_stats"],
+            None if self.alone else list(self.pool.real._core.dispatched),
         ]
 
     # ----------------------------------------------------------------------- rules: the callers

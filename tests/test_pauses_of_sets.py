@@ -26,6 +26,7 @@ from async_throttle import (
     Throttles,
     ThrottleTimeout,
     TokenBucket,
+    limits,
     threads,
 )
 
@@ -36,7 +37,7 @@ WAYS: dict[str, Callable[[Any, Any], LimitSet]] = {
     "the other way round": lambda one, other: LimitSet(other, one),
     "by names": lambda one, other: LimitSet(one=one, other=other),
     "by names, the other way round": lambda one, other: LimitSet(b=other, a=one),
-    "as a list": lambda one, other: LimitSet([other, one]),
+    "as a list": lambda one, other: limits.LimitSet([other, one]),
 }
 
 

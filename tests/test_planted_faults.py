@@ -46,7 +46,7 @@ async def enter(block: Any) -> None:
 
 
 def by_a_set(ones: LimitSet, others: LimitSet) -> None:
-    LimitSet(ones.limits[0], others.limits[0])
+    LimitSet(*(next(limits[key] for key in limits) for limits in (ones, others)))
 
 
 def by_a_pool(ones: LimitSet, others: LimitSet) -> None:

@@ -25,6 +25,7 @@ from async_throttle import (
     ThrottleFull,
     ThrottleTimeout,
     WeightTooLarge,
+    limits,
     threads,
 )
 from async_throttle.limits import Delay, RateLimitAlgorithm
@@ -197,7 +198,7 @@ async def test_looking_and_refusals_do_not_move_the_turn(kind: Any, went: Went) 
     pool = LimitPool(regions(kind, "us", "eu", capacity=3), Algorithm.RoundRobin)
     for _ in range(3):
         assert pool.delay() == 0.0
-        pool.get_stats()
+        repr(pool)
         pool(tokens=2)  # made, and never entered
         for _ in range(3):
             with pytest.raises(WeightTooLarge):
@@ -262,7 +263,7 @@ async def test_a_set_that_admits_nobody_does_not_hold_up_who_could_go_elsewhere(
     for _ in range(10):
         lease = await went.call(pool, tokens=2)
         assert lease.waited == 0.0
-        with pool.acquire(requested={"tokens": 2}) as acquisition:
+        with pool.acquire({"tokens": 2}) as acquisition:
             assert acquisition.limit_set is not sets[which]
     assert now() == 0.0
     assert sets[which].config["region"] not in went.regions
@@ -393,8 +394,8 @@ async def test_what_is_too_heavy_for_all_or_closed_everywhere_is_refused_at_once
             call(5)
         assert (refused.value.limit, refused.value.largest) == ("tokens", 4)
     assert state(*pool) == [(4, 0, 0), (4, 0, 0)]
-    for limits in pool:
-        limits["tokens"].close()
+    for limit_set in pool:
+        limit_set["tokens"].close()
     for call in calls:
         with pytest.raises(ThrottleClosed, match="tokens is closed"):
             call(1)
@@ -467,7 +468,7 @@ async def test_a_call_knows_the_set_that_it_was_granted_by(kind: Any) -> None:
         lease.settle(tokens=20)
         assert (us["tokens"].level, eu["tokens"].level) == (5, 70)
     assert lease.successful
-    lease.update(usage={"tokens": 10})
+    lease.settle({"tokens": 10})
     assert round(eu["tokens"].level) == 80
     with pytest.raises(ValueError, match="no limit of the set is called 'token'"):
         lease.settle(token=5)
@@ -476,8 +477,8 @@ async def test_a_call_knows_the_set_that_it_was_granted_by(kind: Any) -> None:
 async def test_the_words_of_a_pool_are_those_of_a_set(kind: Any) -> None:
     us, eu = (region(name, concurrency=1, tokens=kind(9)) for name in ("us", "eu"))
     pool = LimitPool([us, eu])
-    first = pool.acquire(requested={"tokens": 2})
-    second = pool.try_acquire(requested={"tokens": 2})
+    first = pool.acquire({"tokens": 2})
+    second = pool.try_acquire({"tokens": 2})
     assert (first.config["region"], second.config["region"]) == ("us", "eu")
     refused, deferred = pool.try_acquire(), pool.acquire(timeout=5)
     assert (refused.successful, deferred.successful) == (False, False)
@@ -537,7 +538,7 @@ async def test_the_delay_is_the_least_of_the_sets_and_names_the_limit_of_that_on
 
 async def test_stats_tell_what_was_given_by_whom(kind: Any, went: Went) -> None:
     us, eu = regions(kind, "us", "eu")
-    pool = LimitPool([us, eu], Algorithm.RoundRobin, worker_index=1)
+    pool = limits.LimitPool([us, eu], Algorithm.RoundRobin, worker_index=1)
     for _ in range(5):
         await went.call(pool)
     await went.call(us)  # not through the pool
@@ -555,7 +556,9 @@ async def test_stats_tell_what_was_given_by_whom(kind: Any, went: Went) -> None:
             "total_dispatched": 5,
             "dispatched": [2, 3],
         },
-        "limit_sets": [us.get_stats(), eu.get_stats()],
+        "limit_sets": [
+            limits.LimitSet(tokens=limit_set["tokens"]).get_stats() for limit_set in (us, eu)
+        ],
     }
 
 

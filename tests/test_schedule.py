@@ -174,7 +174,7 @@ def test_it_is_applied_once_where_no_loop_runs() -> None:
 
 async def test_whatever_has_a_capacity_can_have_a_schedule() -> None:
     plain, threaded = Throttle(1), threads.Throttle(1)
-    limits = LimitSet([CallLimit(60, None, 50), RateLimit("tokens", 60, "TokenBucket", 1_000)])
+    limits = LimitSet(CallLimit(60, None, 50), RateLimit("tokens", 60, "TokenBucket", 1_000))
     member = limits["tokens"]
     assert isinstance(member, RateLimit)
     async with schedule().applied_to(plain, threaded, member):

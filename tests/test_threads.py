@@ -898,6 +898,6 @@ def test_a_throttle_that_is_at_work_is_not_taken_together_with_others(kind: Any)
 def test_throttles_for_threads_and_others_are_not_taken_together() -> None:
     with pytest.raises(TypeError, match="one kind"):
         LimitSet(Throttle(1), AsyncThrottle(1))
-    limits = LimitSet([RateLimit("tokens", 1, capacity=5)])
+    limits = LimitSet(RateLimit("tokens", 1, capacity=5))
     with limits() as acquisition:
         assert acquisition.successful

@@ -65,6 +65,7 @@ from async_throttle import (
     ResourceLimitError,
     Throttles,
     keyed,
+    limits,
     threads,
 )
 from async_throttle._base import core_of
@@ -1241,7 +1242,7 @@ def a_pool(stage: Stage) -> Any:
 
 @scene()
 def limits_in_the_manner_of_concurry(stage: Stage) -> Any:
-    limits = LimitSet(
+    documented = limits.LimitSet(
         [
             CallLimit(window_seconds=60, capacity=100),
             RateLimit("tokens", 60, RateLimitAlgorithm.TokenBucket, capacity=4),
@@ -1253,7 +1254,7 @@ def limits_in_the_manner_of_concurry(stage: Stage) -> Any:
     # The first two take all tokens, and hold all connections; each gives one token back.
     return two_threads_and_a_loop(
         stage,
-        lambda: limits.acquire(requested={"tokens": 2}),
+        lambda: documented.acquire(requested={"tokens": 2}),
         lambda acquisition: acquisition.update(usage={"tokens": 1}),
     )
 
@@ -1326,11 +1327,11 @@ def an_acquisition_that_two_threads_release(stage: Stage) -> Any:
 def a_settlement_by_two_threads(stage: Stage) -> Any:
     throttle = stage.throttle(1, burst=10)
     acquisition = LimitSet(tokens=throttle).acquire({"tokens": 10})
-    stage.crew("AB", acquisition.update, {"tokens": 4})
+    stage.crew("AB", acquisition.settle, {"tokens": 4})
 
     def check() -> None:
         assert throttle.level == 6
-        acquisition.update({"tokens": 3})
+        acquisition.settle({"tokens": 3})
         assert throttle.level == 7
         acquisition.release()
 

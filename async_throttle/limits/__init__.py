@@ -3,15 +3,18 @@
 ================  ===========================================================================
 _single.py        `RateLimit`, `CallLimit`, `ResourceLimit`: throttles in the manner of concurry
 _core.py          the core of a set: the rules of its members in one lane
-_set.py           `LimitSet`: several limits that are taken together, all of them or nothing
 _acquisition.py   `LimitSetAcquisition`: what a granted call to a set holds
+_face.py          how sets and pools are called
+_set.py           `LimitSet`: several limits that are taken together, all of them or nothing
 _pool.py          `LimitPool`: several sets, of which a call takes the one that admits it soonest
+_concurry.py      sets and pools in the words of concurry, which are those of this module; the
+                  sets and pools of `async_throttle` are native, and go wherever these go
 ================  ===========================================================================
 """
 
-from async_throttle.limits._acquisition import Delay, LimitSetAcquisition
-from async_throttle.limits._pool import LimitPool, LoadBalancingAlgorithm
-from async_throttle.limits._set import ExecutionMode, LimitSet
+from async_throttle.limits._acquisition import Delay
+from async_throttle.limits._concurry import ExecutionMode, LimitPool, LimitSet, LimitSetAcquisition
+from async_throttle.limits._pool import LoadBalancingAlgorithm
 from async_throttle.limits._single import CallLimit, Limit, RateLimit, ResourceLimit
 from async_throttle.rules.algorithm import RateLimitAlgorithm
 

@@ -37,10 +37,11 @@ from async_throttle.rules.slots import Slots
 if TYPE_CHECKING:
     from async_throttle.limits._set import LimitSet
 
-__all__ = ["Delay", "LimitSetAcquisition", "begin", "soonest", "tried"]
+__all__ = ["Delay", "LimitSetAcquisition", "begin", "by_limit", "soonest", "tried"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+A = TypeVar("A", bound="LimitSetAcquisition")
 
 
 class Delay(float):
@@ -266,40 +267,39 @@ class LimitSetAcquisition(BaseLease):
                 weight = settled[key][0] / TOKEN if key in settled else taken[key]
                 measure.end(outcome, weight)
 
-    def settle(self, **actual: float) -> None:
+    def settle(self, amounts: Mapping[Any, float] | None = None, /, **actual: float) -> None:
         """Say what the call really took, by limit, also after the block.
 
         Less than taken is given back at once, which may wake a waiter; more is debt from now
         on, which later callers wait out: see `Lease.settle`. Limits that are not named keep
         what they had; a second call replaces the first. What counts slots is not used up: it
-        comes back by `release`, whatever is said here.
+        comes back by `release`, whatever is said here. A limit without a name goes by its place:
+        ``lease.settle({0: 80})``.
 
         Raises:
-            ValueError: a name that is no limit of the set; an amount that is negative, infinite
-                or not a number; for a `CallLimit`, one that is not 1. Nothing is settled then.
+            ValueError: a name that is no limit of the set, or is said twice; an amount that is
+                negative, infinite or not a number; for a `CallLimit`, one that is not 1. Nothing
+                is settled then.
             RuntimeError: nothing was granted.
         """
-        self.update(actual)
-
-    def update(self, usage: Mapping[Any, float]) -> None:
-        """`settle` in other words: ``update(usage={"tokens": 80})``."""
+        usage = actual if amounts is None else by_limit(amounts, actual)
         if self.limit_set is None:
             raise RuntimeError(f"nothing was granted to {self!r}")
         if self._settle_less(usage):
             return
-        amounts = self._changed(usage)
-        if not amounts or self._epoch != fast.EPOCH:
+        changes = self._changed(usage)
+        if not changes or self._epoch != fast.EPOCH:
             return
-        if len(amounts) == 1:
-            change = partial(self._settle_one, *amounts[0])
+        if len(changes) == 1:
+            change = partial(self._settle_one, *changes[0])
         else:
-            change = partial(self._settle, amounts)
+            change = partial(self._settle, changes)
         scheduler = self._core.scheduler
         if scheduler.into is not None:
             scheduler = find(self._core)
         if scheduler.quiet and scheduler.quietly(change):  # no waiter, and no listener
             return
-        change = partial(self._settle_and_tell, change, amounts)
+        change = partial(self._settle_and_tell, change, changes)
         if not scheduler.quietly(change):
             scheduler.do(change)
 
@@ -484,14 +484,35 @@ class LimitSetAcquisition(BaseLease):
 # -- what sets and pools have in common ---------------------------------------------------
 
 
-def tried(acquisition: LimitSetAcquisition) -> LimitSetAcquisition:
+def by_limit(
+    amounts: Mapping[Any, float] | None, named: Mapping[str, float]
+) -> Mapping[Any, float]:
+    """What a call says of each limit: *amounts*, and those that are *named*.
+
+    Raises:
+        TypeError: *amounts* is no mapping.
+        ValueError: a limit is said twice.
+    """
+    if amounts is None:
+        return named
+    if not isinstance(amounts, Mapping):
+        raise TypeError(
+            f"weights are said by limit, as in tokens=5 or {{'tokens': 5}}, got {amounts!r}"
+        )
+    twice = [key for key in named if key in amounts]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is said twice: {amounts[twice[0]]!r}, {named[twice[0]]!r}")
+    return {**amounts, **named}
+
+
+def tried(acquisition: A) -> A:
     """Take what is asked for if that is possible now; raises if it never will be."""
     if not acquisition._grab(LEASED) and not _seize(acquisition):
         acquisition._refused()
     return acquisition
 
 
-def begin(acquisition: LimitSetAcquisition) -> LimitSetAcquisition:
+def begin(acquisition: A) -> A:
     """Wait with the thread; or, where an event loop runs, take what is there at once."""
     if not acquisition._grab(LEASED):
         if asyncio._get_running_loop() is None:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
+from async_throttle._shell.lease import Blocks
 from async_throttle._shell.scheduler import find, together
-from async_throttle._shell.single import Single
 from async_throttle._shell.waiting import Option
 from async_throttle._units import whole
-from async_throttle.limits._acquisition import Delay, LimitSetAcquisition, begin, soonest, tried
 from async_throttle.limits._core import SetCore
+from async_throttle.limits._face import BaseLimits
 from async_throttle.limits._set import LimitSet, core_of_set
 
 __all__ = ["LimitPool", "LoadBalancingAlgorithm"]
@@ -37,7 +37,7 @@ class LoadBalancingAlgorithm(Enum):
     """The first of them, in the order given: the others are there for what it cannot take."""
 
 
-class LimitPool(Single):
+class LimitPool(BaseLimits):
     """Several sets of limits, for as many accounts or regions: a call takes one of them.
 
     ::
@@ -63,7 +63,9 @@ class LimitPool(Single):
 
     __module__ = "async_throttle"
 
-    __slots__ = ("_core", "limit_sets", "load_balancing", "worker_index")
+    __slots__ = ("limit_sets", "load_balancing", "worker_index")
+
+    _core: PoolCore
 
     def __init__(
         self,
@@ -79,39 +81,8 @@ class LimitPool(Single):
                 raise TypeError(f"limit_sets must hold sets of limits, got {limit_set!r}")
         self.load_balancing = _balancing(load_balancing)
         self.worker_index = whole("worker_index", worker_index)
+        self._blocks = Blocks()
         self._core = PoolCore(self.limit_sets, self.load_balancing, self.worker_index)
-
-    def __call__(
-        self, *, timeout: float | None = None, priority: int = 0, **weights: float
-    ) -> LimitSetAcquisition:
-        """A call: ``async with pool(tokens=900) as lease:``; see `LimitSet`."""
-        return LimitSetAcquisition(self, self._core, weights, timeout, priority)
-
-    def acquire(
-        self,
-        requested: Mapping[Any, float] | None = None,
-        timeout: float | None = None,
-        *,
-        priority: int = 0,
-    ) -> LimitSetAcquisition:
-        """A call in other words: ``acquire(requested={"tokens": 900})``; see `LimitSet.acquire`.
-
-        Raises:
-            ResourceLimitError: no set grants it; says what the first of them says.
-            ValueError: a name that is no limit of every set, or a weight that cannot be.
-        """
-        return begin(LimitSetAcquisition(self, self._core, requested or {}, timeout, priority))
-
-    def try_acquire(
-        self, requested: Mapping[Any, float] | None = None, *, priority: int = 0, **weights: float
-    ) -> LimitSetAcquisition:
-        """Take what is asked for of a set that can give it now; see `LimitSet.try_acquire`."""
-        amounts = {**(requested or {}), **weights}
-        return tried(LimitSetAcquisition(self, self._core, amounts, None, priority))
-
-    def delay(self, *, priority: int = 0, **weights: float) -> Delay:
-        """Seconds until the first of the sets could grant a call; see `LimitSet.delay`."""
-        return soonest(self._core.options(self._core.weigh(weights), priority))
 
     def __getitem__(self, index: int) -> LimitSet:
         return self.limit_sets[index]
@@ -121,26 +92,6 @@ class LimitPool(Single):
 
     def __iter__(self) -> Iterator[LimitSet]:
         return iter(self.limit_sets)
-
-    def get_stats(self) -> dict[str, Any]:
-        """What was given to whom, and what there is.
-
-        Keys: ``num_limit_sets``, ``load_balancing``, ``worker_index``, ``balancer_stats`` (its
-        ``algorithm``, ``total_dispatched``, and ``dispatched`` by place), and ``limit_sets``,
-        the stats of each.
-        """
-        dispatched = list(self._core.dispatched)
-        return {
-            "num_limit_sets": len(self.limit_sets),
-            "load_balancing": self.load_balancing.value,
-            "worker_index": self.worker_index,
-            "balancer_stats": {
-                "algorithm": self.load_balancing.value,
-                "total_dispatched": sum(dispatched),
-                "dispatched": dispatched,
-            },
-            "limit_sets": [limit_set.get_stats() for limit_set in self.limit_sets],
-        }
 
     def __repr__(self) -> str:
         return f"<async_throttle.LimitPool of {len(self.limit_sets)} sets>"

@@ -25,6 +25,7 @@ RESERVED: Final = (
     "requested",
     "timeout",
     "priority",
+    "store",
 )
 """Names that no limit may have: they mean something where sets are made or called."""
 

@@ -25,10 +25,8 @@ class Client(Protocol):
 def limits_of(client: Client, requests: float, tokens: float) -> LimitSet:
     """What one key may do in a minute, and 20 calls at once."""
     return LimitSet(
-        limits=[
-            Throttle(requests, period=60, burst=requests / 10, name="requests"),
-            Throttle(tokens, period=60, name="tokens"),
-        ],
+        requests=Throttle(requests, period=60, burst=requests / 10),
+        tokens=Throttle(tokens, period=60),
         config={"client": client},
         concurrency=20,
     )

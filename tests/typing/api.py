@@ -51,6 +51,7 @@ from async_throttle import (
     WeightTooLarge,
     buckets,
     exceptions,
+    limits,
     threads,
 )
 from async_throttle.limits import Delay, ExecutionMode, Limit
@@ -332,15 +333,42 @@ def sets_of_limits(everybody: Throttle, chat: Throttle, many: threads.Throttle) 
     LimitSet(everybody, chat)
     LimitSet(requests=Throttle(500, period=60), tokens=everybody, concurrency=20)
     LimitSet(everybody, tokens=chat, config={"region": "eu"}, concurrency=2)
-    LimitSet([RateLimit("tokens", 60, RateLimitAlgorithm.GCRA, 100), CallLimit(60, None, 5)])
-    LimitSet([many, ResourceLimit("files", 5)], True, "thread", {"region": "eu"})
-    LimitSet(limits=[many], shared=True, mode=ExecutionMode.Asyncio, config=None)
+    LimitSet(RateLimit("tokens", 60, RateLimitAlgorithm.GCRA, 100), CallLimit(60, None, 5))
+    LimitSet(many, files=ResourceLimit("files", 5))
 
     LimitSet(tokens=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     LimitSet(tokens=chat, concurrency="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    LimitSet(tokens=chat, mode=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    LimitSet([chat])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    LimitSet(tokens=chat, mode="sync")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     LimitSet(tokens=chat, config="eu")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    LimitSet(limits=chat)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def in_the_words_of_concurry(chat: Throttle, many: threads.Throttle) -> None:
+    limits.LimitSet([RateLimit("tokens", 60, RateLimitAlgorithm.GCRA, 100), CallLimit(60, None, 5)])
+    limits.LimitSet([many, ResourceLimit("files", 5)], True, "thread", {"region": "eu"})
+    api = limits.LimitSet(limits=[many], shared=True, mode=ExecutionMode.Asyncio, config=None)
+    limits.LimitSet(chat, many, requests=chat)
+    with api.acquire(requested={"tokens": 100, 0: 2}, timeout=None) as lease:
+        assert_type(lease, limits.LimitSetAcquisition)
+        assert_type(lease.update(usage={"tokens": 80, 0: 1}), None)
+        assert_type(lease.update({"tokens": 80}), None)
+    with api as lease, api.try_acquire(requested={"tokens": 5}), api(tokens=5) as other:
+        assert_type(lease, limits.LimitSetAcquisition)
+        assert_type(other, limits.LimitSetAcquisition)
+    with api.acquire({"tokens": 100}, 5, priority=1) as lease:
+        assert_type(lease.limit_set, LimitSet | None)
+    assert_type(api.limits, list[Any])
+    assert_type(api.shared, bool)
+    assert_type(api.mode, ExecutionMode)
+    assert_type(api.get_stats(), dict[Hashable, dict[str, Any]])
+    pool = limits.LimitPool([api, LimitSet(chat)], "RoundRobin", 1)
+    LimitPool([api, LimitSet(chat)])
+    with pool.acquire(requested={"tokens": 5}, timeout=5) as lease:
+        assert_type(lease, limits.LimitSetAcquisition)
+    assert_type(pool.get_stats(), dict[str, Any])
+
+    limits.LimitSet(tokens=chat, mode=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    limits.LimitSet(limits=chat)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def calling_a_set(api: LimitSet) -> None:
@@ -352,9 +380,9 @@ async def calling_a_set(api: LimitSet) -> None:
     with api as lease, api(tokens=0.5) as other:
         assert_type(lease, LimitSetAcquisition)
         assert_type(other, LimitSetAcquisition)
-    async with api.acquire(requested={"tokens": 100, 0: 2}, timeout=None) as lease:
+    async with api.acquire({"tokens": 100, 0: 2}, timeout=None) as lease:
         assert_type(lease, LimitSetAcquisition)
-    with api.acquire({"tokens": 100}, 5, priority=1) as lease:
+    with api.acquire(tokens=100, timeout=5, priority=1) as lease:
         assert_type(lease, LimitSetAcquisition)
     with api.try_acquire(tokens=5) as lease:
         assert_type(lease.successful, bool)
@@ -375,10 +403,13 @@ async def calling_a_set(api: LimitSet) -> None:
     task: asyncio.Task[LimitSetAcquisition] = asyncio.create_task(api(tokens=5).__aenter__())
     await task
 
-    api(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    api({0: 5}, timeout=2, tokens=1)
+    api.delay({0: 5}, tokens=1)
+    api.try_acquire({0: 5}, tokens=1)
+    api(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     api(tokens="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     api(timeout="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    api.acquire(tokens=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    api.acquire({}, 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     api.acquire({"tokens": "5"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
 
 
@@ -393,9 +424,6 @@ async def a_set_itself(api: LimitSet) -> None:
     assert_type(list(api), list[Hashable])
     assert_type("tokens" in api, bool)
     assert_type(len(api), int)
-    assert_type(api.limits, list[Any])
-    assert_type(api.shared, bool)
-    assert_type(api.mode, ExecutionMode)
     assert_type(api.config, Mapping[str, Any])
     delay = api.delay(tokens=5_000)
     assert_type(delay, Delay)
@@ -405,7 +433,6 @@ async def a_set_itself(api: LimitSet) -> None:
     assert_type(api.locked(), bool)
     assert_type(api.waiting, int)
     assert_type(api.max_waiting, int | None)
-    assert_type(api.get_stats(), dict[Hashable, dict[str, Any]])
     assert_type(await api.drain(), None)
 
     api.waiting = 5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
@@ -420,10 +447,9 @@ def what_a_set_granted(lease: LimitSetAcquisition) -> None:
     assert_type(lease.waited, float)
     assert_type(lease.waited_for, dict[Hashable, float])
     assert_type(lease.settle(tokens=900, requests=1.5), None)
-    assert_type(lease.update(usage={"tokens": 80, 0: 1}), None)
-    assert_type(lease.update({"tokens": 80}), None)
+    assert_type(lease.settle({0: 900}, requests=1.5), None)
     assert_type(lease.release(), None)
-    lease.settle(900)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    lease.settle(900)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lease.settle(tokens="900")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
@@ -483,7 +509,7 @@ async def pooling(us: LimitSet, eu: LimitSet) -> None:
     async with pool(tokens=900, timeout=2, priority=1) as lease:
         assert_type(lease, LimitSetAcquisition)
         assert_type(lease.config["region"], Any)
-    async with pool.acquire(requested={"tokens": 5}, timeout=5) as lease:
+    async with pool.acquire({"tokens": 5}, timeout=5) as lease, pool:
         assert_type(lease, LimitSetAcquisition)
     with pool.try_acquire({"tokens": 5}) as lease, pool(tokens=5) as other:
         assert_type(other, LimitSetAcquisition)
@@ -493,14 +519,13 @@ async def pooling(us: LimitSet, eu: LimitSet) -> None:
     assert_type(pool[0], LimitSet)
     assert_type(list(pool), list[LimitSet])
     assert_type(len(pool), int)
-    assert_type(pool.get_stats(), dict[str, Any])
     assert_type(pool.load_balancing, LoadBalancingAlgorithm)
     assert_type(pool.worker_index, int)
 
     LimitPool(us, eu)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     LimitPool([Throttle(5)])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     LimitPool([us], 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    pool(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    pool(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def keyed(everybody: Throttle) -> None:

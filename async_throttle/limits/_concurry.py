@@ -1,0 +1,241 @@
+"""Sets and pools in the words of concurry: a facade, nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from async_throttle import threads
+from async_throttle._base import BaseThrottle
+from async_throttle.limits._acquisition import LimitSetAcquisition as Acquisition
+from async_throttle.limits._acquisition import begin, by_limit, tried
+from async_throttle.limits._face import BaseLimits
+from async_throttle.limits._pool import LimitPool as Pool
+from async_throttle.limits._set import LimitSet as Set
+from async_throttle.limits._set import refuse_reserved
+from async_throttle.limits._single import Limit
+
+__all__ = ["ExecutionMode", "LimitPool", "LimitSet", "LimitSetAcquisition"]
+
+
+class ExecutionMode(StrEnum):
+    """How those run who use a set, by name.
+
+    >>> ExecutionMode("thread") is ExecutionMode.Threads
+    True
+    """
+
+    __module__ = "async_throttle.limits"
+
+    Sync = "sync"
+    Threads = "thread"
+    Asyncio = "asyncio"
+
+
+class LimitSetAcquisition(Acquisition):
+    """What a granted call holds, in the words of concurry; see the class of `async_throttle`."""
+
+    __module__ = "async_throttle.limits"
+
+    __slots__ = ()
+
+    def update(self, usage: Mapping[Any, float]) -> None:
+        """`settle` in other words: ``update(usage={"tokens": 80})``."""
+        self.settle(usage)
+
+
+class _Asked(BaseLimits):
+    """How concurry asks sets and pools."""
+
+    __slots__ = ()
+
+    _acquisition = LimitSetAcquisition
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self,
+            amounts: Mapping[Any, float] | None = None,
+            /,
+            *,
+            timeout: float | None = None,
+            priority: int = 0,
+            **named: float,
+        ) -> LimitSetAcquisition: ...
+        async def __aenter__(self) -> LimitSetAcquisition: ...
+        def __enter__(self) -> LimitSetAcquisition: ...
+
+    def acquire(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        requested: Mapping[Any, float] | None = None,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        **named: float,
+    ) -> LimitSetAcquisition:
+        """A call in other words: ``acquire(requested={"tokens": 900})``.
+
+        Where no event loop runs, this waits, with the whole thread. Where one runs, it takes at
+        once what is there; else the result is to be awaited, or entered with ``async with``.
+
+        Raises:
+            ResourceLimitError: it was refused; says which limit, and when to come back.
+            ValueError: as a call does.
+        """
+        weights = by_limit(requested, named)
+        return begin(LimitSetAcquisition(self, self._core, weights, timeout, priority))
+
+    def try_acquire(  # type: ignore[override]
+        self,
+        requested: Mapping[Any, float] | None = None,
+        *,
+        priority: int = 0,
+        **named: float,
+    ) -> LimitSetAcquisition:
+        """Take what is asked for if that is possible now and overtakes nobody.
+
+        Returns:
+            What was taken; or, with `successful` False, nothing: entered with ``with`` or
+            ``async with`` that holds nothing.
+        """
+        weights = by_limit(requested, named)
+        return tried(LimitSetAcquisition(self, self._core, weights, None, priority))
+
+
+class LimitSet(_Asked, Set):  # pyright: ignore[reportIncompatibleMethodOverride]
+    r"""The `async_throttle.LimitSet`, made and called as concurry does.
+
+    A set of `Limit`\ s serves threads, with ``with``, and event loops, with ``async with``,
+    whatever its *mode*.
+
+    Args:
+        limits: a list of `Limit`\ s and throttles, or these themselves. A `Limit` is called by
+            its key, a throttle by its name, or by its place if it has none.
+        shared: whether the set is meant for several workers.
+        mode: how these run: an `ExecutionMode`, or "sync", "thread" or "asyncio". For a set that
+            is made of nothing but *concurrency*, "thread" makes it one for threads; else it is
+            the throttles that tell.
+        config, concurrency, named: as for `async_throttle.LimitSet`.
+
+    Raises:
+        ValueError: as `async_throttle.LimitSet` does; an unknown mode, or one other than "sync"
+            that is not *shared*.
+        TypeError: something that is neither a throttle nor a limit; throttles of both kinds.
+    """
+
+    __module__ = "async_throttle.limits"
+
+    __slots__ = ("_mode", "_shared")
+
+    def __init__(
+        self,
+        *throttles: Any,
+        limits: Iterable[Limit | BaseThrottle] = (),
+        shared: bool = False,
+        mode: ExecutionMode | str = ExecutionMode.Sync,
+        config: Mapping[str, Any] | None = None,
+        concurrency: int = 0,
+        **named: BaseThrottle | Limit,
+    ) -> None:
+        if throttles and not isinstance(throttles[0], (BaseThrottle, Limit)):
+            # As concurry has it: limits, shared, mode, config.
+            if len(throttles) > 4:
+                raise TypeError(
+                    "a list of limits goes with shared, mode and config, got "
+                    f"{len(throttles)} arguments"
+                )
+            documented: Any = (*throttles, *(limits, shared, mode, config)[len(throttles) :])
+            limits, shared, mode, config = documented
+            throttles = ()
+        refuse_reserved({"limits": limits, "shared": shared, "mode": mode})
+        self._shared = bool(shared)
+        self._mode = _mode(mode)
+        if self._mode is not ExecutionMode.Sync and not shared:
+            raise ValueError(f"mode must be 'sync' where shared is False, got {mode!r}")
+        super().__init__(*limits, *throttles, concurrency=concurrency, config=config, **named)
+
+    def _kind_of_slots(self) -> type[BaseThrottle]:
+        alone = not self._limits and self._mode is ExecutionMode.Threads
+        return threads.Throttle if alone else super()._kind_of_slots()
+
+    @property
+    def limits(self) -> list[Any]:
+        """The throttles and limits, in the order in which they were given."""
+        return list(self._limits.values())
+
+    @property
+    def shared(self) -> bool:
+        """Whether the set is meant for several workers."""
+        return self._shared
+
+    @property
+    def mode(self) -> ExecutionMode:
+        """How these run."""
+        return self._mode
+
+    def get_stats(self) -> dict[Hashable, dict[str, Any]]:
+        """By key, what there is of each limit, and how much of it is used."""
+        return _stats_of_set(self)
+
+
+class LimitPool(_Asked, Pool):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """The `async_throttle.LimitPool`, called as concurry does."""
+
+    __module__ = "async_throttle.limits"
+
+    __slots__ = ()
+
+    def get_stats(self) -> dict[str, Any]:
+        """What was given to whom, and what there is.
+
+        Keys: ``num_limit_sets``, ``load_balancing``, ``worker_index``, ``balancer_stats`` (its
+        ``algorithm``, ``total_dispatched``, and ``dispatched`` by place), and ``limit_sets``,
+        the stats of each.
+        """
+        dispatched = list(self._core.dispatched)
+        return {
+            "num_limit_sets": len(self.limit_sets),
+            "load_balancing": self.load_balancing.value,
+            "worker_index": self.worker_index,
+            "balancer_stats": {
+                "algorithm": self.load_balancing.value,
+                "total_dispatched": sum(dispatched),
+                "dispatched": dispatched,
+            },
+            "limit_sets": [_stats_of_set(limit_set) for limit_set in self.limit_sets],
+        }
+
+
+def _stats_of_set(limits: Set) -> dict[Hashable, dict[str, Any]]:
+    found = {key: limits[key] for key in limits}
+    return {
+        key: limit.get_stats() if isinstance(limit, Limit) else _stats(key, limit)
+        for key, limit in found.items()
+    }
+
+
+def _mode(mode: ExecutionMode | str) -> ExecutionMode:
+    try:
+        return ExecutionMode(mode)
+    except ValueError:
+        modes = ", ".join(repr(member.value) for member in ExecutionMode)
+        raise ValueError(f"mode must be one of {modes}, got {mode!r}") from None
+
+
+def _stats(key: Hashable, throttle: BaseThrottle) -> dict[str, Any]:
+    available = throttle.level
+    usage = 0.0 if available == math.inf else throttle.burst - available
+    return {
+        "key": key,
+        "window_seconds": throttle.period,
+        "algorithm": throttle.algorithm.__name__,
+        "capacity": throttle.capacity,
+        "available_tokens": available,
+        "current_usage": usage,
+        "utilization": usage / throttle.burst,
+        "concurrency": throttle.concurrency,
+        "active": throttle.active,
+        "waiting": throttle.waiting,
+    }
