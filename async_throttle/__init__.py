@@ -13,6 +13,7 @@ resources/             `RateLimiter`, `ConcurrencyLimiter`, one of the limits al
                        `ResourceGroup`, what is entered and left together
 buckets.py             a token bucket and a leaky bucket that are awaited
 schedule.py            `Schedule`: capacity that changes by the clock
+statistics.py          what limiters say of themselves, for metrics
 exceptions.py          every error, drawn as a tree
 testing.py             an event loop whose clock jumps
 pytest_plugin.py       gives that loop to pytest
@@ -26,7 +27,8 @@ _engine/               who goes next: lane.py, queue.py, patience.py, overtaking
 _shell/                what waits: clock.py and alarm.py, door.py, admission.py and scheduler.py,
                        waiting.py and refusals.py, loop.py and thread.py;
                        core.py is what a throttle is, readings.py what is read of it,
-                       following.py what adapts it, lease.py and states.py what a call is;
+                       tally.py what it counts, following.py what adapts it;
+                       lease.py and states.py are what a call is;
                        single.py refuses copies; fast.py has every shortcut
 _base.py               what the throttles of both kinds have in common
 _units.py              numbers as integers
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
     from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
     from async_throttle.rules.window import FixedWindow, SlidingWindow
     from async_throttle.schedule import Schedule
+    from async_throttle.statistics import Refused, Statistics
     from async_throttle.throttle import Lease, Throttle
 
 __all__ = [
@@ -122,6 +125,7 @@ __all__ = [
     "RateLimit",
     "RateLimitAlgorithm",
     "RateLimiter",
+    "Refused",
     "ResourceError",
     "ResourceGroup",
     "ResourceLimit",
@@ -129,6 +133,7 @@ __all__ = [
     "Rule",
     "Schedule",
     "SlidingWindow",
+    "Statistics",
     "Throttle",
     "ThrottleClosed",
     "ThrottleFull",
@@ -157,6 +162,7 @@ _HOMES = {
         "rules.bucket": "GCRA LeakyBucket TokenBucket",
         "rules.window": "FixedWindow SlidingWindow",
         "schedule": "Schedule",
+        "statistics": "Refused Statistics",
         "throttle": "Lease Throttle",
     }.items()
     for name in names.split()

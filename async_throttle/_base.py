@@ -16,7 +16,7 @@ from async_throttle._shell.readings import told
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.single import Single
 from async_throttle._shell.thread import ThreadScheduler
-from async_throttle._shell.waiting import Attempt
+from async_throttle._shell.waiting import Attempt, possible
 from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, positive, seconds, tokens
 from async_throttle.rules import Rule
 from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from async_throttle.adaptive import Adaptive
+    from async_throttle.statistics import Statistics
 
 __all__ = ["BaseThrottle", "core_of"]
 
@@ -99,8 +100,7 @@ class BaseThrottle(Single):
         if weight == 1 and not priority and fast.take_one(core):
             return True
         option = core.option(weight, priority)
-        core.check(option.weights)
-        return find(core).seize(Attempt((option,), None, None))
+        return find(core).seize(Attempt(possible((option,)), None, None))
 
     def charge(self, weight: float) -> None:
         """Take *weight* tokens now, unasked and into debt if need be.
@@ -228,8 +228,7 @@ class BaseThrottle(Single):
     @property
     def active(self) -> int:
         """Slots held."""
-        core, slots = self._core, self._core.slots
-        return find(core).ask(lambda now: slots.used - find(core).queue.pending(slots))
+        return find(self._core).ask(lambda now: self._core.active())
 
     @property
     def waiting(self) -> int:
@@ -239,10 +238,16 @@ class BaseThrottle(Single):
     @property
     def paused_for(self) -> float:
         """Seconds until the pause ends; 0.0 if there is none."""
-        until = self._core.pause.until
-        return find(self._core).ask(
-            lambda now: math.inf if until >= NEVER else max(0, until - now) / SECOND
-        )
+        return find(self._core).ask(self._core.paused_for)
+
+    def statistics(self) -> Statistics:
+        """A snapshot: how things stand, and what became of calls that were not granted at once.
+
+        Calls that never waited cost nothing more, and are not counted.
+        """
+        from async_throttle.statistics import read  # most programs never ask
+
+        return find(self._core).ask(lambda now: read(self._core, now))
 
     @property
     def name(self) -> str | None:

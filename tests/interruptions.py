@@ -680,12 +680,13 @@ WHATS: Final[dict[str, Callable[[Life], object]]] = {
     "paused_for": _attribute("paused_for"),
     "delay": lambda life: life.throttle.delay(1),
     "repr": lambda life: repr(life.throttle),
+    "statistics": lambda life: life.throttle.statistics(),
 }
 SHARED: Final = ("limit_set", "pool")
 """Scenes in which sets wait as well, whose callers delay() does not count while all is at work."""
 
 NUMBERS: Final = ["locked", "level", "active", "waiting", "paused_for", "delay"]
-ANSWERS: Final = ["try_acquire", *NUMBERS, "repr"]
+ANSWERS: Final = ["try_acquire", *NUMBERS, "repr", "statistics"]
 TAKEN: Final = {"settle below": -2, "settle above": 4, "charge": 3, "try_acquire": 1}
 """Tokens that it takes in the end."""
 

@@ -33,6 +33,7 @@ TIERS: list[set[str]] = [
     {"rules", "adaptive"},
     {"_engine", "stores"},
     {"_shell"},
+    {"statistics"},
     {"_base"},
     {"throttle"},
     {"threads"},
@@ -66,7 +67,7 @@ WITHIN = {
         "__init__",
     ],
     "_shell": [
-        *["states", "single", "alarm", "clock", "fast", "waiting", "refusals", "door"],
+        *["states", "single", "alarm", "clock", "tally", "fast", "waiting", "refusals", "door"],
         *[
             "admission",
             "scheduler",

@@ -189,8 +189,6 @@ async def live(parameters: dict[str, Any], steps: list[Step]) -> list[Any]:
                 # reads none, and entering by the short way must not forget what it read.
                 enter(weight)
                 await others_run()
-                if throttle.waiting:  # queueing up behind others reads none either
-                    log.append(throttle.level)
                 loop._now = max(0, loop._now - 50_000_000)
                 enter(weight)
             case "do", what:
@@ -211,7 +209,7 @@ async def live(parameters: dict[str, Any], steps: list[Step]) -> list[Any]:
         task.cancel()
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         log.append(type(result))
-    log.append((throttle.level, throttle.active, throttle.waiting, loop.time()))
+    log.append((throttle.statistics(), loop.time()))
     if isinstance(throttle.adapt, Attentive):
         log.append((throttle.adapt.told, throttle.concurrency))
     for lease in leases:

@@ -297,7 +297,7 @@ THROTTLE = {
     **dict.fromkeys(("charge", "close", "pause", "release", "resume"), NOTED),
     **dict.fromkeys(("burst", "capacity", "concurrency", "period"), BOTH),
     **dict.fromkeys(("active", "delay", "guarantee", "level", "locked", "paused_for"), BEFORE),
-    **dict.fromkeys(("try_acquire", "waiting", "__repr__"), BEFORE),
+    **dict.fromkeys(("statistics", "try_acquire", "waiting", "__repr__"), BEFORE),
     **dict.fromkeys(("adapt", "algorithm", "max_waiting", "name", "__call__", "__init__"), PURE),
 }
 ASYNC = {"__aenter__": LATER, "__aexit__": NOTED}

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -454,6 +454,7 @@ class Machine(RuleBasedStateMachine):
         self.callers: list[Caller] = []
         self.seen: dict[int, Seen] = {}
         self.compared = 0
+        self.waits: dict[Limit, list[float]] = defaultdict(list)
         self.started: list[Caller] = []
         self.grants: dict[Limit, list[tuple[int, Caller]]] = {}
         self.numbers: dict[Limit, list[Numbers]] = {}
@@ -1259,6 +1260,8 @@ class Machine(RuleBasedStateMachine):
             earlier = person.call.ident < call.ident and person.call.priority == call.priority
             if earlier and person.option.line.limits & call.option.line.limits:
                 event("went before an earlier one")
+        if caller.source.limit is not None and waited:
+            self.waits[caller.source.limit].append(waited)
         if lease is None:
             return
         assert nanoseconds(lease.waited) == waited
@@ -1274,6 +1277,9 @@ class Machine(RuleBasedStateMachine):
         assert sum(nanoseconds(span) for span in blamed.values()) == waited, (blamed, waited)
         assert all(span >= 0 for span in blamed.values())
         assert set(together.keys) <= set(blamed) <= {*together.keys, "pause"}
+        for key, limit in together.keys.items():
+            if blamed[key]:
+                self.waits[limit].append(nanoseconds(blamed[key]))
 
     def the_refusal_names_its_limit(
         self, caller: Caller, seen: Seen, limits: frozenset[Limit | None]
@@ -1287,6 +1293,7 @@ class Machine(RuleBasedStateMachine):
             most = limit.burst or TOKEN
             weight = (0, TOKEN, most // 3, most)[next(self.looks) % 4] if self.alone else most // 3
             self.a_throttle_says_when(throttle, limit, weight)
+            self.a_throttle_counts_who_waited(throttle, limit)
         for limit_set, together in self.sets:
             self.a_set_shows_what_the_oracle_shows(limit_set, together)
 
@@ -1319,6 +1326,12 @@ class Machine(RuleBasedStateMachine):
         if not limit.closed and limit.burst is not None and limit.burst >= TOKEN:
             may_go = o.may_go_now(of_throttle(limit, TOKEN)) is not None
             assert throttle.locked() is not may_go
+
+    def a_throttle_counts_who_waited(self, throttle: Throttle, limit: Limit) -> None:
+        waits, told = self.waits[limit], throttle.statistics()
+        assert told.queued_granted >= len(waits)  # also those who queued for no time at all
+        assert nanoseconds(told.waited) == sum(waits), (limit, told, waits)
+        assert nanoseconds(told.longest) == max(waits, default=0)
 
     def a_set_shows_what_the_oracle_shows(self, limit_set: LimitSet, together: Together) -> None:
         o = self.oracle

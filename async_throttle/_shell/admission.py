@@ -20,7 +20,16 @@ from async_throttle._engine.lane import (
 )
 from async_throttle._shell import fast
 from async_throttle._shell.door import Door
-from async_throttle._shell.waiting import Asked, Attempt, Waiting, granted, note, possible
+from async_throttle._shell.waiting import (
+    Asked,
+    Attempt,
+    Waiting,
+    checked,
+    granted,
+    note,
+    possible,
+    refused,
+)
 from async_throttle._units import NEVER, SECOND, nanoseconds
 from async_throttle.exceptions import ResourceLimitError
 
@@ -48,7 +57,7 @@ class Admission(Door):
             )
         if self.quiet and len(attempt.options) == 1:
             option = attempt.options[0]
-            option.asked.check(option.weights)
+            checked(option)
             receipts = self.grab(option.lane, option.weights)
             if receipts is not None:
                 attempt.receipts = receipts
@@ -179,8 +188,8 @@ class Admission(Door):
                 at, place = self.quote(lane, weights)
                 if late:
                     timeout = 0.0 if attempt.timeout is None else min(attempt.timeout, 0.0)
-                    raise asked.refusal_timeout(timeout, at - now, place)
-                raise asked.refusal_full(fulls[0], at - now)
+                    raise refused(asked, asked.refusal_timeout(timeout, at - now, place))
+                raise refused(asked, asked.refusal_full(fulls[0], at - now))
         return fulls
 
     def _deadline(self, attempt: Attempt, now: int) -> int:
@@ -199,7 +208,8 @@ class Admission(Door):
         soonest = min(range(len(quotes)), key=quotes.__getitem__)
         at, place = quotes[soonest]
         if at > deadline:
-            raise options[soonest].asked.refusal_timeout(timeout, at - now, place)
+            asked = options[soonest].asked
+            raise refused(asked, asked.refusal_timeout(timeout, at - now, place))
         return deadline
 
     def quote(self, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
@@ -224,6 +234,7 @@ class Admission(Door):
             finally:
                 del refusal  # or it and its traceback would keep each other
         self.handed_over.discard(winner)
+        winner.option.asked.count_wait(winner)
         if attempt.taker is not None:
             spans = winner.spans if winner.lane.bottleneck is not None else None
             waited = winner.granted_at - winner.arrived
@@ -246,13 +257,15 @@ class Admission(Door):
                 else:
                     at, place = at_least(self.queue, lane, weights)
                 timeout = (waiter.deadline - waiter.arrived) / SECOND
-                return asked.refusal_timeout(timeout, at - now, place)
+                return refused(asked, asked.refusal_timeout(timeout, at - now, place))
         for waiter in waiters:
+            asked = waiter.option.asked
             if waiter.state is UNFIT:
-                return waiter.option.asked.refusal_weight(waiter.option.weights)
+                return refused(asked, asked.refusal_weight(waiter.option.weights))
         for waiter in waiters:
+            asked = waiter.option.asked
             if waiter.state is DROPPED:
-                return waiter.option.asked.refusal_closed(waiter.option.weights)
+                return refused(asked, asked.refusal_closed(waiter.option.weights))
         raise AssertionError("nobody else waits in vain")
 
     def give_up(self, attempt: Attempt, reason: BaseException) -> None:

@@ -20,13 +20,14 @@ from async_throttle._shell.readings import told
 from async_throttle._shell.refusals import Refusals
 from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle._shell.waiting import Attempt, Option, Waiting
-from async_throttle._units import NEVER, TOKEN, nanoseconds, positive, tokens, whole
+from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, positive, tokens, whole
 from async_throttle.rules import Rule
 from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots
 
 if TYPE_CHECKING:
     from async_throttle._shell.following import Following
+    from async_throttle._shell.tally import Tally
 
 __all__ = ["UNIT", "Core", "burst_of", "checked_priority", "period_of", "slots_of"]
 
@@ -59,6 +60,7 @@ class Core(Refusals):
         burst: as the user gave it; None follows the capacity.
         following: the law that sets a limit by how calls end; None if the limits are fixed.
         max_waiting: most callers that may queue; None is no bound.
+        tally: what is counted of calls that waited or were refused; None until there is one.
     """
 
     __slots__ = (
@@ -81,6 +83,7 @@ class Core(Refusals):
         "scheduler",
         "slots",
         "state",
+        "tally",
     )
 
     def __init__(
@@ -116,6 +119,7 @@ class Core(Refusals):
         self._tokens_lane: Lane | None = None
         self.following: Following | None = None
         self.closed = False
+        self.tally: Tally | None = None
         # The flattened entry reaches into a bucket, and only into ours: a subclass may differ.
         self.plain = rule in (TokenBucket, GCRA, LeakyBucket)
         self.altered = self.rule.fresh_at(now) > now  # less than full: unlike later
@@ -178,7 +182,6 @@ class Core(Refusals):
 
     def _attempt(self, waiter: Waiting) -> Attempt:
         waiter.option = self.option(1, 0)
-        waiter.arrived = find(self).queue.now
         attempt = Attempt((waiter.option,), None, None)
         attempt.waiters = (waiter,)
         return attempt
@@ -299,6 +302,15 @@ class Core(Refusals):
     def waiting(self) -> int:
         """Callers that are queued for the rate, with or without further limits."""
         return find(self).queue.count(self.rule)
+
+    def active(self) -> int:
+        """Slots held, without that which a grant under way is taking."""
+        return self.slots.used - find(self).queue.pending(self.slots)
+
+    def paused_for(self, now: int) -> float:
+        """Seconds until the pause ends."""
+        until = self.pause.until
+        return math.inf if until >= NEVER else max(0, until - now) / SECOND
 
     def occupied(self) -> bool:
         """Whether a caller waits, is handed over, or holds a slot."""

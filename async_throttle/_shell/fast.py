@@ -51,6 +51,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from async_throttle._engine.lane import GRANTED, QUEUED, SKIP, Lane, Receipt, give_back
 from async_throttle._shell.states import ENTERING, FRESH, HELD, RELEASED
+from async_throttle._shell.tally import tally_of
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.exceptions import ResourceLimitError
 from async_throttle.rules import Rule
@@ -598,6 +599,7 @@ def start(scheduler: Scheduler, attempt: Attempt) -> bool:
         spans = waiter.spans if waiter.lane.bottleneck is not None else None
         taker._hold(waiter.receipts, waiter.granted_at - waiter.arrived, waiter.option, spans)
     scheduler.handed_over.discard(waiter)
+    waiter.option.asked.count_wait(waiter)
     if not scheduler.queue.waiting and not scheduler.busy:
         scheduler.recalm()
     return True
@@ -627,7 +629,8 @@ def join_behind(scheduler: LoopScheduler, attempt: Attempt) -> LoopWaiter | None
         waiter.option = attempt.options[0]
         attempt.waiters = (waiter,)
         queue.join(waiter, lane, weights)
-    except ResourceLimitError:
+    except ResourceLimitError as error:
+        asked.count_refusal(error)
         raise
     except BaseException:
         scheduler.recover()
@@ -641,9 +644,10 @@ def join_behind(scheduler: LoopScheduler, attempt: Attempt) -> LoopWaiter | None
 
 def queue_behind(core: Core) -> LoopWaiter | None:
     """Queue up behind the head of a throttle's usual lane, for a slot and a token."""
+    now = monotonic_ns()
     scheduler: Any = core.scheduler
     lane = core.lane
-    if not scheduler.usual or not lane.waiters or scheduler.busy:
+    if not scheduler.usual or not lane.waiters or scheduler.busy or now < scheduler.clock.seen:
         return None
     waiter: LoopWaiter | None = None
     try:
@@ -656,6 +660,7 @@ def queue_behind(core: Core) -> LoopWaiter | None:
                 and core.rule.parameters.burst >= TOKEN
                 and (waiter := scheduler.waiter_here()) is not None
             ):
+                scheduler.clock.seen = waiter.arrived = now
                 scheduler.queue.join(waiter, lane, UNIT)
         except BaseException:
             scheduler.recover()
@@ -674,9 +679,15 @@ def queue_behind(core: Core) -> LoopWaiter | None:
 def start_unit(core: Core, waiter: LoopWaiter) -> bool:
     """Go on after a grant of a slot and a token."""
     scheduler = core.scheduler
+    tally = core.tally or tally_of(core)
     if waiter.state is not GRANTED or scheduler.drainers or waiter not in scheduler.handed_over:
         return False
     scheduler.handed_over.discard(waiter)
+    span = waiter.granted_at - waiter.arrived
+    tally.granted += 1
+    tally.waited += span
+    if span > tally.longest:
+        tally.longest = span
     if not scheduler.queue.waiting and not scheduler.busy:
         scheduler.recalm()
     return True

@@ -1,12 +1,19 @@
-"""How a throttle refuses: its errors, with what the caller can make of them."""
+"""How a throttle refuses: its errors, with what the caller can make of them; and how it counts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from async_throttle._shell.waiting import known, paused, told
+from async_throttle._shell.tally import Tally, tally_of
+from async_throttle._shell.waiting import Waiting, known, paused, told
 from async_throttle._units import TOKEN
-from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge
+from async_throttle.exceptions import (
+    ResourceLimitError,
+    ThrottleClosed,
+    ThrottleFull,
+    ThrottleTimeout,
+    WeightTooLarge,
+)
 from async_throttle.rules import Rule
 
 if TYPE_CHECKING:
@@ -17,7 +24,7 @@ __all__ = ["Refusals"]
 
 
 class Refusals:
-    """The part of a throttle's core that refuses."""
+    """The part of a throttle's core that refuses, and counts who waited and who was refused."""
 
     __slots__ = ()
 
@@ -26,6 +33,15 @@ class Refusals:
     rule: Rule
     pause: Pause
     scheduler: Scheduler
+    tally: Tally | None
+
+    def count_wait(self, waiter: Waiting) -> None:
+        """The caller of *waiter* was granted, and runs again."""
+        tally_of(self).wait(waiter.granted_at - waiter.arrived)
+
+    def count_refusal(self, error: ResourceLimitError) -> None:
+        """A call was refused with *error*."""
+        tally_of(self).refuse(error)
 
     def refusal_weight(self, weights: tuple[int, ...]) -> WeightTooLarge:
         """*weights* are more than there can be at once."""

@@ -19,12 +19,14 @@ __all__ = [
     "Option",
     "Taker",
     "Waiting",
+    "checked",
     "granted",
     "hopes",
     "known",
     "note",
     "paused",
     "possible",
+    "refused",
     "told",
 ]
 
@@ -47,14 +49,22 @@ class Asked(Protocol):
         """Refuse *weights* that can never be granted."""
         ...
 
+    def count_wait(self, waiter: Waiting) -> None:
+        """The caller of *waiter* was granted, and runs again."""
+        ...
+
+    def count_refusal(self, error: ResourceLimitError) -> None:
+        """A call was refused with *error*."""
+        ...
+
     def crowded(self, weights: tuple[int, ...]) -> object:
         """The limit of *weights* at which `max_waiting` callers wait already; or None."""
         ...
 
-    def refusal_weight(self, weights: tuple[int, ...]) -> Exception: ...
-    def refusal_timeout(self, timeout: float, wait: int, place: int) -> Exception: ...
-    def refusal_full(self, full: Any, wait: int) -> Exception: ...
-    def refusal_closed(self, weights: tuple[int, ...]) -> Exception: ...
+    def refusal_weight(self, weights: tuple[int, ...]) -> ResourceLimitError: ...
+    def refusal_timeout(self, timeout: float, wait: int, place: int) -> ResourceLimitError: ...
+    def refusal_full(self, full: Any, wait: int) -> ResourceLimitError: ...
+    def refusal_closed(self, weights: tuple[int, ...]) -> ResourceLimitError: ...
 
 
 class Option(NamedTuple):
@@ -158,7 +168,7 @@ def possible(options: Sequence[Option]) -> Sequence[Option]:
         ResourceLimitError: no option may; the error is that of the first.
     """
     if len(options) == 1:
-        options[0].asked.check(options[0].weights)
+        checked(options[0])
         return options
     found = []
     refusals = []
@@ -170,10 +180,25 @@ def possible(options: Sequence[Option]) -> Sequence[Option]:
             refusals.append(refusal)
     try:
         if not found:
-            raise refusals[0]
+            raise refused(options[0].asked, refusals[0])
     finally:
         refusals.clear()  # or they and their tracebacks would keep each other
     return found
+
+
+def checked(option: Option) -> None:
+    """Refuse a call of *option* that can never be granted."""
+    try:
+        option.asked.check(option.weights)
+    except ResourceLimitError as error:
+        option.asked.count_refusal(error)
+        raise
+
+
+def refused(asked: Asked, error: ResourceLimitError) -> ResourceLimitError:
+    """*error*, counted: *asked* refuses a call with it."""
+    asked.count_refusal(error)
+    return error
 
 
 def granted(waiter: Waiting) -> Waiting:

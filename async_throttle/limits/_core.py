@@ -16,10 +16,17 @@ from async_throttle._engine.lane import SKIP, Lane, Pause
 from async_throttle._shell.core import Core, checked_priority
 from async_throttle._shell.following import Measure
 from async_throttle._shell.scheduler import Scheduler, find, together
+from async_throttle._shell.tally import tally_of
 from async_throttle._shell.thread import ThreadScheduler
-from async_throttle._shell.waiting import Option, known, paused, told
+from async_throttle._shell.waiting import Option, Waiting, known, paused, told
 from async_throttle._units import NEVER, SECOND, TOKEN, tokens, whole
-from async_throttle.exceptions import ThrottleClosed, ThrottleFull, ThrottleTimeout, WeightTooLarge
+from async_throttle.exceptions import (
+    ResourceLimitError,
+    ThrottleClosed,
+    ThrottleFull,
+    ThrottleTimeout,
+    WeightTooLarge,
+)
 from async_throttle.limits._single import CallLimit
 from async_throttle.rules.slots import UNLIMITED
 
@@ -223,6 +230,23 @@ class SetCore:
         find(self).queue.touched()
         find(self).queue.resume(self.lane.pauses[0])
         self.tell("resume")
+
+    def count_wait(self, waiter: Waiting) -> None:
+        """The caller of *waiter* was granted: count it at each member that held it up.
+
+        What it waited for a pause of this set is no member's.
+        """
+        spans = waiter.spans
+        for n, member in enumerate(self.members):
+            span = spans[2 * n] + spans[2 * n + 1]
+            if span:
+                tally_of(member).wait(span)
+
+    def count_refusal(self, error: ResourceLimitError) -> None:
+        """A call was refused with *error*: count it at the member that this names."""
+        for key, limit in self.limits.items():
+            if _name(key) == error.limit:
+                core_of(throttle_of(limit)).count_refusal(error)
 
     def tell(self, what: str, detail: object = None) -> None:
         """Tell the listeners what has happened."""
