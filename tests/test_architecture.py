@@ -82,7 +82,7 @@ WITHIN = {
     ],
     "adaptive": ["_law", "_concurrency", "aimd", "gradient", "backoff", "__init__"],
     "limits": [
-        *["_single", "_core", "_acquisition", "_face", "_set", "_pool", "_concurry"],
+        *["_window", "_single", "_core", "_acquisition", "_face", "_set", "_pool", "_concurry"],
         "__init__",
     ],
     "resources": ["_call", "_limiters", "_timeouts", "_group", "_adaptive", "__init__"],

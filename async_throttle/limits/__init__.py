@@ -1,6 +1,7 @@
 """Many limits, one decision: sets of throttles that are taken together, and pools of sets.
 
 ================  ===========================================================================
+_window.py        `RateWindow`: the windows of rates, in seconds or by name
 _single.py        `RateLimit`, `CallLimit`, `ResourceLimit`: throttles in the manner of concurry
 _core.py          the core of a set: the rules of its members in one lane
 _acquisition.py   `LimitSetAcquisition`: what a granted call to a set holds
@@ -16,6 +17,7 @@ from async_throttle.limits._acquisition import Delay
 from async_throttle.limits._concurry import ExecutionMode, LimitPool, LimitSet, LimitSetAcquisition
 from async_throttle.limits._pool import LoadBalancingAlgorithm
 from async_throttle.limits._single import CallLimit, Limit, RateLimit, ResourceLimit
+from async_throttle.limits._window import RateWindow
 from async_throttle.rules.algorithm import RateLimitAlgorithm
 
 __all__ = [
@@ -29,5 +31,6 @@ __all__ = [
     "LoadBalancingAlgorithm",
     "RateLimit",
     "RateLimitAlgorithm",
+    "RateWindow",
     "ResourceLimit",
 ]

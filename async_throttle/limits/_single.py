@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from async_throttle._base import core_of
 from async_throttle._shell.single import Single
-from async_throttle._units import NEVER, nanoseconds, positive, tokens, whole
+from async_throttle._units import positive, tokens, whole
+from async_throttle.limits._window import Window, one_window
 from async_throttle.rules import Rule
 from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
 from async_throttle.rules.bucket import TokenBucket
@@ -73,17 +74,21 @@ class RateLimit(Limit):
 
     Args:
         key: what it is called in its set.
-        window_seconds: seconds in which *capacity* comes back.
+        window_seconds: seconds in which *capacity* comes back, or a name: see `RateWindow`.
         algorithm: a `RateLimitAlgorithm`, its name, or a rule class; unset, a sliding window.
-        capacity: most per window. For the buckets, the leaky one too, it is also the burst:
-            `Throttle` says what that lets through in the first window.
+        capacity: most per window. For the buckets, the leaky one too, it is also the burst, even
+            if it is below 1: `Throttle` says what that lets through in the first window.
+        window, per: *window_seconds* under other names.
 
     Raises:
         ValueError: a parameter is out of range; names it and the value.
+        TypeError: no capacity, or no window.
 
     >>> limit = RateLimit("tokens", 60, RateLimitAlgorithm.TokenBucket, 1_000)
     >>> limit.can_acquire(1_000), limit.get_stats()["available_tokens"]
     (True, 1000.0)
+    >>> RateLimit("requests", capacity=50, per="hour").window
+    3600.0
     """
 
     __module__ = "async_throttle"
@@ -91,29 +96,36 @@ class RateLimit(Limit):
     def __init__(
         self,
         key: str,
-        window_seconds: float,
+        window_seconds: Window | None = None,
         algorithm: RateLimitAlgorithm | type[Rule] | str | None = None,
         capacity: float | None = None,
+        *,
+        window: Window | None = None,
+        per: Window | None = None,
     ) -> None:
         self._key = _key(key)
         if capacity is None:
             raise TypeError("capacity must be given: the most per window")
-        if nanoseconds("window_seconds", window_seconds) in (0, NEVER):
-            raise ValueError(f"window_seconds must be positive and finite, got {window_seconds!r}")
         positive("capacity", capacity, infinite=True)
+        period = one_window(window=window, per=per, window_seconds=window_seconds)
         self.algorithm = _algorithm(algorithm)
         self._bursts = issubclass(rule_class(self.algorithm), TokenBucket)
         self.throttle = Throttle(
             capacity,
-            period=window_seconds,
-            burst=max(1, capacity) if self._bursts else None,
+            period=period,
+            burst=capacity if self._bursts else None,
             algorithm=self.algorithm,
             name=key,
         )
 
     @property
-    def window_seconds(self) -> float:
+    def window(self) -> float:
         """Seconds in which the capacity comes back."""
+        return self.throttle.period
+
+    @property
+    def window_seconds(self) -> float:
+        """`window` under another name."""
         return self.throttle.period
 
     @property
@@ -124,12 +136,13 @@ class RateLimit(Limit):
     @capacity.setter
     def capacity(self, value: float) -> None:
         throttle = self.throttle
-        if value > throttle.capacity:
-            throttle.capacity = value
-        if self._bursts:
-            positive("capacity", value, infinite=True)
-            throttle.burst = max(1, value)
+        positive("capacity", value, infinite=True)
+        grows = value > throttle.capacity
+        if self._bursts and not grows:  # the burst is never above the capacity
+            throttle.burst = value
         throttle.capacity = value
+        if self._bursts and grows:
+            throttle.burst = value
 
     def can_acquire(self, requested: float) -> bool:
         """Whether *requested* could be had at once. Takes nothing."""
@@ -146,23 +159,35 @@ class RateLimit(Limit):
     def get_stats(self) -> dict[str, Any]:
         """What there is, and how much of it is used.
 
-        Keys: ``key``, ``window_seconds``, ``algorithm``, ``capacity``, ``available_tokens``
-        (negative in debt), ``current_usage`` and ``utilization``, the share in use.
+        Keys: ``key``, ``window`` and ``window_seconds``, ``algorithm``, ``capacity``,
+        ``available_tokens`` (negative in debt), ``current_usage`` and ``utilization``, the share
+        in use.
         """
         capacity, available = self.capacity, self.throttle.level
         usage = 0.0 if available == math.inf else capacity - available
-        algorithm = self.algorithm
         return {
             "key": self.key,
-            "window_seconds": self.window_seconds,
-            "algorithm": algorithm.value
-            if isinstance(algorithm, RateLimitAlgorithm)
-            else algorithm.__name__,
+            "window": self.window,
+            "window_seconds": self.window,
+            "algorithm": self._algorithm_name(),
             "capacity": capacity,
             "available_tokens": available,
             "current_usage": usage,
             "utilization": usage / capacity,
         }
+
+    def params_signature(self) -> str:
+        """Capacity, window and algorithm in short: the same for limits that limit the same.
+
+        >>> RateLimit("tokens", 60, "GCRA", 300).params_signature()
+        'c300w60gcr'
+        """
+        capacity, window = _shortest(self.capacity), _shortest(self.window)
+        return f"c{capacity}w{window}{self._algorithm_name()[:3].lower()}"
+
+    def _algorithm_name(self) -> str:
+        algorithm = self.algorithm
+        return algorithm.value if isinstance(algorithm, RateLimitAlgorithm) else algorithm.__name__
 
 
 class CallLimit(RateLimit):
@@ -171,18 +196,21 @@ class CallLimit(RateLimit):
     A call counts as one whether it is named or not, and nothing else can be its usage.
 
     Args:
-        window_seconds, algorithm, capacity: see `RateLimit`.
+        window_seconds, algorithm, capacity, window, per: see `RateLimit`.
     """
 
     __module__ = "async_throttle"
 
     def __init__(
         self,
-        window_seconds: float,
+        window_seconds: Window | None = None,
         algorithm: RateLimitAlgorithm | type[Rule] | str | None = None,
         capacity: float | None = None,
+        *,
+        window: Window | None = None,
+        per: Window | None = None,
     ) -> None:
-        super().__init__("call_count", window_seconds, algorithm, capacity)
+        super().__init__("call_count", window_seconds, algorithm, capacity, window=window, per=per)
 
     def validate_usage(self, requested: float, used: float) -> None:
         """Raise ValueError if *used* is not 1."""
@@ -261,6 +289,11 @@ def _algorithm(algorithm: Any) -> RateLimitAlgorithm | type[Rule]:
     if not isinstance(algorithm, RateLimitAlgorithm):
         return rule_class(algorithm)
     return algorithm
+
+
+def _shortest(value: float) -> str:
+    """*value* as text, without a fraction where there is none."""
+    return str(int(value)) if value == value // 1 else repr(value)
 
 
 def _count(capacity: int) -> int:

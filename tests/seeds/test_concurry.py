@@ -120,6 +120,7 @@ def test_rate_limit_methods() -> None:
         limit.validate_usage(100, 101)
     assert limit.get_stats() == {
         "key": "tokens",
+        "window": 60,
         "window_seconds": 60,
         "algorithm": RateLimitAlgorithm.TokenBucket.value,
         "capacity": 1000,

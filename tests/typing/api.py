@@ -54,7 +54,7 @@ from async_throttle import (
     limits,
     threads,
 )
-from async_throttle.limits import Delay, ExecutionMode, Limit
+from async_throttle.limits import Delay, ExecutionMode, Limit, RateWindow
 from async_throttle.resources import Attempt
 
 
@@ -478,6 +478,8 @@ def documented_limits(tokens: RateLimit, calls: CallLimit, files: ResourceLimit)
         capacity=1_000,
     )
     RateLimit("tokens", 0.5, SlidingWindow, 10.5)
+    RateLimit("tokens", window="minute", capacity=10)
+    CallLimit(per=RateWindow.Hourly, capacity=10)
     CallLimit(window_seconds=60, algorithm=RateLimitAlgorithm.TokenBucket, capacity=100)
     ResourceLimit(key="files", capacity=20)
     for limit in (tokens, calls, files):
@@ -489,7 +491,9 @@ def documented_limits(tokens: RateLimit, calls: CallLimit, files: ResourceLimit)
         assert_type(as_limit.get_stats(), dict[str, Any])
         capacity: float = as_limit.capacity
         print(capacity)
+    assert_type(tokens.window, float)
     assert_type(tokens.window_seconds, float)
+    assert_type(tokens.params_signature(), str)
     assert_type(files.capacity, int)
     tokens.capacity = 500
     files.capacity = 5
