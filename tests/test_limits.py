@@ -412,8 +412,8 @@ async def test_a_weight_that_cannot_be_is_refused_before_anything_is_asked_for(
     assert state(api) == before
 
 
-@pytest.mark.parametrize("count", [2, 0.5, 1.5])
-async def test_a_call_is_one_call(count: float) -> None:
+@pytest.mark.parametrize("count", [-1, 0.5, 1.5])
+async def test_calls_are_counted_in_whole_numbers(count: float) -> None:
     api = LimitSet(CallLimit(60, None, 10))
     for call in (
         lambda: api(call_count=count),
@@ -421,10 +421,26 @@ async def test_a_call_is_one_call(count: float) -> None:
         lambda: api.try_acquire({"call_count": count}),
         lambda: api.delay(call_count=count),
     ):
-        with pytest.raises(ValueError, match=f"call_count must be 1, .*got {count}"):
+        with pytest.raises(ValueError, match=f"call_count must be a whole .*got {count}"):
             call()
-    async with api(call_count=1), api(call_count=0):
-        assert api["call_count"].throttle.level == 9
+    async with api(call_count=3), api(call_count=0), api():
+        assert api["call_count"].throttle.level == 6
+
+
+@pytest.mark.parametrize(
+    ("asked", "made", "left"), [(5, 3, 97), (5, 0, 100), (5, 8, 92), (0, 2, 98)]
+)
+async def test_a_batch_settles_for_the_calls_that_were_made(
+    asked: int, made: int, left: int
+) -> None:
+    api = LimitSet(CallLimit(1e6, RateLimitAlgorithm.TokenBucket, 100))
+    async with api(call_count=asked) as lease:
+        for wrong in (-1, 1.5):
+            with pytest.raises(ValueError, match=f"call_count.*{wrong}"):
+                lease.settle(call_count=wrong)
+        lease.settle(call_count=asked)
+        lease.settle(call_count=made)
+    assert api["call_count"].throttle.level == left
 
 
 async def test_limits_that_are_called_by_place_are_asked_for_in_a_mapping() -> None:

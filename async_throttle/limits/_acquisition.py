@@ -278,8 +278,8 @@ class LimitSetAcquisition(BaseLease):
 
         Raises:
             ValueError: a name that is no limit of the set, or is said twice; an amount that is
-                negative, infinite or not a number; for a `CallLimit`, one that is not 1. Nothing
-                is settled then.
+                negative, infinite or not a number; for a `CallLimit`, a fraction, or not 1 where 1
+                was asked for. Nothing is settled then.
             RuntimeError: nothing was granted.
         """
         usage = actual if amounts is None else by_limit(amounts, actual)
@@ -349,10 +349,10 @@ class LimitSetAcquisition(BaseLease):
             except KeyError:
                 raise ValueError(core.unknown(key)) from None
             if type(actual) is int and fresh and actual * TOKEN == taken[place + 1]:
-                continue  # as asked for; of calls nobody may ask for another number than one
-            amount = tokens(str(key), actual)
+                continue  # as asked for
             if kind == CALLS:
-                core.limits[key].validate_usage(1, actual)
+                core.limits[key].validate_usage(max(0, taken[place + 1]) // TOKEN, actual)
+            amount = tokens(str(key), actual)
             if kind != SLOTS:
                 amounts.append((key, place + 1, amount))
         return amounts

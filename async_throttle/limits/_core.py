@@ -36,7 +36,7 @@ PAUSE = "pause"
 """How the pause of a set is called among what its callers wait for."""
 
 RATE, SLOTS, CALLS = range(3)
-"""What a call counts of a limit: its tokens; its slots, if it has nothing else; itself."""
+"""What a call takes of a limit: tokens; slots, if it has nothing else; whole tokens, for calls."""
 
 
 MOST_LANES: Final = 4
@@ -184,11 +184,12 @@ class SetCore:
             if type(amount) is int and amount > 0 and kind == RATE:
                 weights[place + 1] = amount * TOKEN
                 continue
-            weight = whole(key, amount) if kind == SLOTS else tokens(key, amount, tiny=False)
-            if kind == CALLS and weight not in (0, TOKEN):
-                raise ValueError(f"{key} must be 1, or 0 to do without it, got {amount!r}")
-            if kind == SLOTS:
-                weights[place] = weight
+            if kind == RATE:
+                weight = tokens(key, amount, tiny=False)
+            elif kind == CALLS:
+                weight = whole(key, amount) * TOKEN
+            else:
+                weight = weights[place] = whole(key, amount)
             weights[place + 1] = weight
             if weight == 0:
                 weights[place] = weights[place + 1] = SKIP

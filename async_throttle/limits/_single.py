@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from async_throttle._base import core_of
 from async_throttle._shell.single import Single
-from async_throttle._units import positive, tokens, whole
+from async_throttle._units import number, positive, tokens, whole
 from async_throttle.limits._window import Window, one_window
 from async_throttle.rules import Rule
 from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
@@ -193,7 +193,8 @@ class RateLimit(Limit):
 class CallLimit(RateLimit):
     """So many calls per window of time. Its key is ``"call_count"``.
 
-    A call counts as one whether it is named or not, and nothing else can be its usage.
+    A call counts as one where it is not named, and nothing else can be its usage. A batch says how
+    many it is, by ``api(call_count=10)``, and may settle for fewer.
 
     Args:
         window_seconds, algorithm, capacity, window, per: see `RateLimit`.
@@ -213,9 +214,15 @@ class CallLimit(RateLimit):
         super().__init__("call_count", window_seconds, algorithm, capacity, window=window, per=per)
 
     def validate_usage(self, requested: float, used: float) -> None:
-        """Raise ValueError if *used* is not 1."""
-        if used != 1:
-            raise ValueError(f"usage of {self.key!r} must be 1, got {used!r}")
+        """Raise ValueError if *used* is no whole number, or not 1 where 1 was *requested*.
+
+        Of a batch any number may have been called; those above *requested* become debt.
+        """
+        usage = f"usage of {self.key!r}"
+        if number(usage, used) < 0:
+            raise ValueError(f"{usage} cannot be negative, got {used!r}")
+        if whole(usage, used) != 1 and requested == 1:
+            raise ValueError(f"{usage} must be 1 in an implicit acquisition, got {used!r}")
 
 
 class ResourceLimit(Limit):
