@@ -122,6 +122,7 @@ def test_a_pool_is_its_sets_in_order() -> None:
         ("RoundRobin", Algorithm.RoundRobin),
         ("Random", Algorithm.Random),
         ("Soonest", Algorithm.Soonest),
+        ("LeastActiveLoad", Algorithm.LeastActiveLoad),
     ],
 )
 def test_the_algorithm_is_given_as_a_member_or_by_name(given: Any, meant: Algorithm) -> None:
@@ -209,6 +210,26 @@ async def test_looking_and_refusals_do_not_move_the_turn(kind: Any, went: Went) 
         assert not pool.try_acquire(tokens=3).successful
     await went.call(pool)
     assert went.regions == ["us", "eu", "us", "eu"]
+
+
+async def test_the_least_active_set_goes_first_whoever_is_active_there(
+    kind: Any, went: Went
+) -> None:
+    us, eu, asia = regions(kind, "us", "eu", "asia")
+    pool = LimitPool([us, eu, asia], Algorithm.LeastActiveLoad, worker_index=1)
+    alone = await us()
+    held = [await pool() for _ in range(3)]
+    regions_held = [lease.config["region"] for lease in held]
+    assert regions_held == ["eu", "asia", "us"]  # us and the others are even before the third
+    held[1].release()
+    alone.release()
+    await went.call(pool)
+    assert went.regions == ["asia"]
+    for lease in held:
+        lease.release()
+    for _ in range(4):
+        await went.call(pool)
+    assert went.regions == ["asia", "us", "eu", "asia", "us"]  # in turn, where all are idle
 
 
 async def test_random_takes_each_of_them(kind: Any, went: Went) -> None:

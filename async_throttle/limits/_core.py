@@ -262,6 +262,10 @@ class SetCore:
         lanes = (lane for lane in find(self).queue.busy if lane.bottleneck is not None)
         return sum(len(lane) for lane in lanes if lane.rules == self.lane.rules)
 
+    def load(self) -> int:
+        """Slots in use, of the member of which most are; without a look at the clock."""
+        return max((member.slots.used for member in self.members), default=0)
+
     def occupied(self) -> bool:
         """Whether anybody waits for one of the limits or holds one of their slots."""
         return any(member.occupied() for member in self.members)

@@ -30,6 +30,9 @@ class LoadBalancingAlgorithm(Enum):
     RoundRobin = "RoundRobin"
     """One after the other."""
 
+    LeastActiveLoad = "LeastActiveLoad"
+    """The one with the fewest slots in use, by the limit of which most are; else in turn."""
+
     Random = "Random"
     """Any."""
 
@@ -129,17 +132,17 @@ class PoolCore:
     def options(self, weights: tuple[Any, ...], priority: int) -> Sequence[Option]:
         """To ask for *weights* of each set, the preferred one first."""
         sets = self.sets
-        if self._balancing is LoadBalancingAlgorithm.RoundRobin:
+        by_load = self._balancing is LoadBalancingAlgorithm.LeastActiveLoad
+        if by_load or self._balancing is LoadBalancingAlgorithm.RoundRobin:
             first = self.turn % len(sets)
         elif self._balancing is LoadBalancingAlgorithm.Random:
             first = random.randrange(len(sets))
         else:
             first = self._first % len(sets)
-        return [
-            option
-            for n in (*range(first, len(sets)), *range(first))
-            for option in sets[n].options(weights[n], priority)
-        ]
+        order = [*range(first, len(sets)), *range(first)]
+        if by_load:
+            order.sort(key=lambda n: sets[n].load())
+        return [option for n in order for option in sets[n].options(weights[n], priority)]
 
     def whom(self) -> SetCore:
         """Whose scheduler to ask: they have one."""
