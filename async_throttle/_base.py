@@ -16,7 +16,7 @@ from async_throttle._shell.readings import told
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.single import Single
 from async_throttle._shell.thread import ThreadScheduler
-from async_throttle._shell.waiting import Attempt, possible
+from async_throttle._shell.waiting import Attempt
 from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, positive, seconds, tokens
 from async_throttle.rules import Rule
 from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
@@ -100,7 +100,7 @@ class BaseThrottle(Single):
         if weight == 1 and not priority and fast.take_one(core):
             return True
         option = core.option(weight, priority)
-        return find(core).seize(Attempt(possible((option,)), None, None))
+        return find(core).seize(Attempt((option,), None, None))
 
     def charge(self, weight: float) -> None:
         """Take *weight* tokens now, unasked and into debt if need be.

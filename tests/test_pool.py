@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import at, now, others_run, queued
+from support import at, calls_of, now, others_run, queued
 
 from async_throttle import (
     LimitPool,
@@ -651,3 +651,26 @@ async def test_a_set_of_nothing_in_a_pool_grants_at_once(kind: Any, went: Went) 
     for _ in range(3):
         await went.call(pool, **({} if went else {"timeout": 0}))
     assert went == [(None, 0.0, "us"), (None, 0.0, "nowhere"), (None, 0.0, "nowhere")]
+
+
+async def calls_of_an_event(event: Callable[[LimitPool], object], accounts: int) -> int:
+    """How many functions are called where ten callers wait for a pool of so many *accounts*."""
+    pool = LimitPool([LimitSet(Throttle(10), concurrency=1) for _ in range(accounts)])
+    held = [one.try_acquire() for one in pool]
+    went = Went()
+    tasks = [asyncio.ensure_future(went.call(pool, name)) for name in range(10)]
+    await others_run()
+    calls = calls_of(lambda: event(pool))
+    assert not went
+    for task in tasks:
+        task.cancel()
+    del held
+    return calls
+
+
+async def test_a_set_of_a_pool_is_looked_at_once_by_a_caller_who_is_refused() -> None:
+    def ask(pool: LimitPool) -> None:
+        assert not pool.try_acquire().successful
+
+    few, many = [await calls_of_an_event(ask, accounts) for accounts in (4, 44)]
+    assert many - few <= 40 * 8, "it asked each set for its limits, its weights and its lane again"

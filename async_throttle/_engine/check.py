@@ -247,7 +247,7 @@ def _differences_of(lane: Lane) -> Iterator[tuple[str, Any, Any]]:
     fresh = Lane(lane.rules, lane.pauses, lane.priority, lane.places)
     for waiter in lane:
         fresh.append(waiter)
-    for name in ("slots", "rates", "takes", "fed", "backdates", "opens_at"):
+    for name in ("slots", "rates", "takes", "fed", "backdates", "bursts", "opens_at"):
         yield from _unequal(f"lane.{name}", getattr(lane, name), getattr(fresh, name))
     nothing = [0] * len(lane.rules)
     for n, _ in lane.rates:

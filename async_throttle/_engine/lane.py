@@ -222,6 +222,7 @@ class Lane:
             cannot give back comes last.
         fed: the rates that get their permits from outside.
         backdates: whether a late grant counts from the instant at which it was due.
+        bursts: by rule, the largest weight that may ever go.
         opens_at: the latest end of *pauses*.
     """
 
@@ -230,6 +231,7 @@ class Lane:
         "backdates",
         "backlog",
         "bottleneck",
+        "bursts",
         "counted",
         "fed",
         "left",
@@ -389,6 +391,7 @@ class Lane:
         self.takes = tuple(sorted(rates, key=_keeps)) if any(map(_keeps, rates)) else self.rates
         self.fed = tuple([(n, rule) for n, rule in rates if type(rule).demand is not Rule.demand])
         self.backdates = all(rule.backdates for _, rule in rates)
+        self.bursts = tuple([rule.burst for rule in self.rules])
         self.backlog = NONE_YET if self.waiters is NOBODY else [0] * len(self.rules)
         for waiter in self:
             for n, _ in self.rates:

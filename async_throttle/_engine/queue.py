@@ -275,7 +275,7 @@ class Queue:
         callers = self.counts.get(rule)
         if callers is not None:
             return len(callers)
-        asking = [lane for lane in list(self.busy) if rule in lane.rules]
+        asking = [lane for lane in self.lanes.asking(rule) if lane.waiters]
         alone = sum(len(lane) for lane in asking if lane.bottleneck is None)
         sets = [lane for lane in asking if lane.bottleneck is not None]
         return alone + len(_counted(rule, sets))
@@ -293,7 +293,7 @@ class Queue:
 
     def counted(self, rule: Rule) -> Callers:
         """The callers that wait for *rule*, counted anew."""
-        return _counted(rule, [lane for lane in self.busy if rule in lane.rules])
+        return _counted(rule, [lane for lane in self.lanes.asking(rule) if lane.waiters])
 
     def forget(self) -> None:
         """What was foreseen may come differently: drop the forecast."""

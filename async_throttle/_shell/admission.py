@@ -69,8 +69,8 @@ class Admission(Door):
     def seize(self, attempt: Attempt) -> bool:
         """Grant *attempt* at once if that overtakes no waiter; False too if the door is taken."""
         if self.inside() or self.is_elsewhere():
+            possible(attempt.options)  # what can never be is refused all the same
             return False
-
         try:
             return self.enter(lambda now: self.here()._seize(attempt), asks=True)
         except BaseException:
@@ -125,10 +125,8 @@ class Admission(Door):
             raise
 
     def _seize(self, attempt: Attempt) -> bool:
-        if self.behind():
-            return False
         attempt.options = possible(attempt.options)
-        return self._take(attempt)
+        return not self.behind() and self._take(attempt)
 
     def _take(self, attempt: Attempt) -> bool:
         if not self.try_admit(attempt):

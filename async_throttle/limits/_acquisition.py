@@ -523,8 +523,8 @@ def begin(acquisition: A) -> A:
 
 
 def _seize(acquisition: LimitSetAcquisition) -> bool:
-    options = possible(acquisition._options())
-    return find(acquisition._whom()).seize(Attempt(options, None, acquisition))
+    attempt = Attempt(acquisition._options(), None, acquisition)
+    return find(acquisition._whom()).seize(attempt)
 
 
 def soonest(options: Sequence[Option]) -> Delay:

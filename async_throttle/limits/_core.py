@@ -326,12 +326,16 @@ class SetCore:
 
     def check(self, weights: tuple[int, ...]) -> None:
         """Refuse what can never be granted."""
-        for weight, rule in zip(weights, self.lane.rules, strict=True):
-            if weight > rule.burst:
+        for weight, burst in zip(weights, self.lane.bursts):  # noqa: B905
+            if weight > burst:
                 raise self.refusal_weight(weights)
-        for member, weight in zip(self.members, weights[::2], strict=True):
-            if member.closed and weight != SKIP:
-                raise self.refusal_closed(weights)
+        scheduler = self.scheduler
+        if scheduler.into is not None:
+            scheduler = find(self)
+        if scheduler.shut:
+            for member, weight in zip(self.members, weights[::2], strict=True):
+                if member.closed and weight != SKIP:
+                    raise self.refusal_closed(weights)
 
     def crowded(self, weights: tuple[int, ...]) -> Core | None:
         """The member for which as many wait as may, of those that *weights* ask for; or None."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from async_throttle._shell.lease import Blocks
 from async_throttle._shell.scheduler import find, together
@@ -107,9 +107,12 @@ class PoolCore:
         sets: the cores.
         dispatched: how many calls each of them has granted.
         turn: whose turn is next, in a round.
+        unit: the weights of a call that names nothing.
     """
 
-    __slots__ = ("_balancing", "_first", "dispatched", "sets", "turn")
+    # _usual    what such a call of the usual priority may be granted, by set; None if that is
+    #           to be asked each time: a set without limits moves
+    __slots__ = ("_balancing", "_first", "_usual", "dispatched", "sets", "turn", "unit")
 
     def __init__(
         self, limit_sets: Sequence[LimitSet], balancing: LoadBalancingAlgorithm, first: int
@@ -124,9 +127,13 @@ class PoolCore:
         for core in self.sets:
             if not core.members:  # it waits wherever the others do
                 core.move(find((limited or self.sets)[0]))
+        self.unit = tuple([core.unit for core in self.sets])
+        self._usual = self._of_each(self.unit, 0) if limited == self.sets else None
 
     def weigh(self, amounts: Mapping[Any, float]) -> tuple[Any, ...]:
         """What *amounts* are in the units of the rules of each set."""
+        if not amounts:
+            return self.unit
         return tuple(core.weigh(amounts) for core in self.sets)
 
     def options(self, weights: tuple[Any, ...], priority: int) -> Sequence[Option]:
@@ -139,10 +146,21 @@ class PoolCore:
             first = random.randrange(len(sets))
         else:
             first = self._first % len(sets)
-        order = [*range(first, len(sets)), *range(first)]
+        options = self._usual
+        if options is None or priority or weights is not self.unit:
+            options = self._of_each(weights, priority)
+        if first:
+            options = options[first:] + options[:first]
         if by_load:
-            order.sort(key=lambda n: sets[n].load())
-        return [option for n in order for option in sets[n].options(weights[n], priority)]
+            return sorted(options, key=_load)
+        return options
+
+    def _of_each(self, weights: tuple[Any, ...], priority: int) -> tuple[Option, ...]:
+        return tuple(
+            option
+            for core, asked in zip(self.sets, weights, strict=True)
+            for option in core.options(asked, priority)
+        )
 
     def whom(self) -> SetCore:
         """Whose scheduler to ask: they have one."""
@@ -157,6 +175,10 @@ class PoolCore:
 
     def __repr__(self) -> str:
         return f"<async_throttle.LimitPool of {len(self.sets)} sets>"
+
+
+def _load(option: Option) -> float:
+    return cast(SetCore, option.asked).load()
 
 
 def _balancing(algorithm: Any) -> LoadBalancingAlgorithm:
