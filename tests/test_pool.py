@@ -653,24 +653,41 @@ async def test_a_set_of_nothing_in_a_pool_grants_at_once(kind: Any, went: Went) 
     assert went == [(None, 0.0, "us"), (None, 0.0, "nowhere"), (None, 0.0, "nowhere")]
 
 
-async def calls_of_an_event(event: Callable[[LimitPool], object], accounts: int) -> int:
-    """How many functions are called where ten callers wait for a pool of so many *accounts*."""
-    pool = LimitPool([LimitSet(Throttle(10), concurrency=1) for _ in range(accounts)])
+def ask(pool: LimitPool, held: list[LimitSetAcquisition]) -> None:
+    assert not pool.try_acquire().successful
+
+
+def come(pool: LimitPool, held: list[LimitSetAcquisition]) -> None:
+    coming = Went().call(pool)
+    coming.send(None)  # as its task does, but in this call
+    coming.close()
+
+
+def free(pool: LimitPool, held: list[LimitSetAcquisition]) -> None:
+    held[0].release()
+
+
+async def calls_of_an_event(
+    event: Callable[[LimitPool, list[LimitSetAcquisition]], None], accounts: int, *common: Throttle
+) -> int:
+    """How many functions *event* calls where ten callers wait for a pool of so many *accounts*."""
+    pool = LimitPool([LimitSet(Throttle(10), *common, concurrency=1) for _ in range(accounts)])
     held = [one.try_acquire() for one in pool]
-    went = Went()
-    tasks = [asyncio.ensure_future(went.call(pool, name)) for name in range(10)]
+    tasks = [asyncio.ensure_future(Went().call(pool, hold=1)) for _ in range(10)]
     await others_run()
-    calls = calls_of(lambda: event(pool))
-    assert not went
+    calls = calls_of(lambda: event(pool, held))
     for task in tasks:
         task.cancel()
-    del held
+    await others_run()
     return calls
 
 
-async def test_a_set_of_a_pool_is_looked_at_once_by_a_caller_who_is_refused() -> None:
-    def ask(pool: LimitPool) -> None:
-        assert not pool.try_acquire().successful
-
-    few, many = [await calls_of_an_event(ask, accounts) for accounts in (4, 44)]
-    assert many - few <= 40 * 8, "it asked each set for its limits, its weights and its lane again"
+@pytest.mark.parametrize("common", [False, True])
+@pytest.mark.parametrize(("event", "most"), [(ask, 8), (come, 34), (free, 12)])
+async def test_what_each_set_of_a_pool_costs_a_caller(
+    event: Callable[..., None], most: int, *, common: bool
+) -> None:
+    """However many callers wait: each set is looked at once, as far as the event concerns it."""
+    shared = [Throttle(1000)] if common else []
+    few, many = [await calls_of_an_event(event, accounts, *shared) for accounts in (4, 44)]
+    assert many - few <= 40 * most

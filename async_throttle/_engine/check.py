@@ -27,7 +27,7 @@ __all__ = ["check", "repair", "told"]
 
 _OF_THE_HEAD = (
     *("rank", "asked", "pooled", "key", "weights", "slots", "skips"),
-    *("odd", "restless", "parked"),
+    *("odd", "restless", "parked", "rivalled"),
 )
 
 
@@ -216,7 +216,9 @@ def _differences_of_index(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
             yield from _unequal(f"index: {name} of a lane", *pair)
         pair = max(standing.private, queue.now), max(expected.private, queue.now)
         yield from _unequal("index: the instant of a lane", *pair)
-        yield from _unequal("index: a group", *(_stand(s, queue.now) for s in (standing, expected)))
+        if len(expected.cluster.lanes) > 1:  # a lane that is alone needs no group
+            pair = _stand(standing, queue.now), _stand(expected, queue.now)
+            yield from _unequal("index: a group", *pair)
         apart = [other for other in expected.cluster.lanes if other not in standing.cluster.lanes]
         yield from _unequal("index: a cluster", apart, [])
 

@@ -13,8 +13,8 @@ from math import inf
 from typing import Any
 
 from async_throttle._engine.backfill import Claim, Rank, claims_of
-from async_throttle._engine.index import Cluster, Index, Standing, is_plain
-from async_throttle._engine.lane import SKIP, Lane
+from async_throttle._engine.index import Cluster, Group, Index, Standing, is_plain
+from async_throttle._engine.lane import ENDED, SKIP, Lane
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import UNLIMITED, Slots
@@ -24,12 +24,21 @@ __all__ = ["first", "foremost", "is_simple", "may_take", "note", "succeed"]
 
 def foremost(index: Index, cluster: Cluster, now: int) -> None:
     """Find which head of *cluster* goes next by time alone, group by group."""
-    for group in cluster.groups.values():
-        group.wake(now)
-    groups = list(cluster.groups.values())
     cluster.stale = False
     cluster.found, cluster.at, cluster.rank = None, NEVER, (inf, inf)
+    if len(cluster.lanes) == 1:
+        (standing,) = cluster.lanes.values()
+        if standing.private < NEVER:
+            _consider(index, cluster, standing, now, leads=True)
+        return
+    groups = list(cluster.groups.values())
     if not groups:
+        return
+    for group in groups:
+        group.wake(now)
+    if cluster.rivalled:
+        for group in groups:
+            _foremost_of_rivals(index, cluster, group, now)
         return
     leader = min(group.ranks[0] for group in groups)[1]
     _consider(index, cluster, leader, now, leads=True)
@@ -49,6 +58,20 @@ def foremost(index: Index, cluster: Cluster, now: int) -> None:
                 if standing is not leader:
                     _consider(index, cluster, standing, now)
     _find_bottlenecks(index, cluster, now)
+
+
+def _foremost_of_rivals(index: Index, cluster: Cluster, group: Group, now: int) -> None:
+    """Note in *cluster* which head of *group* could go first: they are one caller, who is no
+    obstacle to itself."""
+    awake: set[tuple[int, ...]] = set()
+    for _, standing in group.awake:
+        if standing.weights not in awake:  # the same weights may go at the same instant
+            awake.add(standing.weights)
+            _consider(index, cluster, standing, now, leads=True)
+    for private, _, standing in group.asleep:
+        if private > cluster.at:
+            break
+        _consider(index, cluster, standing, now, leads=True)
 
 
 def _find_bottlenecks(index: Index, cluster: Cluster, now: int) -> None:
@@ -219,18 +242,22 @@ def succeed(index: Index, lane: Lane, now: int) -> None:
     if standing is None:
         return  # the index is to be made anew
     head, cluster = lane.waiters[0], standing.cluster
-    asked = head.weights, bool(head.rivals)
-    if lane in index.dirty or (standing.asked, standing.pooled) != asked:
+    if (
+        lane in index.dirty
+        or standing.asked != head.weights
+        or standing.pooled != bool(head.rivals)
+    ):
         index.changed(lane)
         return
-    alone = len(cluster.lanes) == 1 and not cluster.stale and not head.cancelled()
+    found = cluster.found is lane
+    alone = len(cluster.lanes) == 1 and not cluster.stale and not (found and head.cancelled())
     if not alone:
         index.outdate(cluster)
     if head.order == standing.rank[1]:
         return
     rank = standing.rank[0], head.order
-    index.turns_at = -NEVER
-    if alone and standing.group is None:
+    index.turns_at = ENDED
+    if standing.group is None and standing.slots is None:
         standing.rank = rank
     else:
         cluster.displace(standing)
@@ -238,7 +265,7 @@ def succeed(index: Index, lane: Lane, now: int) -> None:
         cluster.place(standing, now)
         if standing.slots is not None:  # the lane may be parked now, or no longer
             standing.look(now, index.present)
-    if alone and cluster.found is lane:
+    if alone and found:
         cluster.rank = rank
         note(index, cluster)
 
@@ -249,7 +276,7 @@ def is_simple(index: Index, lane: Lane) -> bool:
         lanes = index.asking.get(rule)
         if lanes:
             standing = index.standings[next(iter(lanes))]
-            if standing.cluster.odd:
+            if standing.cluster.odd or standing.cluster.rivalled:
                 return False
             if len(lanes) == 1 and (standing.several or not is_plain(rule)):
                 return False

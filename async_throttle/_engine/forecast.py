@@ -147,7 +147,7 @@ def _is_within_beside_many(queue: Queue, lane: Lane, weights: tuple[int, ...], u
         bucket: Any = lane.rules[n]
         cluster = index.standings[next(iter(index.asking[bucket]))].cluster
         keys = {group.key for group in cluster.groups.values()} | {(r,) for r in cluster.skipping}
-        if others or cluster.odd or cluster.reserved or not is_plain(bucket):
+        if others or cluster.odd or cluster.rivalled or cluster.reserved or not is_plain(bucket):
             return False
         callers = queue.keep_count(bucket)
         if callers.several or not keys <= {(), (bucket,)}:

@@ -24,8 +24,14 @@ would have forgotten the newcomer. The claims of a lane that the newcomer shares
 (then nobody else does) are computed for it alone.
 
 All this needs rates of which instants do not change by themselves, and shared ones that are plain
-buckets. A cluster with others, or with callers that wait elsewhere as well, is decided as a whole:
-see `Cluster.odd`.
+buckets. A cluster with others is decided as a whole: see `Cluster.odd`.
+
+The caller of a pool stands in several lanes, and is no obstacle to itself. Where the heads of all
+lanes of a cluster are one caller, no waiter ranks before any of them: the first that could go by
+its own rules goes. A cluster with such a caller and others is decided as a whole.
+
+A lane that is the only one of its cluster shares nothing, and needs no group: its own instant tells
+all.
 
 Shared slots. The heads that ask for them have slots reserved in the order of their ranks. The first
 for which too few are left, and all behind it, are *parked*: they have no instant.
@@ -57,6 +63,9 @@ Kind = tuple[tuple[Rule, ...], tuple[int, ...]]
 """Shared rates, and of each of them the weight, if that is forgotten at once, or else -1."""
 
 _STEADY = {TokenBucket.ready_at, SlidingWindow.ready_at, FixedWindow.ready_at}
+
+ALONE: Final[Kind] = (), ()
+"""The kind of a lane that has no rates in common with other lanes."""
 
 EMPTY: Final[dict[Any, Any]] = {}
 """Stays empty: what an index has until there are several lanes. Most throttles never have them."""
@@ -105,6 +114,7 @@ class Standing:
         entangled: whether the head asks for slots of several limits, of which one is shared.
         several: whether the head asks for slots of several limits.
         asked, pooled: the weights of the head, and whether its caller waits elsewhere as well.
+        rivalled: whether it does, and other lanes ask for a rate of the lane.
     """
 
     __slots__ = (
@@ -122,6 +132,7 @@ class Standing:
         "private",
         "rank",
         "restless",
+        "rivalled",
         "several",
         "skips",
         "slots",
@@ -135,8 +146,9 @@ class Standing:
         self.lane = lane
         self.group = None
         self.slots: tuple[Slots, int] | None = None
-        self.skips: list[Rule] = []
+        self.skips: Sequence[Rule] = ()
         self.parked = self.odd = self.restless = self.entangled = self.several = False
+        self.rivalled = False
 
     def survey(self, asking: dict[Rule, dict[Lane, None]], turns: Sequence[Lane], now: int) -> None:
         """See anew what the head waits for, as of *now*."""
@@ -145,7 +157,10 @@ class Standing:
         weights = self.asked = head.weights
         self.pooled = bool(head.rivals)
         self.rank: Rank = (-inf if lane in turns else lane.priority), head.order
-        self.odd = self.restless = False
+        self.odd = self.restless = self.rivalled = False
+        if len(self.cluster.lanes) == 1:
+            self._survey_alone(now, weights)
+            return
         private: list[tuple[int, Rule]] = []
         key: list[Rule] = []
         wanted: list[int] = []
@@ -172,9 +187,10 @@ class Standing:
         self.entangled = self.several and bool(common)
         self.slots = common[0] if common else None
         self.odd = self.odd or self.entangled
-        if head.rivals and (shared or any(len(asking[slots]) > 1 for _, slots in limited)):
+        if head.rivals and any(len(asking[slots]) > 1 for _, slots in limited):
             self.odd = True
-        self.skips = skips
+        self.rivalled = bool(head.rivals) and shared and not self.odd
+        self.skips = tuple(skips)
         self.key = tuple(key)
         self.weights = tuple(wanted)
         self.kind = self.key, tuple(map(forgotten_at_once, key, wanted))
@@ -184,6 +200,19 @@ class Standing:
         self._own_instant(now, weights, private, asked)
         if self.slots is not None and self.private >= NEVER:
             self.odd = True  # paused for good, it has slots reserved only if it lacks them
+
+    def _survey_alone(self, now: int, weights: tuple[int, ...]) -> None:
+        """See anew what the head waits for where no other lane asks for a rule of the lane."""
+        lane = self.lane
+        self.skips = self.key = self.weights = ()
+        self.kind = ALONE
+        self.slots = None
+        self.entangled = False
+        asked = [n for n, slots in lane.slots if slots.limit != UNLIMITED and weights[n] > 0]
+        self.several = len(asked) > 1
+        self.odd = self.restless = not all(is_steady(rule) for _, rule in lane.rates)
+        at, self.place = (NEVER, -1) if self.odd else lane.binding(now, weights)
+        self.private = min(at, NEVER)
 
     def _own_instant(
         self,
@@ -415,6 +444,7 @@ class Cluster:
         unplaced: the lanes that wait for no rule but for other lanes: what for is not known yet.
         odd: how many lanes keep the cluster from being decided group by group.
         restless: how many lanes have a rule of which the instants change by themselves.
+        rivalled: how many lanes have heads whose callers wait in other lanes as well.
         left: how many lanes have left.
         number: of this cluster, in the order in which they came to be.
         found: the lane whose head goes next, and when; see `stale`.
@@ -433,6 +463,7 @@ class Cluster:
         "rank",
         "reserved",
         "restless",
+        "rivalled",
         "skipping",
         "stale",
         "unplaced",
@@ -444,7 +475,7 @@ class Cluster:
         self.reserved: dict[Slots, Reserved] = {}
         self.skipping: dict[Rule, dict[Lane, Standing]] = {}
         self.unplaced: dict[Lane, Standing] = {}
-        self.odd = self.restless = self.left = 0
+        self.odd = self.restless = self.rivalled = self.left = 0
         self.number = next(_numbers)
         self.found: Lane | None = None
         self.at = NEVER
@@ -463,7 +494,8 @@ class Cluster:
         """Let a lane that was surveyed stand where it belongs."""
         self.odd += standing.odd
         self.restless += standing.restless
-        if standing.odd or standing.private >= NEVER:
+        self.rivalled += standing.rivalled
+        if standing.odd or standing.private >= NEVER or len(self.lanes) == 1:
             return
         for rule in standing.skips:
             self.skipping.setdefault(rule, {})[standing.lane] = standing
@@ -474,13 +506,15 @@ class Cluster:
             self.reserved[slots].add(standing, weight)
         if not standing.parked:
             self.gather(standing, now)
-            if standing.lane.bottleneck is not None and standing.due(now)[1] < 0:
+            measured = standing.lane.bottleneck is not None and not standing.rivalled
+            if measured and standing.due(now)[1] < 0:
                 self.unplaced[standing.lane] = standing
 
     def displace(self, standing: Standing) -> None:
         """Undo `place`."""
         self.odd -= standing.odd
         self.restless -= standing.restless
+        self.rivalled -= standing.rivalled
         if standing.odd or standing.private >= NEVER:
             return
         self.scatter(standing)
@@ -507,6 +541,16 @@ class Cluster:
             group.remove(standing)
             if not group.ranks:
                 del self.groups[group.kind]
+
+    def united(self) -> bool:
+        """Whether the heads of all lanes are one caller, in one class."""
+        (first, *_) = self.lanes
+        rivals, priority = first.waiters[0].rivals, first.priority
+        for lane in self.lanes:
+            others = lane.waiters[0].rivals
+            if not others or others[0] is not rivals[0] or lane.priority != priority:
+                return False
+        return True
 
     def balance(self, now: int, present: int) -> None:
         """Park lanes for which no slots are left, and let others back that have enough."""
@@ -632,6 +676,8 @@ class Index:
         if not cluster.lanes:
             self._forget(cluster)
             return
+        if len(cluster.lanes) == 1:
+            self.dirty.update(dict.fromkeys(cluster.lanes))
         self.outdate(cluster)
         if cluster.left > len(cluster.lanes) + 8:
             self._split(cluster)
@@ -681,7 +727,7 @@ class Index:
         cluster = standing.cluster
         cluster.displace(standing)
         standing.private, standing.odd, standing.restless = NEVER, False, False
-        standing.entangled = False
+        standing.entangled = standing.rivalled = False
         if not cluster.restless:
             self.restless.pop(cluster, None)
 

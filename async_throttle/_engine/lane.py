@@ -146,6 +146,12 @@ class Bottleneck:
         self.spans[self.place] += now - self.since
         self.since = now
 
+    def told(self, now: int) -> list[int]:
+        """The *spans* as of *now*."""
+        spans = self.spans[:]
+        spans[self.place] += now - self.since
+        return spans
+
     def wait_for(self, place: int, now: int) -> None:
         """From *now* on the rule at *place* is the bottleneck."""
         if place != self.place:
@@ -359,8 +365,11 @@ class Lane:
         """Take *waiter* out, which becomes *state*."""
         waiter.state = state
         self.discount(waiter)
-        self.left += 1
-        self.sweep()
+        if not self.left and self.waiters[0] is waiter:
+            self.waiters.popleft()
+        else:
+            self.left += 1
+            self.sweep()
 
     def discount(self, waiter: Waiter) -> None:
         """*waiter* is not queued any more: what is summed up leaves it out."""

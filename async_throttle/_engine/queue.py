@@ -384,7 +384,7 @@ class Queue:
         lane, due, cluster = decide.first(index, self.now)
         if cluster is None:
             return (self.busy[0] if lane is None else lane), due
-        if not cluster.odd:
+        if not cluster.odd and (not cluster.rivalled or cluster.united()):
             decide.foremost(index, cluster, self.now)
             if index.quitters:
                 self._sweep_quitters()
@@ -715,8 +715,7 @@ class Queue:
         waiter.order = next(_arrivals)
         waiter.deadline = deadline
         if lane.bottleneck is not None:
-            lane.bottleneck.account(self.now)
-            waiter.spans = list(lane.bottleneck.spans)
+            waiter.spans = lane.bottleneck.told(self.now)
         if self.decided is NOBODY:
             self.decided = deque()
         lane.append(waiter)
@@ -836,7 +835,8 @@ class Queue:
 
     def _remove(self, waiter: Waiter, state: State) -> None:
         lane = waiter.lane
-        self.forget()
+        if self.foresight is not None:
+            self.forget()
         lane.remove(waiter, state)
         self.waiting -= 1
         if not lane.waiters:

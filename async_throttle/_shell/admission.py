@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from async_throttle._engine.forecast import FEW, at_least, is_within, quote
@@ -145,13 +145,9 @@ class Admission(Door):
         if queue.deadlines and queue.expires_at <= now:
             queue.advance(now)  # waiters whose deadline has come are no obstacle
         fulls = self._fulls(attempt, deadline, now)
-        waiters = [first, *(type(first)() for _ in options[1:])]
-        for waiter, option in zip(waiters, options, strict=True):
-            waiter.option = option
+        waiters = first.in_each(options)
+        for waiter in waiters:
             waiter.arrived = now
-            waiter.deadline = deadline
-            if len(options) > 1:
-                waiter.rival(waiters)
         self.enlist(waiters)
         attempt.waiters = self.newcomers = waiters
         try:
@@ -162,7 +158,7 @@ class Admission(Door):
             self.newcomers = ()
         return first
 
-    def _join(self, waiters: list[Waiting], fulls: list[object], deadline: int) -> None:
+    def _join(self, waiters: Sequence[Waiting], fulls: list[object], deadline: int) -> None:
         """Queue each of *waiters* up for its option, unless that is full."""
         for waiter, full in zip(waiters, fulls, strict=True):
             if full is None:

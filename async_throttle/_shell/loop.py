@@ -51,10 +51,11 @@ class LoopWaiter(Waiting):
         """Whether the caller was cancelled, and has not left yet."""
         return self.future.cancelled()
 
-    def rival(self, others: Sequence[Waiting]) -> None:
-        """Be the same caller as *others*, and share their future."""
-        super().rival(others)
-        self.future = cast(LoopWaiter, others[0]).future
+    def twin(self) -> LoopWaiter:
+        """The same caller in another lane, with the same future."""
+        twin = LoopWaiter()
+        twin.future = self.future
+        return twin
 
 
 class LoopScheduler(Scheduler):

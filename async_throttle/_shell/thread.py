@@ -48,10 +48,11 @@ class Sleeper(Waiting):
         self.wake_up.acquire()
         self.thread = get_ident()
 
-    def rival(self, others: Sequence[Waiting]) -> None:
-        """Be the same caller as *others*, and share their wake-up."""
-        super().rival(others)
-        self.wake_up = cast(Sleeper, others[0]).wake_up
+    def twin(self) -> Sleeper:
+        """The same caller in another lane, with the same wake-up."""
+        twin = Sleeper()
+        twin.wake_up = self.wake_up
+        return twin
 
     def ring(self) -> None:
         """Wake the thread. Called inside the door only."""

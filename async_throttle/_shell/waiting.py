@@ -128,9 +128,20 @@ class Waiting:
         """Whether the caller was cancelled, and has not left yet."""
         return False
 
-    def rival(self, others: Sequence[Waiting]) -> None:
-        """Be the same caller as *others*."""
-        self.rivals = others
+    def in_each(self, options: Sequence[Option]) -> Sequence[Waiting]:
+        """The caller in the lane of each of *options*; this waiter is the first."""
+        waiters = [self]
+        if len(options) > 1:
+            waiters += [self.twin() for _ in options[1:]]
+            for waiter in waiters:
+                waiter.rivals = waiters
+        for waiter, option in zip(waiters, options, strict=True):
+            waiter.option = option
+        return waiters
+
+    def twin(self) -> Waiting:
+        """The same caller in another lane."""
+        return type(self)()
 
 
 class Attempt:

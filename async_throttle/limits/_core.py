@@ -321,8 +321,9 @@ class SetCore:
     @property
     def max_waiting(self) -> int | None:
         """Most callers that may queue, by the strictest member; None is no bound."""
-        bounds = [member.max_waiting for member in self.bounded if member.max_waiting is not None]
-        return min(bounds, default=None)
+        if not self.bounded:
+            return None
+        return min(member.max_waiting for member in self.bounded if member.max_waiting is not None)
 
     def check(self, weights: tuple[int, ...]) -> None:
         """Refuse what can never be granted."""
