@@ -121,6 +121,11 @@ def play(story: Story, name: str, event: Event) -> None:
 def join_pool(story: Story, name: str, event: Event) -> None:
     """A caller comes to several lanes at once."""
     numbers = {(event.lane + n) % len(story.rules): None for n in (0, event.which, 1)}
+    queue_up(story, name, event, list(numbers))
+
+
+def queue_up(story: Story, name: str, event: Event, numbers: list[int]) -> None:
+    """A caller comes to the lanes of these *numbers*."""
     pool = [Actor() for _ in numbers]
     for actor, lane in zip(pool, numbers, strict=True):
         actor.rivals = pool
@@ -160,6 +165,70 @@ def test_the_index_finds_what_a_look_at_all_lanes_finds(classes: int) -> None:
         story.run(10**6)
 
     lives()
+
+
+Account = tuple[int | None, int, int, int]
+"""At which place everybody's limit stands, if anywhere; the own bucket's period, level; slots."""
+
+
+def pool(everybody: tuple[int, int], accounts: list[Account]) -> Story:
+    """Lanes over the accounts of a pool."""
+    common = bucket(1, everybody[0], 3, level=everybody[1])
+    lanes: list[list[Rule]] = []
+    for place, every, level, slots in accounts:
+        lane: list[Rule] = [Slots(slots), bucket(1, every, 3, level=level)]
+        lanes.append(lane if place is None else [*lane[:place], common, *lane[place:]])
+    story = Story(*lanes, sets=True)
+    story.queue.trusting = True
+    return story
+
+
+def play_pool(story: Story, name: str, event: Event) -> None:
+    """Let *event* happen; whoever comes to several lanes comes to all of them, or all but one."""
+    if event.kind == "pool":
+        numbers = [n for n in range(len(story.rules)) if n + 6 != event.which]
+        queue_up(story, name, event, numbers)
+        story.decide()
+    else:
+        play(story, name, event)
+
+
+@given(
+    everybody=st.tuples(st.integers(5, 40), st.integers(0, 2)),
+    accounts=st.lists(
+        st.tuples(st.sampled_from([0, 1, 2, 2, None]), EVERY, st.integers(0, 3), st.integers(1, 3)),
+        min_size=2,
+        max_size=5,
+    ),
+    happens=st.lists(
+        st.builds(
+            Event,
+            st.just(0) | st.integers(0, 40),
+            st.sampled_from(["pool"] * 6 + KINDS),
+            st.integers(0, 11),
+            st.integers(0, 11),
+            AMOUNTS,
+            st.just(0),
+        ),
+        max_size=40,
+    ),
+)
+@examples(500)
+def test_callers_of_a_pool_go_where_and_when_a_look_at_all_lanes_lets_them(
+    everybody: tuple[int, int], accounts: list[Account], happens: list[Event]
+) -> None:
+    books = []
+    for by_index in (True, False):
+        story = pool(everybody, accounts)
+        with pytest.MonkeyPatch.context() as patch:
+            if not by_index:
+                patch.setattr(Queue, "_next_in_clusters", Queue.next_of_all)
+            for n, event in enumerate(happens):
+                story.run(story.now + event.gap)
+                play_pool(story, f"{n}", event)
+            story.run(10**6)
+        books.append(story.book)
+    assert books[0] == books[1]
 
 
 def test_a_newcomer_does_not_wait_for_those_who_wait_for_a_limit_that_it_does_not_ask_for() -> None:
