@@ -477,7 +477,7 @@ async def test_acquire_in_a_loop_takes_at_once_what_is_there() -> None:
         lambda api: api["tokens"].charge(10),
         lambda api: api["window"].charge(10),
         lambda api: api["tokens"].charge(100),
-        lambda api: api.acquire({"tokens": 0, "window": 0, "concurrency": 2}),
+        lambda api: api.try_acquire({"tokens": 0, "window": 0, "concurrency": 2}),
     ],
     ids=["set paused", "member paused", "no token", "window full", "debt", "no slot"],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable, Coroutine, Generator, Hashable, Mapping, Sequence
 from functools import partial
 from types import CoroutineType, TracebackType
@@ -32,12 +33,12 @@ from async_throttle._units import TOKEN, seconds, shown, tokens
 from async_throttle.adaptive import Outcome
 from async_throttle.limits._core import CALLS, NOWHERE, RATE, SLOTS, SetCore, Source
 from async_throttle.rules import Rule
-from async_throttle.rules.slots import Slots
+from async_throttle.rules.slots import UNLIMITED, Slots
 
 if TYPE_CHECKING:
     from async_throttle.limits._set import LimitSet
 
-__all__ = ["Delay", "LimitSetAcquisition", "begin", "by_limit", "soonest", "tried"]
+__all__ = ["Begun", "Delay", "LimitSetAcquisition", "begin", "by_limit", "soonest", "tried"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -479,6 +480,41 @@ class LimitSetAcquisition(BaseLease):
     def _refused(self) -> None:
         """It was to be had at once or not at all, and was not."""
         self._state = REFUSED
+
+
+class Begun(LimitSetAcquisition):
+    """What `acquire()` makes: a call that began before it was awaited, and may never be.
+
+    ``api.acquire()`` without *await* in front looks like a call that waits, and would keep a slot
+    that nobody can give back. It comes back when this is collected.
+    """
+
+    __module__ = "async_throttle"
+
+    __slots__ = ("_awaited",)
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        self._awaited = True
+        return super().__await__()
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", FRESH) is not LEASED or hasattr(self, "_awaited"):
+            return
+        rules = self._core.lane.rules
+        bounded = [rules.index(rule) for rule, _, _ in self._receipts if _is_bounded(rule)]
+        self.release()
+        if bounded and self._epoch == fast.EPOCH:
+            warnings.warn(
+                f"{self!r} was made by acquire(), and was neither awaited nor entered: until it "
+                f"was collected it held a slot of {self._core.key(bounded[0])}",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+
+
+def _is_bounded(rule: Rule) -> bool:
+    return isinstance(rule, Slots) and rule.limit != UNLIMITED
 
 
 # -- what sets and pools have in common ---------------------------------------------------

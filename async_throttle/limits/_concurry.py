@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from async_throttle import threads
 from async_throttle._base import BaseThrottle
+from async_throttle.limits._acquisition import Begun, begin, by_limit, tried
 from async_throttle.limits._acquisition import LimitSetAcquisition as Acquisition
-from async_throttle.limits._acquisition import begin, by_limit, tried
 from async_throttle.limits._face import BaseLimits
 from async_throttle.limits._pool import LimitPool as Pool
 from async_throttle.limits._set import LimitSet as Set
@@ -46,6 +46,14 @@ class LimitSetAcquisition(Acquisition):
         self.settle(usage)
 
 
+class BegunAcquisition(Begun, LimitSetAcquisition):
+    """What `acquire()` makes."""
+
+    __module__ = "async_throttle.limits"
+
+    __slots__ = ()
+
+
 class _Asked(BaseLimits):
     """How concurry asks sets and pools."""
 
@@ -78,14 +86,15 @@ class _Asked(BaseLimits):
         """A call in other words: ``acquire(requested={"tokens": 900})``.
 
         Where no event loop runs, this waits, with the whole thread. Where one runs, it takes at
-        once what is there; else the result is to be awaited, or entered with ``async with``.
+        once what is there; else the result is to be awaited, or entered with ``async with``. If
+        both are forgotten, slots come back when it is collected, with a `ResourceWarning`.
 
         Raises:
             ResourceLimitError: it was refused; says which limit, and when to come back.
             ValueError: as a call does.
         """
         weights = by_limit(requested, named)
-        return begin(LimitSetAcquisition(self, self._core, weights, timeout, priority))
+        return begin(BegunAcquisition(self, self._core, weights, timeout, priority))
 
     def try_acquire(  # type: ignore[override]
         self,

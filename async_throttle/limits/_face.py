@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from async_throttle._shell.lease import Blocks
 from async_throttle._shell.single import Single
 from async_throttle.limits._acquisition import (
+    Begun,
     Delay,
     LimitSetAcquisition,
     begin,
@@ -27,6 +28,7 @@ class BaseLimits(Single):
     __slots__ = ("__weakref__", "_blocks", "_core")
 
     _acquisition: ClassVar[type[LimitSetAcquisition]] = LimitSetAcquisition
+    _begun: ClassVar[type[LimitSetAcquisition]] = Begun
     _blocks: Blocks
     _core: Any  # a Source
 
@@ -69,14 +71,15 @@ class BaseLimits(Single):
         """A call that begins at once.
 
         Where no event loop runs, this waits, with the whole thread. Where one runs, it takes at
-        once what is there; else the result is to be awaited, or entered with ``async with``.
+        once what is there; else the result is to be awaited, or entered with ``async with``. If
+        both are forgotten, slots come back when it is collected, with a `ResourceWarning`.
 
         Raises:
             ResourceLimitError: it was refused; says which limit, and when to come back.
             ValueError: as a call does.
         """
         weights = by_limit(amounts, named)
-        return begin(self._acquisition(self, self._core, weights, timeout, priority))
+        return begin(self._begun(self, self._core, weights, timeout, priority))
 
     def try_acquire(
         self, amounts: Mapping[Any, float] | None = None, /, *, priority: int = 0, **named: float
