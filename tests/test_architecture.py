@@ -63,7 +63,7 @@ CLOCKS_AND_LOOPS = {
 WITHIN = {
     "_engine": [
         *["lane", "overtaking", "patience", "backfill", "index", "decide", "queue"],
-        *["foresight", "forecast", "check"],
+        *["foresight", "bounds", "forecast", "check"],
         "__init__",
     ],
     "_shell": [

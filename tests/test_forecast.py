@@ -28,6 +28,7 @@ from test_queue import Story, bucket
 from test_rules import Spaced
 
 from async_throttle import (
+    FixedWindow,
     LimitPool,
     LimitSet,
     Rule,
@@ -38,9 +39,10 @@ from async_throttle import (
     TokenBucket,
 )
 from async_throttle._base import core_of
+from async_throttle._engine.bounds import is_within
 from async_throttle._engine.check import check, repair
-from async_throttle._engine.forecast import is_within, quote
-from async_throttle._engine.foresight import Actor
+from async_throttle._engine.forecast import quote
+from async_throttle._engine.foresight import Actor, Foresight
 from async_throttle._engine.lane import GRANTED, QUEUED, Lane
 from async_throttle._shell.scheduler import find
 from async_throttle._units import NEVER, TOKEN
@@ -85,7 +87,7 @@ class Life:
         check(self.queue)
         self.kept += foresight is not None and self.queue.foresight is foresight
         for few in (1, 64):
-            with patch("async_throttle._engine.forecast.FEW", few):
+            with patch("async_throttle._engine.bounds.FEW", few):
                 assert not is_within(self.queue, lane, weights, expected - 1)
                 self.bounded += is_within(self.queue, lane, weights, NEVER - 1)
 
@@ -627,8 +629,129 @@ def test_among_many_lanes_a_wait_is_bounded_by_what_is_queued_for_the_bucket_the
     story.join("heavy", 2, lane=10)
     asked = story.lanes[11], (TOKEN, TOKEN)
     assert quote(story.queue, *asked)[0] == 400
-    with patch("async_throttle._engine.forecast.FEW", 1):
-        assert [is_within(story.queue, *asked, until) for until in (491, 492)] == [False, True]
+    with patch("async_throttle._engine.bounds.FEW", 1):
+        assert [is_within(story.queue, *asked, until) for until in (507, 508)] == [False, True]
+
+
+def sleepers(*common: Rule, number: int = 100, apart: int = 100) -> Story:
+    """Lanes with rates in *common* and one of their own, and an idle lane; a caller in each."""
+    lanes = [[*common, bucket(1, apart * (n + 1), 1, level=0)] for n in range(number)]
+    idle = [*common, bucket(1, 1_000_000, 1, level=0)]
+    story = trusting(Story(*lanes, idle, common, sets=True))
+    for n in range(number):
+        story.join(f"sleeper {n}", *[1] * len(common), 1, lane=n)
+    return story
+
+
+def one_in_common() -> Story:
+    return sleepers(bucket(1, 10, 3, level=0))
+
+
+def two_in_common() -> Story:
+    return sleepers(bucket(1, 10, 3, level=0), bucket(1, 20, 2))
+
+
+def a_window_in_common() -> Story:
+    return sleepers(SlidingWindow(0, 3 * TOKEN, 30))
+
+
+def a_narrow_window_in_common() -> Story:
+    return sleepers(FixedWindow(0, TOKEN, 10))
+
+
+def of_classes() -> Story:
+    story = one_in_common()
+    for n in range(-50, 50):
+        story.join(f"class {n}", 1, lane=101, priority=n)
+    return story
+
+
+def of_a_pool_beside() -> Story:
+    story = one_in_common()
+    story.join("pool", 1, lane=101, actor=of_a_pool())
+    return story
+
+
+def busy_itself() -> Story:
+    story = one_in_common()
+    story.join("first", 1, 1, lane=100)
+    return story
+
+
+BOUNDED: dict[str, tuple[Callable[[], Story], int]] = {
+    "a bucket in common": (one_in_common, 100),
+    "two buckets in common": (two_in_common, 200),
+    "a window in common": (a_window_in_common, 10_000),
+    "a window in common for one at a time": (a_narrow_window_in_common, 5_000),
+    "classes": (of_classes, 5_000),
+    "a caller of a pool": (of_a_pool_beside, 150),
+    "a caller in the same lane": (busy_itself, 3_000),
+}
+"""How long after the instant of the own limit, at most, the bound is."""
+
+
+@pytest.mark.parametrize("crowd", BOUNDED)
+def test_a_wait_beside_many_lanes_is_bounded_not_long_after_its_own_limit(crowd: str) -> None:
+    make, later = BOUNDED[crowd]
+    story = make()
+    asked = story.lanes[100], (*[TOKEN] * (len(story.rules[100]) - 1), TOKEN)
+    expected, _ = quote(story.queue, *asked)
+    assert expected >= 1_000_000
+    assert not is_within(story.queue, *asked, expected - 1)
+    assert is_within(story.queue, *asked, expected + later)
+
+
+def test_a_wait_is_bounded_at_a_lane_that_was_never_waited_in_and_beside_few() -> None:
+    story = Story([bucket(1, 10, 1, level=0)], [bucket(1, 10, 1, level=0)])
+    story.join("elsewhere", 1)
+    asked = story.lanes[1], (TOKEN,)
+    assert [is_within(story.queue, *asked, until) for until in (19, 20)] == [False, True]
+
+
+def unsteady_in_common() -> Story:
+    return sleepers(Spaced(0, TOKEN, 10))
+
+
+def unsteady_of_one() -> Story:
+    shared = bucket(1, 10, 1, level=0)
+    story = trusting(Story([shared, Spaced(0, TOKEN, 10)], [shared], sets=True))
+    story.join("unsteady", 1, 1)
+    return story
+
+
+@pytest.mark.parametrize("make", [unsteady_in_common, unsteady_of_one])
+def test_a_wait_is_not_bounded_beside_rules_that_may_say_anything(
+    make: Callable[[], Story],
+) -> None:
+    story = make()
+    lane = story.lanes[-1]
+    with patch("async_throttle._engine.bounds.FEW", 0):
+        assert not is_within(story.queue, lane, (TOKEN,), NEVER - 1)
+
+
+@pytest.mark.parametrize(("weight", "played", "at"), [(2, False, 0), (4, True, 0), (5, True, 10)])
+@pytest.mark.parametrize("few", [0, 64])
+def test_nothing_is_played_where_rates_have_enough_for_all_who_wait_for_a_slot(
+    weight: int, played: bool, at: int, few: int
+) -> None:
+    shared, slots = bucket(1, 10, 6), Slots(1)
+    story = trusting(Story([shared, slots], [slots, shared], sets=True))
+    set_slots(story, slots, 0)
+    for n in range(4):
+        story.join(f"{n}", 1, 1, lane=n % 2)
+    made: list[Foresight] = []
+
+    class Noted(Foresight):
+        def __init__(self, *args: Any) -> None:
+            made.append(self)
+            super().__init__(*args)
+
+    with (
+        patch("async_throttle._engine.forecast.FEW", few),
+        patch("async_throttle._engine.forecast.Foresight", Noted),
+    ):
+        assert quote(story.queue, story.lanes[0], (weight * TOKEN, 1))[0] == at
+    assert bool(made) == played
 
 
 def test_a_wait_at_a_window_is_not_bounded_where_there_are_classes() -> None:
@@ -655,11 +778,11 @@ def chat(everybody: Throttle, **options: Any) -> LimitSet:
 Caller = Coroutine[Any, Any, None]
 
 
-def begin(limiter: LimitSet | Throttle, timeout: float | None = None) -> Caller:
+def begin(limiter: LimitSet | Throttle, timeout: float | None = None, **options: Any) -> Caller:
     """A caller that has come as far as it does at once: it is in the queue."""
 
     async def call() -> None:
-        async with limiter(timeout=timeout):
+        async with limiter(timeout=timeout, **options):
             pass
 
     caller = call()
@@ -716,6 +839,15 @@ ARRIVALS: dict[str, tuple[Callable[[], Any], Callable[[Any, int], Caller]]] = {
     ),
     "at an idle chat, with a long timeout": (one_rate, lambda t, n: begin(chat(t), 3600)),
     "at a chat that waits for itself": (one_rate, lambda t, n: begin(chat(t, initial=0), 3600)),
+    "at a chat that waits for itself, with a close timeout": (
+        one_rate,
+        lambda t, n: begin(chat(t, initial=0), 60.1 + n / 400),
+    ),
+    "of a class of its own": (one_rate, lambda t, n: begin(t, 3600, priority=n)),
+    "at two limits in common": (
+        lambda: (one_rate(), one_rate()),
+        lambda t, n: begin(LimitSet(*t, Throttle(1, period=60, initial=0)), 3600),
+    ),
     "where max_waiting is far": (lambda: two_rates(max_waiting=10**6), lambda s, n: begin(s)),
 }
 

@@ -208,6 +208,7 @@ def _differences_of_index(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
     yield from _unequal("index", set(kept.standings), set(fresh.standings))
     asking = [{rule: set(lanes) for rule, lanes in index.asking.items()} for index in (kept, fresh)]
     yield from _unequal("index.asking", *asking)
+    yield from _unequal("index.shared", set(kept.shared), set(fresh.shared))
     yield from _unequal("index.entangled", kept.entangled, fresh.entangled)
     for lane, expected in fresh.standings.items():
         standing = kept.standings[lane]

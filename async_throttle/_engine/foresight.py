@@ -59,9 +59,9 @@ from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots
 from async_throttle.rules.window import FixedWindow, SlidingWindow
 
-__all__ = ["Actor", "Foresight"]
+__all__ = ["KNOWN", "Actor", "Foresight"]
 
-_KNOWN: Final = (TokenBucket, GCRA, LeakyBucket, SlidingWindow, FixedWindow)
+KNOWN: Final = (TokenBucket, GCRA, LeakyBucket, SlidingWindow, FixedWindow)
 """The rules that change by what they are told alone; a subclass may have more state."""
 
 _SPARE: Final = 32
@@ -490,7 +490,7 @@ class Foresight:
 
 def _is_known(lane: Lane) -> bool:
     """Whether what is foreseen of *lane* can be kept."""
-    return not lane.priority and all(type(rule) in _KNOWN for _, rule in lane.rates)
+    return not lane.priority and all(type(rule) in KNOWN for _, rule in lane.rates)
 
 
 def _has_slots(lane: Lane) -> bool:

@@ -568,6 +568,7 @@ class Index:
 
     Attributes:
         asking: by rule, the lanes that ask for it.
+        shared: the rules for which several lanes ask.
         standings: by lane, where it stands; and the rules for which it asks.
         dirty: the lanes that are to be surveyed anew.
         stale: the clusters of which the next grant is to be found anew.
@@ -590,6 +591,7 @@ class Index:
         "quitters",
         "restless",
         "rules",
+        "shared",
         "soonest",
         "stale",
         "standings",
@@ -601,6 +603,7 @@ class Index:
         self.present = 0
         self.standings: dict[Lane, Standing] = EMPTY
         self.asking: dict[Rule, dict[Lane, None]] = EMPTY
+        self.shared: dict[Rule, None] = EMPTY
         self.rules: dict[Lane, list[Rule]] = EMPTY
         self.dirty: dict[Lane, None] = EMPTY
         self.stale: dict[Cluster, None] = EMPTY
@@ -617,7 +620,7 @@ class Index:
         for standing in self.standings.values():
             standing.cluster.clear()  # or cluster and lane would keep each other
         self.standings, self.asking, self.rules, self.dirty = {}, {}, {}, {}
-        self.stale, self.restless = {}, {}
+        self.stale, self.restless, self.shared = {}, {}, {}
         self.entangled = 0
         self.soonest, self.quitters, self.turns = [], [], []
         self.turns_at = ENDED
@@ -643,6 +646,7 @@ class Index:
                 other = next(iter(others))
                 if len(others) == 1:
                     self.dirty[other] = None  # the rule is no longer private
+                    self.shared[rule] = None
                 found = self.standings[other].cluster
                 cluster = found if cluster is None else self._merge(cluster, found)
             others[lane] = None
@@ -671,6 +675,7 @@ class Index:
                 del self.asking[rule]
             elif len(others) == 1:
                 self.dirty[next(iter(others))] = None  # the rule is private now
+                del self.shared[rule]
         del cluster.lanes[lane]
         cluster.left += 1
         if not cluster.lanes:

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush, merge
 from itertools import count
 from operator import attrgetter
@@ -265,7 +265,7 @@ class Queue:
         """The queued waiters."""
         return (waiter for lane in self.busy for waiter in lane)
 
-    def asking(self, rule: Rule) -> Iterable[Lane]:
+    def asking(self, rule: Rule) -> Collection[Lane]:
         """Lanes with waiters; those that ask for *rule*, which may block, are among them."""
         several = len(self.busy) > 1 and not self.doubtful
         return self.index.asking.get(rule, ()) if several else self.busy
@@ -628,7 +628,13 @@ class Queue:
         """The place of the slots that a newcomer would have to wait for; or -1."""
         if lane.waiters:
             weights = lane.waiters[0].weights
-        return self._ahead_of(lane).missing(lane, weights)
+        for n, slots in lane.slots:
+            if slots.free < weights[n] > 0:
+                return n
+            others = (slots in other.rules for other in self.asking(slots) if other is not lane)
+            if weights[n] > 0 and any(others):  # they may be reserved
+                return self._ahead_of(lane).missing(lane, weights)
+        return -1
 
     def _ahead_of(self, lane: Lane) -> Reservations:
         """The reservations of the lanes that rank before a newcomer to *lane*."""

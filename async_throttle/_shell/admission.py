@@ -6,7 +6,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from async_throttle._engine.forecast import FEW, at_least, is_within, quote
+from async_throttle._engine.bounds import FEW, is_within
+from async_throttle._engine.forecast import at_least, quote
 from async_throttle._engine.lane import (
     DROPPED,
     EXPIRED,
