@@ -166,9 +166,9 @@ class BaseThrottle(Single):
 
         A lower bound where a slot is what is missing. Changes nothing. O(1) for buckets. For
         windows, and where priorities or sets of limits are in play, what is to happen to all
-        waiters is played through, and kept for the next question, but for priorities. Asked while
-        the throttle is at work, from a signal handler or a finalizer, it counts the callers of
-        this throttle alone, and not those of sets.
+        waiters is played through, and kept for the next question. Asked while the throttle is at
+        work, from a signal handler or a finalizer, it counts the callers of this throttle alone,
+        and not those of sets.
 
         Raises:
             WeightTooLarge: as `acquire` would; ThrottleFull, ThrottleClosed and ValueError too.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -328,6 +328,8 @@ def test_a_forecast_is_kept_as_long_as_that_happens_which_it_foresaw(what: str) 
 
 UNKEPT: dict[str, Callable[[], Story]] = {
     "a rule of a user": lambda: Story([Spaced(0, TOKEN, 10), bucket(1, 10, 1, level=0)]),
+}
+ANSWERS: dict[str, Callable[[], Story]] = {
     "classes": lambda: class_of(Story([bucket(1, 10, 1, level=0), bucket(1, 10, 1)])),
     "a pool": lambda: pool_of(Story([bucket(1, 10, 1, level=0), bucket(1, 10, 1)], sets=True)),
 }
@@ -349,6 +351,85 @@ def test_a_forecast_is_not_kept_where_it_would_not_hold(what: str) -> None:
     story.join("other", 1, 1)
     assert story.quote(1, 1) > 0
     assert story.queue.foresight is None
+
+
+def nothing(story: Story) -> None:
+    """Nothing happens."""
+
+
+ANSWERED: dict[str, tuple[Happening, bool]] = {
+    "nothing": (nothing, True),
+    "time": (lambda story: story.run(5), True),
+    "an arrival": (lambda story: story.join("late", 1, 1), False),
+    "a departure": (lambda story: story.leave("third"), False),
+    "another question": (lambda story: story.quote(1, 0), True),
+}
+
+
+@pytest.mark.parametrize("what", ANSWERED)
+@pytest.mark.parametrize("where", ANSWERS)
+def test_an_answer_is_kept_among_classes_and_pools_until_more_than_time_comes(
+    where: str, what: str
+) -> None:
+    story = trusting(ANSWERS[where]())
+    for name in ("other", "third"):
+        story.join(name, 1, 1)
+    answer = story.quote(1, 1)
+    with counted_forecasts() as made:
+        happening, kept = ANSWERED[what]
+        happening(story)
+        made.clear()
+        assert story.quote(1, 1) == answer + 10 * (what == "an arrival") - 10 * (
+            what == "a departure"
+        )
+    assert (not made) == kept
+
+
+def test_an_answer_among_classes_is_kept_while_waiters_go_as_foreseen() -> None:
+    story = class_of(trusting(Story([bucket(1, 10, 1, level=0), bucket(1, 10, 1)])))
+    story.join("other", 1, 1)
+    assert story.quote(1, 1) == 30
+    with counted_forecasts() as made:
+        assert story.run(10) == [(10, "urgent")]
+        assert story.quote(1, 1) == 30
+    assert not made
+
+
+def test_an_answer_among_classes_that_ask_for_slots_holds_at_its_instant_alone() -> None:
+    rate, slots = bucket(1, 10, 1, level=0), Slots(2)
+    story = trusting(Story([rate, bucket(1, 10, 1)], [rate, slots], sets=True))
+    story.join("urgent", 1, 1, priority=-1)
+    story.join("with a slot", 1, 1, lane=1)
+    with counted_forecasts() as made:
+        assert [story.quote(1, 1), story.quote(1, 1)] == [30, 30]
+        assert len(made) == 1
+        story.run(5)
+        assert story.quote(1, 1) == 30
+        set_slots(story, slots, 0)
+        assert story.quote(1, 1) == 20
+    assert len(made) == 3
+
+
+def test_callers_of_two_classes_are_not_told_the_same() -> None:
+    story = trusting(Story([bucket(1, 10, 1, level=0), bucket(1, 10, 1)], sets=True))
+    story.join("usual", 1, 1)
+    story.join("late", 1, 1, priority=1)
+    told = [story.quote(1, 1, priority=priority) for priority in (-1, 0, 1, 2) * 2]
+    assert told == [10, 20, 30, 30] * 2
+
+
+@contextmanager
+def counted_forecasts() -> Iterator[list[Foresight]]:
+    """The forecasts that are played anew within the block."""
+    made: list[Foresight] = []
+    make = Foresight.__init__
+
+    def noted(foresight: Foresight, *args: Any) -> None:
+        made.append(foresight)
+        make(foresight, *args)
+
+    with patch.object(Foresight, "__init__", noted):
+        yield made
 
 
 def of_a_pool() -> Actor:
@@ -411,10 +492,15 @@ IDLE: dict[str, tuple[Callable[[], Story], tuple[int | None, ...], bool]] = {
         (None, 1),
         False,
     ),
-    "that has its own rate to wait for": (
+    "that has its own rate to wait for, not as long": (
         lambda: idle_lanes(bucket(1, 5, 1, level=0), none_is_there()),
         (1, 1),
         False,
+    ),
+    "that has its own rate to wait for, longer": (
+        lambda: idle_lanes(bucket(1, 500, 1, level=0), none_is_there()),
+        (1, 1),
+        True,
     ),
     "that asks for nothing": (
         lambda: idle_lanes(bucket(1, 5, 1), none_is_there()),
@@ -739,17 +825,7 @@ def test_nothing_is_played_where_rates_have_enough_for_all_who_wait_for_a_slot(
     set_slots(story, slots, 0)
     for n in range(4):
         story.join(f"{n}", 1, 1, lane=n % 2)
-    made: list[Foresight] = []
-
-    class Noted(Foresight):
-        def __init__(self, *args: Any) -> None:
-            made.append(self)
-            super().__init__(*args)
-
-    with (
-        patch("async_throttle._engine.forecast.FEW", few),
-        patch("async_throttle._engine.forecast.Foresight", Noted),
-    ):
+    with patch("async_throttle._engine.forecast.FEW", few), counted_forecasts() as made:
         assert quote(story.queue, story.lanes[0], (weight * TOKEN, 1))[0] == at
     assert bool(made) == played
 

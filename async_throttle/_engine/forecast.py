@@ -37,7 +37,10 @@ def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
     foresight = queue.foresight
     answers = {}
     if isinstance(foresight, Foresight) and foresight.holds(queue, lane):
-        answer = foresight.ask(queue, lane, weights)
+        if foresight.grows:
+            answer = foresight.ask(queue, lane, weights)
+        else:
+            answer = foresight.known(queue.now, lane, weights)
         if not foresight.kept:
             queue.forget()
         if answer is not None:

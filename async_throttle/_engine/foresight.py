@@ -10,23 +10,30 @@ Why the copy may go on. A later arrival changes nothing for waiters that rank be
 
 - Within a lane waiters go in order of arrival: no newcomer goes before a waiter of its lane.
 - No newcomer goes before one to the same lane that asked for the same weights and found nothing.
+- No newcomer goes before the end of a pause, or before a rate that no other lane asks for lets it.
 - Let X and Y be callers that wait for one and the same rate, a plain bucket, and for nothing else.
   X cannot go before Y, if Y came first. For X goes at the cost of nobody, so there would be enough
   for both, and Y would have gone: see `index`. (A later caller may take of the other rates that Y
   asks for, but not so much that Y would go later.) So a caller to an idle lane, such as a chat
   that has its own limit free, waits for the limit of all chats behind callers like it.
 
-This holds as long as that waiter is queued in the copy, or goes at this very instant there. Where
-the copy has gone further, the question is played anew.
+This holds as long as that waiter is queued in the copy, or goes at this very instant there, and
+until that pause or rate lets the newcomer go. Where the copy has gone further, the question is
+played anew.
 
 What keeps the copy true. Arrivals join it. A grant has to come at the instant foreseen. A
 departure, a pause, and a change of a rate that is played drop the copy: see `Queue.touched`. Slots
 come and go: before the next question the lanes whose heads wait for a slot are compared with those
 that were left out.
 
-What is not kept. Classes of priority: a newcomer ranks before waiters, so it changes the past of
-the copy. Pools: a grant elsewhere is a departure. Rules of users, whose state may be anywhere, and
-permits from outside. Lanes whose heads wait for a slot: time alone does not let them go on.
+Where answers alone are kept. Among classes of priority a newcomer ranks before waiters, so it
+changes the past of the copy. A caller of a pool leaves other lanes when it goes, which is a
+departure. So there the copy takes nobody in: each question is played anew, unless it was asked
+before and nothing has come since but grants by time. Slots that go to others are not foreseen:
+where lanes ask for slots, such answers hold at the instant of the question alone.
+
+What is not kept. Rules of users, whose state may be anywhere, and permits from outside. Lanes
+whose heads wait for a slot: time alone does not let them go on.
 
 A copy that is not asked for a while is dropped: to extend it costs as much as the queue itself.
 """
@@ -209,6 +216,8 @@ class Foresight:
 
     Attributes:
         kept: whether it may be kept for the next question.
+        grows: whether callers may join the copy late; else answers alone are kept.
+        begun: the instant at which the copy was made.
         copy: the queue that is ahead.
         twins: the copies of rules and pauses.
         lanes: for the lanes that are played, their copies.
@@ -225,7 +234,9 @@ class Foresight:
         "actors",
         "answers",
         "asking",
+        "begun",
         "copy",
+        "grows",
         "kept",
         "lanes",
         "slotted",
@@ -235,7 +246,8 @@ class Foresight:
 
     def __init__(self, queue: Queue, asked: Lane) -> None:
         """Copy *queue* as it is, to play it for a newcomer to the lane that is *asked*."""
-        self.kept = queue.trusting and not (queue.ranked or queue.feeds) and _is_known(asked)
+        self.kept = queue.trusting and not queue.feeds and _is_known(asked)
+        self.begun = queue.now
         self.copy = _Future(queue.now)
         self.twins = _Twins()
         self.lanes: dict[Lane, Lane] = {}
@@ -252,7 +264,7 @@ class Foresight:
             self._copy(asked, queue.now, rivals)
         elif self.kept:
             self.kept = not _stuck(asked, queue.now)
-        self.kept = self.kept and not rivals
+        self.grows = not (rivals or queue.ranked or asked.priority)
         self._copy_patience(queue.patience)
         self.copy.emptying = [self.twins[pause] for pause in queue.emptying]
 
@@ -267,12 +279,10 @@ class Foresight:
                 if lane.waiters:
                     patience.know(played, known.times(lane))
 
-    def _copy(
-        self, lane: Lane, now: int, rivals: dict[int, list[Waiter]], single: _Single | None = None
-    ) -> Lane:
+    def _copy(self, lane: Lane, now: int, rivals: dict[int, list[Waiter]], first: int = -1) -> Lane:
         """Copy *lane* and its waiters; *rivals* are the callers of pools met so far.
 
-        Where the copy is ahead, the lane has nobody but a caller that waits for a *single* rate.
+        Where the copy is ahead, nobody is there but a caller that waits for the rule at *first*.
         """
         twins = self.twins
         sets = lane.bottleneck is not None
@@ -284,8 +294,8 @@ class Foresight:
         )
         if sets:
             played.bottleneck = _Bottleneck(len(lane.rules), now)
-            if single is not None:
-                played.bottleneck.wait_for(lane.rules.index(single[0]), now)
+            if first >= 0:
+                played.bottleneck.wait_for(first, now)
         self.lanes[lane] = played
         self.asking.update(rule for _, rule in lane.rates)
         self.kept = self.kept and _is_known(lane)
@@ -318,7 +328,9 @@ class Foresight:
         """*waiter* has arrived; whether the copy is still good."""
         self.spare -= 1
         lane, weights = waiter.lane, waiter.weights
-        if waiter.rivals or self.spare < 0 or not _is_known(lane):
+        if not self.grows or lane.priority or waiter.rivals or self.spare < 0:
+            return False
+        if not _is_known(lane):
             return False
         self.answers.clear()
         self.slotted = self.slotted or _has_slots(lane)
@@ -332,7 +344,8 @@ class Foresight:
         if single is not None:
             self.copy.singles[waiter.order] = single[0]
         if played is None:
-            played = self._copy(lane, now, {}, single)  # with this waiter in it
+            first = self._first_bottleneck(lane, weights, single, now)
+            played = self._copy(lane, now, {}, first)  # with this waiter in it
         else:
             self._join(Actor(), played, waiter)
         if len(played.waiters) == 1:
@@ -344,12 +357,16 @@ class Foresight:
         actor = self.actors.pop(waiter.order, None)
         if actor is None or not self.actors:
             return False
+        if not self.grows:
+            return not self.slotted
         self._pass(now)
         return actor.state is GRANTED and actor.granted_at == now
 
     def changes(self, rule: Rule) -> bool:
         """*rule* is about to change; whether the copy is good nevertheless."""
-        return isinstance(rule, Slots) or rule not in self.twins
+        if isinstance(rule, Slots):
+            return self.grows or not self.slotted
+        return rule not in self.twins
 
     def holds(self, queue: Queue, asked: Lane) -> bool:
         """Whether *queue* is as foreseen for this instant, where a newcomer to *asked* asks."""
@@ -360,6 +377,10 @@ class Foresight:
             head = asked.waiters[0]
             if head.cancelled() or head.order not in self.actors:
                 return False
+        if not self.grows:
+            return now == self.begun or not self.slotted
+        if asked.priority:
+            return False
         self._pass(now)
         return not self.slotted or all(self._is_as_foreseen(lane, now) for lane in queue.busy)
 
@@ -386,7 +407,7 @@ class Foresight:
 
     def _single(self, lane: Lane, weights: tuple[int, ...], now: int) -> _Single | None:
         """The rate for which a newcomer to *lane* waits, if it waits for nothing else."""
-        if len(lane.waiters) > 1 or lane.opens_for(weights) > now:
+        if not self.grows or len(lane.waiters) > 1 or lane.opens_for(weights) > now:
             return None
         shared = []
         for n, rule in lane.rates:
@@ -409,9 +430,43 @@ class Foresight:
             return True
         if played is not None and (played.waiters or played in ends or (played, weights) in ends):
             return True
-        return single is not None and (single in ends or single[0] in ends)
+        if single is not None:
+            return single in ends or single[0] in ends
+        return self._waits_alone(lane, weights)[0] > self.copy.now
+
+    def _waits_alone(self, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
+        """Until when a pause or a rate of its own holds up a newcomer to *lane*, behind all in it.
+
+        The place of that rate comes next, or of the rule to which the pause belongs.
+        """
+        at, place = lane.held_until(self.copy.now, weights)
+        for n, rule in lane.rates:
+            if weights[n] != SKIP and self.asking[rule] <= (lane in self.lanes):
+                ready = self.twins.get(rule, rule).ready_at(at, weights[n])
+                if ready > at:
+                    at, place = ready, n
+        return at, place
+
+    def _first_bottleneck(
+        self, lane: Lane, weights: tuple[int, ...], single: _Single | None, now: int
+    ) -> int:
+        """The place of the rule for which a newcomer waits that joins a copy which is ahead."""
+        if self.copy.now <= now:
+            return -1
+        if single is not None:
+            return lane.rules.index(single[0])
+        return self._waits_alone(lane, weights)[1]
 
     # -- questions ------------------------------------------------------------------------
+
+    def known(self, now: int, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int] | None:
+        """What another caller was told who asked for the same, if that still holds."""
+        single = self._single(lane, weights, now)
+        answer = self.answers.get(single or (lane, weights))
+        if answer is None or answer.at <= now:
+            return None
+        at, place = answer.told(now)
+        return at, place if single is None or place < 0 else lane.rules.index(single[0])
 
     def ask(self, queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int] | None:
         """When a newcomer to *lane* goes, and the place of its bottleneck; see `quote`.
@@ -420,34 +475,32 @@ class Foresight:
         """
         now = queue.now
         self.spare = len(self.actors) + _SPARE
-        single = None if lane.waiters else self._single(lane, weights, now)
-        key = single or (lane, weights)
-        answer = self.answers.get(key)
-        if answer is None or answer.at <= now:
-            if len(self.lanes) > 2 * self.spare:  # most of them are idle
-                return None
-            if self.kept and not self._admits(lane, weights, single, now):
-                return None
-            played = self.lanes.get(lane)
-            if played is None:
-                played = self._copy(lane, now, {}, single)
-            answer = self._behind_all(played, weights) if self.kept else None
-            if answer is None:
-                guest = self._visit(played, weights)
-                if guest.state is QUEUED:
-                    self.kept = False
-                    at, place = lane.binding(now, weights)
-                    unknown = at > NEVER or self.copy.demand
-                    return (_known(lane, now, weights) if unknown else NEVER), place
-                answer = self._answer(played, guest.granted_at)
-                self.copy.ends |= {(played, weights), single}
-            if len(self.answers) > self.spare:
-                self.answers.clear()
-            self.answers[key] = answer
+        known = self.known(now, lane, weights)
+        if known is not None:
+            return known
+        single = self._single(lane, weights, now)
+        if len(self.lanes) > 2 * self.spare:  # most of them are idle
+            return None
+        if self.kept and not self._admits(lane, weights, single, now):
+            return None
+        played = self.lanes.get(lane)
+        if played is None:
+            played = self._copy(lane, now, {}, self._first_bottleneck(lane, weights, single, now))
+        answer = self._behind_all(played, weights) if self.kept and self.grows else None
+        if answer is None:
+            guest = self._visit(played, weights)
+            if guest.state is QUEUED:
+                self.kept = False
+                at, place = lane.binding(now, weights)
+                unknown = at > NEVER or self.copy.demand
+                return (_known(lane, now, weights) if unknown else NEVER), place
+            answer = self._answer(played, guest.granted_at)
+            self.copy.ends |= {(played, weights), single}
+        if len(self.answers) > self.spare:
+            self.answers.clear()
+        self.answers[single or (lane, weights)] = answer
         at, place = answer.told(now)
-        if single is not None and place >= 0:
-            place = lane.rules.index(single[0])
-        return at, place
+        return at, place if single is None or place < 0 else lane.rules.index(single[0])
 
     def _behind_all(self, played: Lane, weights: tuple[int, ...]) -> _Answer | None:
         """When a newcomer goes behind its lane, if nobody else waits then; or None."""
@@ -490,7 +543,7 @@ class Foresight:
 
 def _is_known(lane: Lane) -> bool:
     """Whether what is foreseen of *lane* can be kept."""
-    return not lane.priority and all(type(rule) in KNOWN for _, rule in lane.rates)
+    return all(type(rule) in KNOWN for _, rule in lane.rates)
 
 
 def _has_slots(lane: Lane) -> bool:

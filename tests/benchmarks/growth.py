@@ -322,8 +322,6 @@ NOT_YET: Mapping[str, Sequence[str]] = {
     # Where lanes have a window in common, each event of a forecast looks at all of them.
     "delay()": (WINDOWS,),
     "the same, also for its chat": (WINDOWS,),
-    # A forecast is kept for callers of one class who wait in one place.
-    "delay() again": ("priorities, no tokens", "a pool of 8 sets, no tokens"),
 }
 """In which crowds an event is steeper than promised, and may be so until that is mended."""
 
