@@ -1,8 +1,7 @@
 """Forecasts: how long a newcomer would wait behind the waiters ahead of it.
 
 `quote` tells the instant. It takes O(1) for a single divisible rate; elsewhere the future of the
-queue is played in a copy, which is kept: see `foresight`. `bounds` often spares the
-question.
+queue is played in a copy, which is kept: see `foresight`. `bounds` often spares the question.
 """
 
 from __future__ import annotations
