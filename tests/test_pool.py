@@ -28,6 +28,7 @@ from async_throttle import (
     limits,
     threads,
 )
+from async_throttle._engine.queue import Queue
 from async_throttle.limits import Delay, RateLimitAlgorithm
 
 pytestmark = pytest.mark.virtual_time
@@ -691,3 +692,23 @@ async def test_what_each_set_of_a_pool_costs_a_caller(
     shared = [Throttle(1000)] if common else []
     few, many = [await calls_of_an_event(event, accounts, *shared) for accounts in (4, 44)]
     assert many - few <= 40 * most
+
+
+async def test_a_caller_who_queues_up_has_the_queue_decided_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decisions = []
+
+    def advance(queue: Queue, now: int, **how: bool) -> None:
+        decisions.append(now)
+        usual(queue, now, **how)
+
+    usual = Queue.advance
+    everybody = Throttle(10, burst=1, initial=0)
+    tasks = [asyncio.ensure_future(Went().call(LimitSet(everybody, Throttle(1, period=60))))]
+    await others_run()
+    newcomer = LimitSet(everybody, Throttle(1, period=60))
+    monkeypatch.setattr(Queue, "advance", advance)
+    tasks.append(await queued(Went().call(newcomer)))
+    assert len(decisions) == 1
+    await asyncio.gather(*tasks)

@@ -137,7 +137,7 @@ class Admission(Door):
         return True
 
     def _queue_up(self, now: int, attempt: Attempt, blocking: bool) -> Waiting:
-        """Queue *attempt* up, unless that is refused."""
+        """Queue *attempt* up, unless that is refused; `enter` decides."""
         options = attempt.options
         deadline = self._deadline(attempt, now)
         make = self.thread_waiter if blocking else self.loop_waiter
@@ -150,13 +150,8 @@ class Admission(Door):
         for waiter in waiters:
             waiter.arrived = now
         self.enlist(waiters)
-        attempt.waiters = self.newcomers = waiters
-        try:
-            self._join(waiters, fulls, deadline)
-            queue.advance(now)
-            self.decide()
-        finally:
-            self.newcomers = ()
+        attempt.waiters = self.newcomers = waiters  # first: an interrupt finds whom to take out
+        self._join(waiters, fulls, deadline)
         return first
 
     def _join(self, waiters: Sequence[Waiting], fulls: list[object], deadline: int) -> None:

@@ -74,6 +74,7 @@ class Door(ABC):
         calm: quiet, the door is free, and calls are not measured. All shortcuts may be taken.
         notes: changes that found the door taken.
         handed_over: waiters that were granted and do not run yet; until they run, newcomers queue.
+        newcomers: the waiters that were queued up in the event at work.
         drainers: callers of `drain`, and the questions whether their limiter is occupied.
         measured: a limit here follows how calls end, so every call is to be looked at.
         inherits: slots were held here when the process was forked off: their releases have no
@@ -171,7 +172,7 @@ class Door(ABC):
             waiting = queue.waiting
             queue.trusting = asks  # a question changes no rule; a change may say which it changes
             result = change(now)
-            if asks and queue.waiting == waiting:
+            if asks and queue.waiting == waiting and not self.newcomers:
                 self.calm_down()
             else:
                 plan = None
@@ -193,7 +194,7 @@ class Door(ABC):
                 self.calm_down()
             raise
         finally:
-            queue.trusting, self.busy = True, False
+            queue.trusting, self.busy, self.newcomers = True, False, ()
             if self.notes and not self.inside():  # noted after the event has looked for notes
                 self.catch_up()
         try:
