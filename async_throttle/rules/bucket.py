@@ -400,6 +400,10 @@ class TokenBucket(Rule):
             state.dead = issued
             state.floor = 0
             return
+        if lows and lows[-1] == missing:  # as where grants follow one another when they are due
+            upto[-1] = issued
+            state.floor = missing
+            return
         first = bisect_left(lows, missing)
         if issued > (upto[first - 1] if first else state.dead):
             if first >= MOST_LOWS:
