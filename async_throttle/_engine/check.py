@@ -252,6 +252,8 @@ def _differences_of(lane: Lane) -> Iterator[tuple[str, Any, Any]]:
         fresh.append(waiter)
     for name in ("slots", "rates", "takes", "fed", "backdates", "bursts", "opens_at"):
         yield from _unequal(f"lane.{name}", getattr(lane, name), getattr(fresh, name))
+    fits = [weight <= burst for weight, burst in zip(lane.fits, lane.bursts, strict=False)]
+    yield from _unequal("lane.fits", all(fits), True)
     nothing = [0] * len(lane.rules)
     for n, _ in lane.rates:
         pair = (lane.backlog or nothing)[n], (fresh.backlog or nothing)[n]

@@ -251,12 +251,12 @@ def succeed(index: Index, lane: Lane, now: int) -> None:
         return
     found = cluster.found is lane
     alone = len(cluster.lanes) == 1 and not cluster.stale and not (found and head.cancelled())
-    if not alone:
+    if not alone and not cluster.stale:
         index.outdate(cluster)
+    index.turns_at = ENDED
     if head.order == standing.rank[1]:
         return
     rank = standing.rank[0], head.order
-    index.turns_at = ENDED
     if standing.group is None and standing.slots is None:
         standing.rank = rank
     else:

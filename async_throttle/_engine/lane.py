@@ -229,6 +229,7 @@ class Lane:
         fed: the rates that get their permits from outside.
         backdates: whether a late grant counts from the instant at which it was due.
         bursts: by rule, the largest weight that may ever go.
+        fits: weights that were found to be no more than these, if any were looked at.
         opens_at: the latest end of *pauses*.
     """
 
@@ -240,6 +241,7 @@ class Lane:
         "bursts",
         "counted",
         "fed",
+        "fits",
         "left",
         "opens_at",
         "pauses",
@@ -401,6 +403,7 @@ class Lane:
         self.fed = tuple([(n, rule) for n, rule in rates if type(rule).demand is not Rule.demand])
         self.backdates = all(rule.backdates for _, rule in rates)
         self.bursts = tuple([rule.burst for rule in self.rules])
+        self.fits: tuple[int, ...] = ()
         self.backlog = NONE_YET if self.waiters is NOBODY else [0] * len(self.rules)
         for waiter in self:
             for n, _ in self.rates:

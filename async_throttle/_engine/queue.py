@@ -840,9 +840,13 @@ class Queue:
         self.due_at = self.wake_at = self.now
 
     def _remove(self, waiter: Waiter, state: State) -> None:
+        self.forget()
+        self._take_out(waiter, state)
+        if waiter.deadline < NEVER:
+            self._sweep_deadlines()
+
+    def _take_out(self, waiter: Waiter, state: State) -> None:
         lane = waiter.lane
-        if self.foresight is not None:
-            self.forget()
         lane.remove(waiter, state)
         self.waiting -= 1
         if not lane.waiters:
@@ -852,8 +856,6 @@ class Queue:
                 self.patience.move(lane)
             if len(self.busy) > 1:
                 decide.succeed(self.index, lane, self.now)
-        if waiter.deadline < NEVER:
-            self._sweep_deadlines()
 
     def _sweep_busy(self, lane: Lane) -> None:
         """Keep the first invariant: the last waiter of *lane* has gone."""
@@ -869,9 +871,13 @@ class Queue:
 
     def _part(self, waiter: Waiter) -> None:
         """*waiter* is done with waiting: take its caller out of the lanes of its rivals."""
-        for rival in waiter.rivals:
-            if rival is not waiter and rival.state is QUEUED:
-                self._remove(rival, GONE)
+        if waiter.rivals:
+            self.forget()
+            for rival in waiter.rivals:
+                if rival is not waiter and rival.state is QUEUED:
+                    self._take_out(rival, GONE)
+            if waiter.deadline < NEVER:
+                self._sweep_deadlines()
 
     def _sweep_deadlines(self) -> None:
         """Keep waiters that left from piling up behind an early deadline."""

@@ -146,9 +146,7 @@ class Admission(Door):
         if queue.deadlines and queue.expires_at <= now:
             queue.advance(now)  # waiters whose deadline has come are no obstacle
         fulls = self._fulls(attempt, deadline, now)
-        waiters = first.in_each(options)
-        for waiter in waiters:
-            waiter.arrived = now
+        waiters = first.in_each(options, now)
         self.enlist(waiters)
         attempt.waiters = self.newcomers = waiters  # first: an interrupt finds whom to take out
         self._join(waiters, fulls, deadline)

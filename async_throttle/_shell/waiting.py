@@ -128,15 +128,19 @@ class Waiting:
         """Whether the caller was cancelled, and has not left yet."""
         return False
 
-    def in_each(self, options: Sequence[Option]) -> Sequence[Waiting]:
-        """The caller in the lane of each of *options*; this waiter is the first."""
+    def in_each(self, options: Sequence[Option], now: int) -> Sequence[Waiting]:
+        """The caller, arrived *now*, in the lane of each of *options*; this waiter is the first."""
         waiters = [self]
+        self.option = options[0]
+        self.arrived = now
         if len(options) > 1:
-            waiters += [self.twin() for _ in options[1:]]
-            for waiter in waiters:
-                waiter.rivals = waiters
-        for waiter, option in zip(waiters, options, strict=True):
-            waiter.option = option
+            self.rivals = waiters
+            for option in options[1:]:
+                twin = self.twin()
+                twin.option = option
+                twin.arrived = now
+                twin.rivals = waiters
+                waiters.append(twin)
         return waiters
 
     def twin(self) -> Waiting:

@@ -327,9 +327,12 @@ class SetCore:
 
     def check(self, weights: tuple[int, ...]) -> None:
         """Refuse what can never be granted."""
-        for weight, burst in zip(weights, self.lane.bursts):  # noqa: B905
-            if weight > burst:
-                raise self.refusal_weight(weights)
+        lane = self.lane
+        if weights is not lane.fits:
+            for weight, burst in zip(weights, lane.bursts, strict=True):
+                if weight > burst:
+                    raise self.refusal_weight(weights)
+            lane.fits = weights
         scheduler = self.scheduler
         if scheduler.into is not None:
             scheduler = find(self)
