@@ -417,8 +417,10 @@ class Lane:
 
     def count(self, counts: Mapping[Rule, Callers]) -> None:
         """See anew for which rules the callers are counted."""
-        pairs = enumerate(self.rules)
-        self.counted = tuple((n, counts[rule]) for n, rule in pairs if rule in counts)
+        self.counted = ()
+        if counts:
+            pairs = enumerate(self.rules)
+            self.counted = tuple((n, counts[rule]) for n, rule in pairs if rule in counts)
 
     def reopen(self) -> None:
         """See anew when the last of the pauses ends."""

@@ -131,14 +131,23 @@ class Overtaking:
             head.run = Run([head], 0, head.times)
             runs.append(head.run)
             return
-        n = min(bisect_left(runs, order, key=_last), len(runs) - 1)
+        n = len(runs) - 1
         run = runs[n]
+        if order > run.heads[-1].order:  # a newcomer
+            run.heads.append(head)
+        else:
+            n = bisect_left(runs, order, key=_last)
+            run = runs[n]
+            run.heads.insert(bisect_left(run.heads, order, key=_order), head)
         times = head.times - run.grants
         head.times = times
         head.run = run
-        run.heads.insert(bisect_left(run.heads, order, key=_order), head)
-        run.best, run.worst = min(run.best, priority), max(run.worst, priority)
-        run.most = max(run.most, times)
+        if priority < run.best:
+            run.best = priority
+        if priority > run.worst:
+            run.worst = priority
+        if times > run.most:
+            run.most = times
         run.aged = None
         if len(run.heads) > _MOST:
             half = len(run.heads) // 2

@@ -154,6 +154,8 @@ class Patience:
         # A lane was overtaken on one of its rules: if none had grants enough, nor had that.
         early = {rule for rule, grants in self.in_rank.items() if grants < MAX_OVERTAKEN}
         families = {rules: None for rules in self.aged if not early.issuperset(rules)}
+        if not families:
+            return []
         turns: list[Lane] = []
         taken: set[Rule] = set()
         for lane in self._aged(families):
