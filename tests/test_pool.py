@@ -668,11 +668,21 @@ def free(pool: LimitPool, held: list[LimitSetAcquisition]) -> None:
     held[0].release()
 
 
+def refund(pool: LimitPool, held: list[LimitSetAcquisition]) -> None:
+    held[0].settle(tokens=0)
+
+
 async def calls_of_an_event(
     event: Callable[[LimitPool, list[LimitSetAcquisition]], None], accounts: int, *common: Throttle
 ) -> int:
     """How many functions *event* calls where ten callers wait for a pool of so many *accounts*."""
-    pool = LimitPool([LimitSet(Throttle(10), *common, concurrency=1) for _ in range(accounts)])
+    tokens, slots = (1, 0) if event is refund else (10, 1)
+    pool = LimitPool(
+        [
+            LimitSet(Throttle(tokens, period=1000, name="tokens"), *common, concurrency=slots)
+            for _ in range(accounts)
+        ]
+    )
     held = [one.try_acquire() for one in pool]
     tasks = [asyncio.ensure_future(Went().call(pool, hold=1)) for _ in range(10)]
     await others_run()
@@ -684,7 +694,7 @@ async def calls_of_an_event(
 
 
 @pytest.mark.parametrize("common", [False, True])
-@pytest.mark.parametrize(("event", "most"), [(ask, 7), (come, 29), (free, 9)])
+@pytest.mark.parametrize(("event", "most"), [(ask, 7), (come, 29), (free, 9), (refund, 28)])
 async def test_what_each_set_of_a_pool_costs_a_caller(
     event: Callable[..., None], most: int, *, common: bool
 ) -> None:

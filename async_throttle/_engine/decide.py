@@ -259,6 +259,8 @@ def succeed(index: Index, lane: Lane, now: int) -> None:
     rank = standing.rank[0], head.order
     if standing.group is None and standing.slots is None:
         standing.rank = rank
+    elif standing.rivalled and standing.group is not None:
+        standing.group.move(standing, rank)
     else:
         cluster.displace(standing)
         standing.rank = rank

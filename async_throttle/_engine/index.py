@@ -295,6 +295,17 @@ class Group:
         if not _drop(self.awake, (standing.rank, standing)):
             _drop(self.asleep, (standing.private, standing.rank, standing))
 
+    def move(self, standing: Standing, rank: Rank) -> None:
+        """The next head of the lane has that *rank*, and asks for the same as the head before."""
+        before, standing.rank = standing.rank, rank
+        _drop(self.ranks, (before, standing))
+        insort(self.ranks, (rank, standing))
+        if _drop(self.awake, (before, standing)):
+            insort(self.awake, (rank, standing))
+        else:
+            _drop(self.asleep, (standing.private, before, standing))
+            insort(self.asleep, (standing.private, rank, standing))
+
     def clear(self) -> None:
         """Forget all lanes."""
         for _, standing in self.ranks:
