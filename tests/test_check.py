@@ -92,6 +92,7 @@ FAULTS: list[tuple[str, Callable[[Story], Any]]] = [
     ("the head is .*GONE.*, should be .*QUEUED", lose_the_head),
     (r"busy is \[\d+\], should be \[\d+, \d+\]", lambda s: s.queue.busy.pop()),
     ("waiting is 7, should be 3", lambda s: setattr(s.queue, "waiting", 7)),
+    ("lone is <.*Lane .*>, should be None", lambda s: setattr(s.queue, "lone", s.lanes[0])),
     ("ranked is 0, should be 1", lambda s: setattr(s.queue, "ranked", 0)),
     (r"deadlines is \[\], should be \[\(500", lambda s: s.queue.deadlines.clear()),
     (

@@ -23,6 +23,7 @@ from support import examples, scaled
 from async_throttle import FixedWindow, LeakyBucket, Rule, SlidingWindow, TokenBucket
 from async_throttle._engine.check import check
 from async_throttle._engine.forecast import Actor, quote
+from async_throttle._engine.foresight import Foresight
 from async_throttle._engine.lane import (
     DROPPED,
     EXPIRED,
@@ -977,6 +978,67 @@ def test_a_queue_does_what_a_naive_one_does_and_nothing_before_it_is_due(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("async_throttle._engine.patience.MAX_OVERTAKEN", OVERTAKEN)
         live(layout, acts)
+
+
+@given(
+    kind=st.sampled_from(["bucket", "fixed", "sliding"]),
+    slots=st.sampled_from([0, 2, 9]),
+    weights=st.lists(st.integers(0, 4), min_size=3, max_size=12),
+    leaving=st.sets(st.integers(0, 11), max_size=2),
+    jumps=st.lists(st.sampled_from([1, 3, 10, 40, 100]), min_size=1, max_size=8),
+)
+@examples(100)
+def test_a_lone_lane_is_granted_as_any_other_also_by_late_timers(
+    kind: str, slots: int, weights: list[int], leaving: set[int], jumps: list[int]
+) -> None:
+    def life() -> list[object]:
+        rule = new(kind, 0)[0]
+        story = Story([Slots(slots), rule] if slots else [rule], grace=7)
+        for n, weight in enumerate(weights):
+            story.join(f"{n}", *([1] if slots else []), weight)
+        for n in leaving:
+            if n < len(weights):
+                story.leave(f"{n}")
+        for jump in jumps:
+            story.jump(story.now + jump)
+        grants = [
+            (name, actor.granted_at, [receipt[1:] for receipt in actor.receipts])
+            for name, actor in story.actors.items()
+            if actor.state is GRANTED
+        ]
+        return [story.book, grants, rule.dump(), story.queue.due_at, story.queue.waiting]
+
+    short = life()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Queue, "find_lone", lambda queue: None)
+        assert life() == short
+
+
+@pytest.mark.parametrize("what", ["a count", "a rank", "a forecast", "a second lane", "nobody"])
+def test_a_lane_is_lone_only_while_nothing_watches_its_grants(what: str) -> None:
+    story = Story([Slots(1), bucket(1, 10, 5)], [bucket(1, 10, 5, level=0)])
+    queue, lane = story.queue, story.lanes[0]
+    for name in ("holder", "head", "behind"):
+        story.join(name, 1, 1)
+    assert queue.lone is lane
+    match what:
+        case "a count":
+            queue.keep_count(lane.rules[1])
+        case "a rank":
+            story.join("urgent", 1, 1, priority=-1)
+        case "a forecast":
+            queue.foresee(Foresight(queue, lane))
+        case "a second lane":
+            story.join("other", 1, lane=1)
+        case _:
+            story.leave("head")
+            assert queue.lone is lane
+            story.leave("behind")
+    assert queue.lone is None
+    if what == "a forecast":
+        queue.forget()
+        assert queue.lone is lane
+    check(queue)
 
 
 def live(layout: Layout, acts: list[Act]) -> None:

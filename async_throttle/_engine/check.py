@@ -83,6 +83,7 @@ def repair(queue: Queue) -> None:
     queue.index.clear()
     queue.index.rebuild(queue.busy)
     queue.doubtful = True
+    queue.lone = queue.find_lone()
     queue.due_at = queue.now
 
 
@@ -105,6 +106,7 @@ def _differences(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
     yield from _unequal("busy", sorted(map(id, queue.busy)), sorted(map(id, busy)))
     yield from _unequal("waiting", queue.waiting, sum(map(len, busy)))
     yield from _unequal("ranked", queue.ranked, sum(lane.priority != 0 for lane in busy))
+    yield from _unequal("lone", queue.lone, queue.find_lone())
     yield from _unequal("what stays empty", [*NOBODY, *NO_DEMAND, *EMPTY], [])
     yield from _unequal("taking", list(queue.taking), [])
     for rule, callers in queue.counts.items():

@@ -54,7 +54,7 @@ def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
         assert answer is not None, "a new copy is not ahead yet"
         if foresight.kept and foresight.actors:
             foresight.answers.update(answers)
-            queue.foresight = foresight
+            queue.foresee(foresight)
         return answer
     finally:
         if queue.foresight is not foresight:

@@ -200,6 +200,9 @@ class _Future(Queue):
         self.singles: dict[int, Rule] = {}
         self.ends: set[Hashable] = set()
 
+    def find_lone(self) -> None:
+        """Each grant is noted, so no lane is alone."""
+
     def grant(self, lane: Lane, now: int) -> None:
         head = lane.waiters[0]
         if head is self.guest:

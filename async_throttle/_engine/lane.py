@@ -227,6 +227,7 @@ class Lane:
         takes: the rates in the order in which a grant takes of them, after the slots: a rule that
             cannot give back comes last.
         fed: the rates that get their permits from outside.
+        single: whether the lane asks for a single rate, or none, and for slots of one kind at most.
         backdates: whether a late grant counts from the instant at which it was due.
         bursts: by rule, the largest weight that may ever go.
         fits: weights that were found to be no more than these, if any were looked at.
@@ -249,6 +250,7 @@ class Lane:
         "priority",
         "rates",
         "rules",
+        "single",
         "slots",
         "takes",
         "waiters",
@@ -271,6 +273,7 @@ class Lane:
         self.left = 0
         self.counted: Sequence[tuple[int, Callers]] = ()
         self.slots = tuple([(n, rule) for n, rule in enumerate(rules) if isinstance(rule, Slots)])
+        self.single = len(self.slots) <= 1 and len(rules) - len(self.slots) <= 1
         self.refit()
         self.reopen()
 
@@ -369,8 +372,9 @@ class Lane:
         self.discount(waiter)
         if not self.left and self.waiters[0] is waiter:
             self.waiters.popleft()
-        else:
-            self.left += 1
+            return
+        self.left += 1
+        if self.left * 2 > len(self.waiters) or self.waiters[0].state is not QUEUED:
             self.sweep()
 
     def discount(self, waiter: Waiter) -> None:
