@@ -39,7 +39,6 @@ from async_throttle import (
     threads,
 )
 from async_throttle._base import core_of
-from async_throttle._engine.lane import Lane
 from async_throttle._shell import fast
 from async_throttle._shell.clock import Clock
 from async_throttle._shell.core import Core
@@ -790,15 +789,15 @@ async def test_an_interrupt_while_a_slot_is_handed_over_loses_neither_slot_nor_t
     throttle = Throttle(1_000, 1)
     await throttle.acquire()
     waiters = [await queued(throttle.acquire()) for _ in range(3)]
-    take_into = Lane.take_into
+    hand_over = LoopScheduler.hand_over
 
-    def interrupted(lane: Lane, *args: Any) -> None:
+    def interrupted(scheduler: LoopScheduler, waiter: Any) -> None:
         monkeypatch.undo()
-        assert sys._getframe(1).f_code.co_name == "_grant"
-        take_into(lane, *args)
+        assert sys._getframe(1).f_code.co_name == "_hand_unit"
+        hand_over(scheduler, waiter)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Lane, "take_into", interrupted)
+    monkeypatch.setattr(LoopScheduler, "hand_over", interrupted)
     with pytest.raises(KeyboardInterrupt):
         throttle.release()
     for waiter in waiters:

@@ -14,7 +14,8 @@ shortcut          mirrors                                            held togeth
 `take_one`        `FastThrottle`, for `acquire` and `try_acquire`    tests/test_fast_path.py
 `release_slot`    `Core.release` where waiters wait for time         tests/test_fast_path.py
 `hand_over`       `Core.release` where the head waits for that slot  tests/test_fast_path.py
-                  (`_grant`: `Queue.grant` and `tell_decided`)
+                  (`_hand_unit`: `TokenBucket.take`, `Queue.grant`
+                  and `tell_decided`)
 `leave_set`       `BaseLease._release` of a set that is calm         tests/test_fast_path.py
 `quietly`         `Scheduler.do` without waiters                     tests/test_fast_path.py
 `refund`          `Scheduler.do` of a refund without waiters         tests/test_fast_path.py
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from async_throttle._shell.lease import Blocks
     from async_throttle._shell.loop import LoopScheduler, LoopWaiter
     from async_throttle._shell.scheduler import Scheduler
-    from async_throttle._shell.waiting import Attempt
+    from async_throttle._shell.waiting import Attempt, Waiting
 
 __all__ = ["ENABLED", "EPOCH", "NOTHING", "FastLease", "FastThrottle", "who"]
 
@@ -495,7 +496,7 @@ def release_slot(core: Core, done: list[bool]) -> bool:
     scheduler = core.scheduler
     slots = core.slots
     if (
-        scheduler.queue.busy == [core.lane]
+        scheduler.queue.lone is core.lane
         and scheduler.usual
         and not scheduler.busy
         and 0 < slots.free < slots.limit
@@ -509,17 +510,17 @@ def release_slot(core: Core, done: list[bool]) -> bool:
 def hand_over(core: Core, done: list[bool]) -> bool:
     """Give a slot back where the head of the only lane waits for it: straight to that head."""
     now = monotonic_ns()
-    scheduler = core.scheduler
+    scheduler: Any = core.scheduler
     queue = scheduler.queue
     slots = core.slots
     lane = core.lane
-    if not scheduler.usual or scheduler.busy or not scheduler.is_here():
+    if not scheduler.usual or scheduler.busy or asyncio._get_running_loop() is not scheduler.loop:
         return False
+    head: Any = None
     scheduler.busy = True
     try:
         if (
-            not lane.waiters
-            or len(queue.busy) != 1
+            queue.lone is not lane
             or slots.free != 0
             or slots.limit <= 0
             or queue.deadlines
@@ -528,27 +529,22 @@ def hand_over(core: Core, done: list[bool]) -> bool:
             or now < scheduler.clock.seen
         ):
             return False
-        head: Any = lane.waiters[0]
+        head = lane.waiters[0]
         if head.future.cancelled():
             return False
-        if lane.rates and core.rule.ready_at(now, head.weights[1]) > now:
-            return False
-        scheduler.clock.seen = queue.now = now
-        slots.free += 1
-        done.append(True)
-        if (
-            lane.left
-            or len(lane.waiters) < 2
-            or not core.plain
-            or lane.counted
-            or queue.foresight is not None
-            or queue.patience.heads
-        ):
+        if not core.plain or lane.left or len(lane.waiters) < 2 or head.weights is not UNIT:
+            if lane.rates and core.rule.ready_at(now, head.weights[1]) > now:
+                return False
+            scheduler.clock.seen = queue.now = now
+            slots.free += 1
+            done.append(True)
             queue.grant(lane, now)
             scheduler.tell_decided()
-        else:
-            _grant(core, head, now)
+        elif not _hand_unit(core, head, now, done):
+            return False
     except BaseException:
+        if head is not None and head.state is GRANTED:
+            queue.decided.append(head)  # it is told again: a second time does nothing
         scheduler.recover()
         raise
     finally:
@@ -558,30 +554,50 @@ def hand_over(core: Core, done: list[bool]) -> bool:
     return True
 
 
-def _grant(core: Core, head: Any, now: int) -> None:
-    """Grant and wake the *head* of a throttle's lane, all of which wait; the rule is a bucket."""
-    queue = core.scheduler.queue
+def _hand_unit(core: Core, head: Any, now: int, done: list[bool]) -> bool:
+    """Hand a slot on, as it is, to a *head* of the unit, if its token is there; the rule is plain.
+
+    Nothing comes in between the taking of the token and the grant.
+    """
+    scheduler = core.scheduler
+    queue = scheduler.queue
     lane = core.lane
-    queue.decided.append(head)
-    receipts: list[Receipt] = []
-    queue.taking = receipts
-    try:
-        lane.take_into(receipts, now, head.weights)
-    except BaseException:
-        give_back(now, receipts)
-        raise
+    receipts: list[Receipt] = [[core.slots, 1, None]]
     if lane.rates:
-        lane.backlog[1] -= head.weights[1]
+        bucket: Any = core.rule
+        state = bucket.state
+        ticks = state.ticks
+        at = now * ticks.scale
+        full = state.full_at
+        if full <= at - ticks.scale:
+            full = at
+        after = full + ticks.token
+        if after > at + ticks.room:
+            return False
+        if full <= at and not state.lows:
+            state.dead = state.issued
+        elif full - at < state.floor:
+            bucket.note(full - at)
+        issued = state.issued + 1
+        receipts.append([bucket, TOKEN, issued])
+        state.full_at = after
+        state.issued = issued
+        state.floor = NEVER
+        lane.backlog[1] -= TOKEN
+    scheduler.clock.seen = queue.now = now
     head.receipts = receipts
     head.granted_at = now
     head.state = GRANTED
-    queue.taking = ()
-    lane.waiters.popleft()
     queue.waiting -= 1
-    core.scheduler.hand_over(head)
+    done.append(True)
+    lane.waiters.popleft()
+    if scheduler.handed_over:
+        scheduler.handed_over.add(head)
+    else:
+        scheduler.hand_over(head)
     if not head.future.done():
         head.future.set_result(None)
-    queue.decided.popleft()
+    return True
 
 
 def start(scheduler: Scheduler, attempt: Attempt) -> bool:
@@ -693,11 +709,10 @@ def start_unit(core: Core, waiter: LoopWaiter) -> bool:
     return True
 
 
-def leave_behind(scheduler: LoopScheduler, attempt: Attempt) -> bool:
-    """Leave from behind the head: the caller held up no waiter."""
-    if not ENABLED or scheduler.busy or scheduler.is_elsewhere() or len(attempt.waiters) != 1:
+def leave_behind(scheduler: Scheduler, waiter: Waiting) -> bool:
+    """Have *waiter*, which stands in one lane, leave from behind the head: it held up none."""
+    if not ENABLED or scheduler.busy or scheduler.is_elsewhere():
         return False
-    waiter = attempt.waiters[0]
     if (
         waiter.state is not QUEUED
         or waiter.deadline != NEVER

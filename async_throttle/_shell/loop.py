@@ -113,7 +113,8 @@ class LoopScheduler(Scheduler):
 
     def withdraw(self, attempt: Attempt) -> None:
         """The caller goes before it has begun: as if it had never asked."""
-        if not fast.leave_behind(self, attempt):
+        waiters = attempt.waiters
+        if len(waiters) != 1 or not fast.leave_behind(self, waiters[0]):
             super().withdraw(attempt)
 
     def elapse(self) -> int:
@@ -321,7 +322,8 @@ async def wait_for_unit(core: Core, timeout: float | None = None) -> None:
         if not fast.start_unit(core, waiter):
             core.start(waiter)
     except BaseException:
-        core.withdraw(waiter)
+        if core.scheduler.into is not None or not fast.leave_behind(core.scheduler, waiter):
+            core.withdraw(waiter)
         raise
 
 
