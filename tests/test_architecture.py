@@ -138,6 +138,7 @@ LARGE = {
     "limits._acquisition.LimitSetAcquisition": "a lease on many limits, each settled by itself",
     "_engine.backfill.obstacle": "the proof is of the whole: two looks at the same claims",
     "_engine.queue.Queue._next_in_rank": "one pass over the lanes, in which each adds to the next",
+    "_shell.fast.grab": "flattened: calls of methods of rules are most of its cost",
     "_shell.fast.FastLease.__aenter__": "flattened: a call would be a place to be interrupted at",
     "__main__.parse": "a list of the options, with their help",
 }

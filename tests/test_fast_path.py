@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dis
 import inspect
+import math
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, suppress
@@ -30,11 +31,13 @@ from async_throttle import (
     LeakyBucket,
     Lease,
     LimitSet,
+    LimitSetAcquisition,
     Rule,
     SlidingWindow,
     Throttle,
     ThrottleClosed,
     TokenBucket,
+    limits,
     testing,
     threads,
 )
@@ -309,6 +312,7 @@ ENTRIES: dict[str, Callable[..., Any]] = {
     "FastLease.settle": fast.FastLease.settle,
     "take_one": fast.take_one,
     "enter_block": fast.enter_block,
+    "FastSet._settle_usage": fast.FastSet._settle_usage,
 }
 COMES_IN = ("CALL", "BUILD_", "MAKE_", "GET_", "SEND", "YIELD", "RESUME", "FOR_ITER", "IMPORT")
 """Where signal handlers run, or memory is got and so finalizers may run."""
@@ -322,16 +326,21 @@ def comes_in(step: dis.Instruction) -> bool:
 def stores_after_something_came_in(function: Callable[..., Any]) -> Iterator[str]:
     """The stores of *function* that can follow on what comes in after the clock was read.
 
-    All paths are followed, but for those of exceptions. Between two stores to `busy` the
-    scheduler is marked, so that what comes in must wait.
+    Where it reads no clock, after it was seen that the scheduler is calm: what is read before may
+    have changed meanwhile, and no store comes before. All paths are followed, but for those of
+    exceptions. Between two stores to `busy` the scheduler is marked, so that what comes in must
+    wait.
     """
     steps = [step for step in dis.get_instructions(function) if step.opname != "CACHE"]
     place = {step.offset: n for n, step in enumerate(steps)}
     start = next((n for n, step in enumerate(steps) if step.argval == "monotonic_ns"), -1)
     if start >= 0:
         start = next(n for n in range(start, len(steps)) if steps[n].opname == "CALL")
-    else:  # no clock is read: from the first instruction on
-        start = next(n for n, step in enumerate(steps) if step.opname == "RESUME")
+    else:  # no clock is read: from where it is seen that the scheduler is calm
+        start = next(n for n, step in enumerate(steps) if step.argval == "calm")
+        for step in steps[:start]:
+            if step.opname == "STORE_ATTR":
+                yield f"line {step.positions and step.positions.lineno}: {step.argval}"
     paths = [(start + 1, False, False)]
     seen = set()
     while paths:
@@ -363,24 +372,31 @@ def test_nothing_comes_in_before_the_last_store_of_a_flattened_entry(name: str) 
 
 def test_a_store_after_a_call_or_a_loop_is_seen() -> None:
     def calls(core: Any) -> None:
-        core.a = 1
         if core.calm:
+            core.a = 1
             len(core)
-        core.b = 2
+            core.b = 2
 
     def loops(core: Any) -> None:
         while core.calm:
             core.a = 1
 
     def marks(core: Any) -> None:
+        if not core.calm:
+            return
         core.busy = True
         len(core)
         core.a = 1
         core.busy = False
 
-    found = [[line[-1] for line in stores_after_something_came_in(f)] for f in (calls, loops)]
-    assert found == [["b"], ["a"]]
-    assert list(stores_after_something_came_in(marks)) == []
+    def asks_late(core: Any) -> None:
+        core.a = 1
+        if len(core) and core.calm:
+            core.b = 1
+
+    functions = calls, loops, asks_late, marks
+    found = [[line[-1] for line in stores_after_something_came_in(f)] for f in functions]
+    assert found == [["b"], ["a"], ["a"], []]
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -395,18 +411,18 @@ def test_what_a_flattened_entry_reads_is_no_property(name: str) -> None:
             assert not isinstance(found, property), f"{owner.__name__}.{attribute}"
 
 
-@pytest.mark.parametrize("use", ["throttle", "lease", "set"])
+@pytest.mark.parametrize("use", ["throttle", "lease", "set", "set of others"])
 async def test_what_comes_in_while_a_shortcut_calls_a_rule_takes_none(
     use: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     throttle = Throttle(10, 5, burst=10)
     api = LimitSet(a=throttle)
-    if use != "set":
-        await throttle.lease(5)  # so that what is missing has to be noted
+    others = LimitSet(throttle, Throttle(10, algorithm=SlidingWindow))
+    await throttle.lease(5)  # so that what is missing has to be noted
     await asyncio.sleep(0.3)
     before = throttle.level
     answers: list[object] = []
-    method = "ready_at" if use == "set" else "note"
+    method = "ready_at" if use == "set of others" else "note"
     original = getattr(TokenBucket, method)
 
     def interrupted(*args: Any) -> Any:
@@ -414,12 +430,16 @@ async def test_what_comes_in_while_a_shortcut_calls_a_rule_takes_none(
         answer = original(*args)
         answers.append(throttle.try_acquire())
         answers.append(throttle.locked())
-        if use != "set":
-            throttle.release()
+        throttle.release()
         return answer
 
     monkeypatch.setattr(TokenBucket, method, interrupted)
-    calls: dict[str, Any] = {"throttle": throttle, "lease": throttle(1), "set": api(a=1)}
+    calls: dict[str, Any] = {
+        "throttle": throttle,
+        "lease": throttle(1),
+        "set": api(a=1),
+        "set of others": others(),
+    }
     async with calls[use]:
         assert answers == [False, True]
         assert throttle.level == before - 1
@@ -450,6 +470,46 @@ def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(cls, name, noted)
     return called
+
+
+@pytest.mark.parametrize("kind", [Throttle, threads.Throttle])
+@pytest.mark.parametrize("period", [1.0, 0.7])
+@pytest.mark.parametrize("form", ["settle", "update"])
+async def test_a_set_settles_by_the_short_way_right_after_the_grant(
+    kind: type[Any], period: float, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow: list[Any] = []
+    slowly = LimitSetAcquisition._settle_slowly
+
+    def noted(lease: LimitSetAcquisition, usage: Any) -> None:
+        slow.append(usage)
+        slowly(lease, usage)
+
+    monkeypatch.setattr(LimitSetAcquisition, "_settle_slowly", noted)
+    api = limits.LimitSet(
+        a=kind(10, 2, period, burst=20), b=kind(math.inf, 3), c=kind(10, burst=20)
+    )
+
+    def settle(lease: limits.LimitSetAcquisition, **actual: float) -> None:
+        lease.update(usage=actual) if form == "update" else lease.settle(**actual)
+
+    async with api(c=7) as one, api(a=2.5) as two:
+        assert slow == []
+        settle(two, c=0)
+        assert slow == []
+        assert (api["a"].level, api["c"].level) == (16.5, 13)
+        settle(two, a=2)  # not a whole number of tokens less
+        settle(one, c=0)  # there is a later grant
+        assert (api["a"].level, api["c"].level) == (17, 20)
+        settle(one, c=1)  # for the second time
+        settle(two, b=0)  # which has no rate
+        settle(one, a=1)  # as asked for
+        assert (api["a"].level, api["c"].level) == (17, 19)
+    async with api() as three:
+        pass
+    settle(three, c=0)
+    assert api["c"].level == 19
+    assert slow == [{"a": 2}, {"c": 0}, {"c": 1}, {"b": 0}, {"a": 1}]
 
 
 @pytest.mark.parametrize("algorithm", [TokenBucket, GCRA, LeakyBucket])

@@ -15,6 +15,7 @@ from weakref import ref
 
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
+from async_throttle.rules.bucket import PLAIN
 from async_throttle.rules.slots import Slots
 
 __all__ = [
@@ -231,6 +232,7 @@ class Lane:
         backdates: whether a late grant counts from the instant at which it was due.
         bursts: by rule, the largest weight that may ever go.
         fits: weights that were found to be no more than these, if any were looked at.
+        plain: whether all rates are plain buckets, which a shortcut may reach into.
         opens_at: the latest end of *pauses*.
     """
 
@@ -247,6 +249,7 @@ class Lane:
         "opens_at",
         "pauses",
         "places",
+        "plain",
         "priority",
         "rates",
         "rules",
@@ -408,6 +411,7 @@ class Lane:
         self.backdates = all(rule.backdates for _, rule in rates)
         self.bursts = tuple([rule.burst for rule in self.rules])
         self.fits: tuple[int, ...] = ()
+        self.plain = all(type(rule) in PLAIN for _, rule in rates)
         self.backlog = NONE_YET if self.waiters is NOBODY else [0] * len(self.rules)
         for waiter in self:
             for n, _ in self.rates:

@@ -105,14 +105,16 @@ class Admission(Door):
 
     def grab(self, lane: Lane, weights: tuple[int, ...]) -> list[Receipt] | None:
         """Grant *weights* if the scheduler is quiet and they are there, by a shortcut."""
-        receipts = fast.grab(self, lane, weights)
-        if self.notes:
-            try:
+        receipts: list[Receipt] = []
+        try:
+            taken = fast.grab(self, lane, weights, receipts)
+            if self.notes:
                 self.catch_up()
-            except BaseException:
-                give_back(self.queue.now, receipts or [])
-                raise
-        return receipts
+        except BaseException:
+            fast.undo(self, receipts)
+            give_back(self.queue.now, receipts)
+            raise
+        return receipts if taken else None
 
     def _admit(self, now: int, attempt: Attempt, blocking: bool) -> Waiting | None:
         try:

@@ -22,7 +22,7 @@ from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle._shell.waiting import Attempt, Option, Waiting
 from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, positive, tokens, whole
 from async_throttle.rules import Rule
-from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
+from async_throttle.rules.bucket import PLAIN, TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ class Core(Refusals):
         self.following: Following | None = None
         self.closed = False
         self.tally: Tally | None = None
-        # The flattened entry reaches into a bucket, and only into ours: a subclass may differ.
-        self.plain = rule in (TokenBucket, GCRA, LeakyBucket)
+        self.plain = rule in PLAIN  # the flattened entry reaches into the bucket
         self.altered = self.rule.fresh_at(now) > now  # less than full: unlike later
         if self.rule.wants_ends:
             scheduler.measured = True  # each end is to be looked at

@@ -16,6 +16,8 @@ shortcut          mirrors                                            held togeth
 `hand_over`       `Core.release` where the head waits for that slot  tests/test_fast_path.py
                   (`_hand_unit`: `TokenBucket.take`, `Queue.grant`
                   and `tell_decided`)
+`FastSet`         `LimitSetAcquisition._settle_one` of one limit,    tests/test_fast_path.py
+                  right after the grant: `TokenBucket.refund`
 `leave_set`       `BaseLease._release` of a set that is calm         tests/test_fast_path.py
 `quietly`         `Scheduler.do` without waiters                     tests/test_fast_path.py
 `refund`          `Scheduler.do` of a refund without waiters         tests/test_fast_path.py
@@ -25,7 +27,8 @@ shortcut          mirrors                                            held togeth
 `start_unit`      `Scheduler.start` of a caller of `queue_behind`    tests/test_fast_path.py
 `join_behind`     `Scheduler.admit` behind the head of a lane        tests/test_fast_path.py
 `leave_behind`    `Scheduler.withdraw` from behind the head          tests/test_fast_path.py
-`grab`            `Scheduler.try_admit` in a single lane             tests/test_fast_path.py
+`grab`            `Scheduler.try_admit` in a single lane; of plain   tests/test_fast_path.py
+                  buckets `Lane.take_into`, `TokenBucket.take`
 ================  =================================================  ============================
 
 Shortcuts may be taken only while the scheduler is calm; `grab`, `quietly` and those of measured
@@ -46,7 +49,7 @@ import asyncio
 import sys
 import threading
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -56,6 +59,7 @@ from async_throttle._shell.tally import tally_of
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.exceptions import ResourceLimitError
 from async_throttle.rules import Rule
+from async_throttle.rules.bucket import MOST_LOWS
 from async_throttle.rules.slots import Slots
 
 if TYPE_CHECKING:
@@ -297,6 +301,52 @@ class FastLease:
                 self._settled = actual
                 return
         self._settle_slowly(actual)
+
+
+class FastSet:
+    """The settlement of a lease of a set, right after its grant."""
+
+    __slots__ = ()
+
+    def _settle_usage(self: Any, usage: Mapping[Any, float]) -> None:
+        """See `LimitSetAcquisition.settle`."""
+        if self.limit_set is not None and len(usage) == 1:
+            (key,) = usage
+            actual: Any = usage[key]
+            core = self._core
+            rate = core.rates.get(key)
+            receipts = self._receipts
+            if (
+                rate is not None
+                and actual.__class__ is int
+                and actual >= 0
+                and len(receipts) > rate[1]
+            ):
+                rule, place = rate
+                taken = receipts[place]
+                amount = actual * TOKEN
+                settled: Any = {key: (amount, [])}
+                if (
+                    core.scheduler.calm
+                    and taken[0] is rule
+                    and core.lane.plain
+                    and self._settled is None
+                    and self._epoch == EPOCH
+                ):
+                    bucket = rule.state
+                    ticks = bucket.ticks
+                    less = taken[1] - amount
+                    if (
+                        less > 0
+                        and taken[2] == bucket.issued
+                        and bucket.floor == NEVER  # nothing was taken since
+                        and (ticks.grain or less % TOKEN == 0)
+                    ):
+                        grain = ticks.grain
+                        bucket.full_at -= less * grain if grain else less // TOKEN * ticks.token
+                        self._settled = settled
+                        return
+        self._settle_slowly(usage)
 
 
 def claim(lease: Any) -> bool:
@@ -738,12 +788,14 @@ def leave_set(lease: Any) -> bool:
     if lease._state is not HELD:
         return False
     scheduler: Scheduler = lease._core.scheduler
-    receipts = lease._receipts
-    while receipts and receipts[0][0].__class__ is Slots:
+    for taken in lease._receipts:
+        slots, weight, _ = taken
+        if slots.__class__ is not Slots:
+            break
         if not scheduler.calm:
             return False
-        receipts[0][0].free += receipts[0][1]
-        del receipts[0]
+        slots.free += weight
+        taken[1] = 0
     if not scheduler.calm:
         return False
     lease._state = RELEASED
@@ -827,32 +879,99 @@ def _is_there(lane: Lane, weights: tuple[int, ...], now: int) -> bool:
     return True
 
 
-def grab(scheduler: Door, lane: Lane, weights: tuple[int, ...]) -> list[Receipt] | None:
-    """Take *weights* of the rules of *lane*, if no waiter is queued and the weights are there."""
+def grab(scheduler: Door, lane: Lane, weights: tuple[int, ...], receipts: list[Receipt]) -> bool:
+    """Take *weights* of the rules of *lane*, if no waiter is queued and the weights are there.
+
+    *receipts* has what was taken, at any moment: between the taking of a plain bucket and the note
+    of it nothing is called or made, and ``+=`` is no call. A grab that was interrupted is undone
+    by the caller, see `undo`: the loops have a function of their own, see `Lane.take_into`.
+    """
     now = monotonic_ns()
     if (
         not scheduler.quiet
+        or scheduler.busy
         or scheduler.shut
         or now < scheduler.clock.seen
         or lane.opens_at > now
-        or scheduler.busy
     ):
-        return None
-    receipts: list[Receipt] = []
+        return False
+    queue = scheduler.queue
     scheduler.busy = True
     scheduler.calm = False
-    try:
+    queue.taking = receipts
+    scheduler.clock.seen = queue.now = now
+    if not lane.plain:
         if not _is_there(lane, weights, now):
-            return None
-        queue = scheduler.queue
-        scheduler.clock.seen = queue.now = now
-        queue.taking = receipts
+            undo(scheduler, receipts)
+            return False
         lane.take_into(receipts, now, weights)
+    else:
+        for n, slots in lane.slots:
+            weight = weights[n]
+            if weight != SKIP:
+                if slots.free < weight:
+                    undo(scheduler, receipts)
+                    return False
+                taken = [[slots, weight, None]]
+                slots.free -= weight
+                receipts += taken
+        rule: Any
+        for n, rule in lane.rates:
+            weight = weights[n]
+            if weight != SKIP:
+                bucket = rule.state
+                ticks = bucket.ticks
+                if weight == TOKEN:
+                    cost = ticks.token
+                elif ticks.grain:
+                    cost = weight * ticks.grain
+                else:
+                    whole = weight // TOKEN
+                    if whole * TOKEN != weight:
+                        undo(scheduler, receipts)
+                        return False
+                    cost = whole * ticks.token
+                at = now * ticks.scale
+                full = bucket.full_at
+                if full <= at - ticks.scale:
+                    full = at
+                after = full + cost
+                room = ticks.room
+                if after > at + room or cost > room:
+                    undo(scheduler, receipts)
+                    return False
+                missing = full - at
+                if missing <= 0:
+                    if bucket.lows:
+                        rule.note(0)
+                    else:
+                        bucket.dead = bucket.issued
+                elif missing < bucket.floor:
+                    lows = bucket.lows
+                    if lows and lows[-1] < missing and len(lows) < MOST_LOWS:
+                        upto = bucket.upto  # noted as `note` does, without the search for the place
+                        low, last = [missing], [bucket.issued]
+                        lows += low
+                        upto += last
+                    else:
+                        rule.note(missing)
+                issued = bucket.issued + 1
+                taken = [[rule, weight, issued]]
+                bucket.full_at = after
+                bucket.issued = issued
+                bucket.floor = NEVER
+                receipts += taken
+    queue.taking = ()
+    scheduler.calm = scheduler.quiet and not scheduler.measured
+    scheduler.busy = False
+    return True
+
+
+def undo(scheduler: Door, receipts: list[Receipt]) -> None:
+    """Give back what `grab` has taken by now, and leave the door."""
+    queue = scheduler.queue
+    if queue.taking is receipts:
+        give_back(queue.now, receipts)
         queue.taking = ()
-        return receipts
-    except BaseException:
-        give_back(now, receipts)
-        raise
-    finally:
         scheduler.calm = scheduler.quiet and not scheduler.measured
         scheduler.busy = False

@@ -154,23 +154,25 @@ class ThreadScheduler(Scheduler):
         me = get_ident()
         if not self.quiet or me in at_work:
             return None
-        receipts: list[Receipt] | None = None
+        receipts: list[Receipt] = []
         try:
             with self.lock:
                 at_work[me] = True
                 self.owner = me
                 try:
-                    receipts = fast.grab(self, lane, weights)
+                    taken = fast.grab(self, lane, weights, receipts)
+                except BaseException:
+                    fast.undo(self, receipts)
+                    raise
                 finally:
                     self.owner = 0
                     del at_work[me]
             if self.notes:
                 self.catch_up()
         except BaseException:
-            if receipts:
-                give_back(self.queue.now, receipts)
+            give_back(self.queue.now, receipts)
             raise
-        return receipts
+        return receipts if taken else None
 
     def _merge(self, other: Any, asked: object) -> None:
         """Absorb *other*; the doors are free."""

@@ -13,7 +13,7 @@ from async_throttle._decorator import within_either
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
 from async_throttle._shell.core import checked_priority
-from async_throttle._shell.fast import NOTHING
+from async_throttle._shell.fast import NOTHING, FastSet
 from async_throttle._shell.following import Measure
 from async_throttle._shell.lease import BaseLease, settle
 from async_throttle._shell.scheduler import find
@@ -62,7 +62,7 @@ class Delay(float):
         return delay
 
 
-class LimitSetAcquisition(BaseLease):
+class LimitSetAcquisition(FastSet, BaseLease):
     """What a granted call holds, to be settled and released; a lease on several limits at once.
 
     Made by ``limit_set(tokens=900)``, for ``async with`` (and ``with``, where the limits are for
@@ -283,7 +283,9 @@ class LimitSetAcquisition(BaseLease):
                 was asked for. Nothing is settled then.
             RuntimeError: nothing was granted.
         """
-        usage = actual if amounts is None else by_limit(amounts, actual)
+        self._settle_usage(actual if amounts is None else by_limit(amounts, actual))
+
+    def _settle_slowly(self, usage: Mapping[Any, float]) -> None:
         if self.limit_set is None:
             raise RuntimeError(f"nothing was granted to {self!r}")
         if self._settle_less(usage):
@@ -473,7 +475,7 @@ class LimitSetAcquisition(BaseLease):
         """What the call really took of *rule*, as settled: *weight*, if it was not."""
         core = self._core
         for key, (amount, _) in (self._settled or {}).items():
-            if core.lane.rules[core.places[key].at + 1] is rule:
+            if core.lane.rules[core.places[key][0] + 1] is rule:
                 return amount
         return weight
 

@@ -43,7 +43,7 @@ class LimitSetAcquisition(Acquisition):
 
     def update(self, usage: Mapping[Any, float]) -> None:
         """`settle` in other words: ``update(usage={"tokens": 80})``."""
-        self.settle(usage)
+        self._settle_usage(usage)
 
 
 class BegunAcquisition(Begun, LimitSetAcquisition):

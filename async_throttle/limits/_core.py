@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from async_throttle._base import BaseThrottle, core_of
 from async_throttle._engine.lane import SKIP, Lane, Pause
@@ -28,6 +28,7 @@ from async_throttle.exceptions import (
     WeightTooLarge,
 )
 from async_throttle.limits._single import CallLimit
+from async_throttle.rules import Rule
 from async_throttle.rules.slots import UNLIMITED
 
 __all__ = ["CALLS", "NOWHERE", "PAUSE", "RATE", "SLOTS", "SetCore", "Source", "throttle_of"]
@@ -63,14 +64,11 @@ class Source(Protocol):
         ...
 
 
-class Place(NamedTuple):
-    """Where a limit stands: the place of its slots in the lane, before its rate's; and its kind."""
-
-    at: int
-    kind: int
+Place = tuple[int, int]
+"""Where a limit stands: the place of its slots in the lane, before its rate's; and its kind."""
 
 
-NOWHERE = Place(0, SLOTS)
+NOWHERE: Place = (0, SLOTS)
 """Where there is no rate to be settled."""
 
 
@@ -83,6 +81,8 @@ class SetCore:
         scheduler: where callers wait; see `find`.
         lane: over the rules of all members, slots and rate in turn.
         unit: the weights of a call that names nothing.
+        rates: by key, the rule of each rate, and the place of its receipt among those of a call
+            that takes of all limits, as long as no rate becomes infinite; known with the places.
         bounded: the members that let only so many wait.
         measured: the keys of limits that follow how calls end.
     """
@@ -95,6 +95,7 @@ class SetCore:
         "limits",
         "measured",
         "members",
+        "rates",
         "scheduler",
         "unit",
     )
@@ -110,6 +111,7 @@ class SetCore:
             raise _same(limits)
         self.unit: tuple[int, ...] = (1, TOKEN) * len(members)
         self.bounded = [core for core in members if core.max_waiting is not None]
+        self.rates: dict[Hashable, tuple[Rule, int]] = {}
         self._places: dict[Hashable, Place] | None = None
         lane = None
         if members:
@@ -131,8 +133,14 @@ class SetCore:
         if self._places is None:  # few of the sets that are made for a single call need them
             at = {core: 2 * n for n, core in enumerate(self.members)}
             self._places = {
-                key: Place(at[core_of(throttle_of(limit))], _kind(limit))
+                key: (at[core_of(throttle_of(limit))], _kind(limit))
                 for key, limit in self.limits.items()
+            }
+            taken = [n for n, _ in (*self.lane.slots, *self.lane.takes)]
+            self.rates = {
+                key: (self.lane.rules[place + 1], taken.index(place + 1))
+                for key, (place, kind) in self._places.items()
+                if kind == RATE and place + 1 in taken
             }
         return self._places
 
@@ -175,10 +183,11 @@ class SetCore:
         """What is to be taken of each of the lane's rules."""
         if not amounts:
             return self.unit
-        weights: list[int] = list(self.unit)
+        places = self._places or self.places
+        weights: list[int] = [*self.unit]
         for key, amount in amounts.items():
             try:
-                place, kind = self.places[key]
+                place, kind = places[key]
             except KeyError:
                 raise ValueError(self.unknown(key)) from None
             if type(amount) is int and amount > 0 and kind == RATE:
@@ -304,7 +313,7 @@ class SetCore:
         return {
             key: Measure.of(core_of(throttle_of(self.limits[key])))
             for key in self.measured
-            if weights[self.places[key].at + 1] != SKIP
+            if weights[self.places[key][0] + 1] != SKIP
         }
 
     def unknown(self, key: Hashable) -> str:
@@ -398,8 +407,8 @@ class SetCore:
         key = next(
             key
             for key in self.limits
-            if self.members[self.places[key].at // 2].closed
-            and weights[self.places[key].at] != SKIP
+            if self.members[self.places[key][0] // 2].closed
+            and weights[self.places[key][0]] != SKIP
         )
         return ThrottleClosed(f"{key} is closed", limit=_name(key))
 

@@ -40,7 +40,7 @@ from typing import Any, Final, Self
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.rules import Frozen, Parameters, Rule, read, written
 
-__all__ = ["GCRA", "LeakyBucket", "TokenBucket"]
+__all__ = ["GCRA", "PLAIN", "LeakyBucket", "TokenBucket"]
 
 MOST_LOWS: Final = 2_000
 """Refunds are exact for this many differing minima; past it the memory is thinned."""
@@ -470,3 +470,7 @@ class LeakyBucket(TokenBucket):
     @staticmethod
     def usual_burst(capacity: int | float) -> int | float:
         return TOKEN if capacity < math.inf else capacity
+
+
+PLAIN: Final = (TokenBucket, GCRA, LeakyBucket)
+"""The buckets whose arithmetic is that of `TokenBucket`; a subclass of these may differ."""
