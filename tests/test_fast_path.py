@@ -66,6 +66,24 @@ class Layered(TokenBucket):
         return super().take(now, weight)
 
 
+class Moody(TokenBucket):
+    """A bucket whose settlements may fail."""
+
+    __slots__ = ()
+
+    fails = False
+
+    def take(self, now: int, weight: int) -> int | None:
+        if self.fails:
+            raise ArithmeticError
+        return super().take(now, weight)
+
+    def refund(self, now: int, receipt: int | None, weight: int) -> None:
+        if self.fails:
+            raise ArithmeticError
+        super().refund(now, receipt, weight)
+
+
 class Attentive(AIMD):
     """The same law, which keeps what it is told."""
 
@@ -232,7 +250,7 @@ def test_both_ways_lead_to_the_same_state(parameters: dict[str, Any], steps: lis
 SHORTCUTS = [
     *["take_one", "release_slot", "hand_over", "start", "join_behind", "leave_behind"],
     *["queue_behind", "start_unit", "grab", "quietly", "promptly", "leave_set", "enter_block"],
-    *["leave_block", "refund"],
+    *["leave_block", "settle_once"],
 ]
 
 
@@ -262,9 +280,10 @@ async def some_of_each() -> list[Any]:
     single.release()
     log += [await waiter, single.active]
     api = LimitSet(a=Throttle(10, 3), b=Throttle(5))
-    async with api(a=2, b=3) as lease:
+    async with api(a=2, b=3) as lease, api(a=0, b=2) as late:
         lease.settle(a=1)
-        lease.settle(b=4)
+        late.settle(b=4)
+        lease.settle(b=1)
     log.append((api["a"].level, api["b"].level))
 
     async def visit() -> tuple[object, ...]:
@@ -498,18 +517,59 @@ async def test_a_set_settles_by_the_short_way_right_after_the_grant(
         settle(two, c=0)
         assert slow == []
         assert (api["a"].level, api["c"].level) == (16.5, 13)
-        settle(two, a=2)  # not a whole number of tokens less
+        settle(two, a=2)  # for the second time
         settle(one, c=0)  # there is a later grant
         assert (api["a"].level, api["c"].level) == (17, 20)
-        settle(one, c=1)  # for the second time
+        settle(one, c=1)
         settle(two, b=0)  # which has no rate
         settle(one, a=1)  # as asked for
         assert (api["a"].level, api["c"].level) == (17, 19)
     async with api() as three:
-        pass
-    settle(three, c=0)
-    assert api["c"].level == 19
-    assert slow == [{"a": 2}, {"c": 0}, {"c": 1}, {"b": 0}, {"a": 1}]
+        settle(three, a=4)  # debt
+        assert api["a"].level == 13
+    settle(three, a=0)
+    assert (api["a"].level, api["c"].level) == (17, 18)
+    assert slow == [{"a": 2}, {"c": 1}, {"b": 0}, {"a": 1}, {"a": 0}]
+
+
+@pytest.mark.parametrize("kind", [Throttle, threads.Throttle])
+@pytest.mark.parametrize("grants", [1, 2])
+@pytest.mark.parametrize("actual", [0, 7])
+async def test_a_settlement_of_a_set_by_the_short_way_that_fails_has_changed_nothing(
+    kind: type[Any], grants: int, actual: int
+) -> None:
+    api = LimitSet(a=kind(10, algorithm=Moody), b=kind(10))
+    leases = [await api(a=2) for _ in range(grants)]
+    Moody.fails = True
+    with pytest.raises(ArithmeticError):
+        leases[0].settle(a=actual)
+    Moody.fails = False
+    assert api["a"].level == 10 - 2 * grants
+    leases[0].settle(a=actual)
+    assert api["a"].level == 10 - 2 * (grants - 1) - actual
+
+
+@pytest.mark.parametrize("kind", [Throttle, threads.Throttle])
+async def test_what_comes_in_while_a_set_settles_by_the_short_way_is_done_after_it(
+    kind: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = LimitSet(a=kind(10, 5), b=kind(10))
+    first, _ = await api(a=3), await api(a=2)
+    refund = TokenBucket.refund
+    seen: list[object] = []
+
+    def interrupted(*args: Any) -> None:
+        monkeypatch.undo()
+        first.settle(a=1)
+        api["a"].release()
+        seen.append((api["a"].try_acquire(), api["a"].level, api["a"].active))
+        refund(*args)
+
+    monkeypatch.setattr(TokenBucket, "refund", interrupted)
+    first.settle(a=2)
+    assert seen == [(False, 5, 2)]
+    assert (api["a"].level, api["a"].active) == (7, 1)
+    assert core_of(api["a"]).scheduler.notes == []
 
 
 @pytest.mark.parametrize("algorithm", [TokenBucket, GCRA, LeakyBucket])

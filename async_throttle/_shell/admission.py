@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from async_throttle._engine.bounds import FEW, is_within
 from async_throttle._engine.forecast import at_least, quote
@@ -115,6 +115,10 @@ class Admission(Door):
             give_back(self.queue.now, receipts)
             raise
         return receipts if taken else None
+
+    def settle_once(self, lease: Any, key: Any, taken: Receipt, amount: int) -> bool:
+        """Settle one limit of a set for the first time if the scheduler is quiet, by a shortcut."""
+        return fast.settle_once(self, lease, key, taken, amount)
 
     def _admit(self, now: int, attempt: Attempt, blocking: bool) -> Waiting | None:
         try:

@@ -16,11 +16,11 @@ shortcut          mirrors                                            held togeth
 `hand_over`       `Core.release` where the head waits for that slot  tests/test_fast_path.py
                   (`_hand_unit`: `TokenBucket.take`, `Queue.grant`
                   and `tell_decided`)
-`FastSet`         `LimitSetAcquisition._settle_one` of one limit,    tests/test_fast_path.py
-                  right after the grant: `TokenBucket.refund`
+`FastSet`         `settle_once` of a plain bucket from which nothing tests/test_fast_path.py
+                  was taken since: `TokenBucket.refund`
+`settle_once`     `LimitSetAcquisition._settle_one` without waiters  tests/test_fast_path.py
 `leave_set`       `BaseLease._release` of a set that is calm         tests/test_fast_path.py
 `quietly`         `Scheduler.do` without waiters                     tests/test_fast_path.py
-`refund`          `Scheduler.do` of a refund without waiters         tests/test_fast_path.py
 `promptly`        `Scheduler.do` where no waiter was due before      tests/test_fast_path.py
 `start`           `Scheduler.start` of a caller in a single lane     tests/test_fast_path.py
 `queue_behind`    `loop.wait` behind the head of a throttle's lane   tests/test_fast_path.py
@@ -54,11 +54,10 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from async_throttle._engine.lane import GRANTED, QUEUED, SKIP, Lane, Receipt, give_back
-from async_throttle._shell.states import ENTERING, FRESH, HELD, RELEASED
+from async_throttle._shell.states import ENTERING, FRESH, HELD, LEASED, RELEASED
 from async_throttle._shell.tally import tally_of
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.exceptions import ResourceLimitError
-from async_throttle.rules import Rule
 from async_throttle.rules.bucket import MOST_LOWS
 from async_throttle.rules.slots import Slots
 
@@ -326,25 +325,21 @@ class FastSet:
                 taken = receipts[place]
                 amount = actual * TOKEN
                 settled: Any = {key: (amount, [])}
-                if (
-                    core.scheduler.calm
-                    and taken[0] is rule
-                    and core.lane.plain
-                    and self._settled is None
-                    and self._epoch == EPOCH
-                ):
-                    bucket = rule.state
-                    ticks = bucket.ticks
+                if taken[0] is rule and self._settled is None and self._epoch == EPOCH:
                     less = taken[1] - amount
-                    if (
-                        less > 0
-                        and taken[2] == bucket.issued
-                        and bucket.floor == NEVER  # nothing was taken since
-                        and (ticks.grain or less % TOKEN == 0)
-                    ):
-                        grain = ticks.grain
-                        bucket.full_at -= less * grain if grain else less // TOKEN * ticks.token
-                        self._settled = settled
+                    if core.scheduler.calm and core.lane.plain and less > 0:
+                        bucket = rule.state
+                        grain = bucket.ticks.grain
+                        if (
+                            taken[2] == bucket.issued
+                            and bucket.floor == NEVER  # nothing was taken since
+                            and (grain or less % TOKEN == 0)
+                        ):
+                            token = bucket.ticks.token
+                            bucket.full_at -= less * grain if grain else less // TOKEN * token
+                            self._settled = settled
+                            return
+                    if less == 0 or core.scheduler.settle_once(self, key, taken, amount):
                         return
         self._settle_slowly(usage)
 
@@ -783,9 +778,44 @@ def leave_behind(scheduler: Scheduler, waiter: Waiting) -> bool:
     return True
 
 
+def settle_once(scheduler: Door, lease: Any, key: Any, taken: Receipt, amount: int) -> bool:
+    """Settle what was *taken* of one limit of a set, for the first time, if no waiter is queued."""
+    rule, weight, receipt = taken
+    debts: list[Any] = []
+    settled: dict[Any, Any] = {key: (min(amount, weight), debts)}
+    now = monotonic_ns()
+    if (
+        scheduler.is_elsewhere()
+        or not scheduler.quiet
+        or scheduler.busy
+        or now < scheduler.clock.seen
+        or lease._settled is not None
+    ):
+        return False
+    scheduler.busy = True
+    scheduler.calm = False
+    try:
+        lease._settled = settled  # first: what is interrupted gives back too little
+        scheduler.clock.seen = scheduler.queue.now = now
+        if amount < weight:
+            rule.refund(now, receipt, weight - amount)
+        else:
+            debts.append((rule.take(now, amount - weight), amount - weight))
+            settled[key] = amount, debts
+    except Exception:
+        lease._settled = None
+        raise
+    finally:
+        scheduler.calm = scheduler.quiet and not scheduler.measured
+        scheduler.busy = False
+    if scheduler.notes and not scheduler.inside():  # with a lock, the caller is still inside
+        scheduler.catch_up()
+    return True
+
+
 def leave_set(lease: Any) -> bool:
     """Give the slots of a set's *lease* back, if no waiter is queued."""
-    if lease._state is not HELD:
+    if lease._state is not HELD and lease._state is not LEASED:
         return False
     scheduler: Scheduler = lease._core.scheduler
     for taken in lease._receipts:
@@ -815,27 +845,7 @@ def quietly(scheduler: Door, change: Callable[[int], object]) -> bool:
     finally:
         scheduler.calm = scheduler.quiet and not scheduler.measured
         scheduler.busy = False
-    if scheduler.notes:
-        scheduler.catch_up()
-    return True
-
-
-def refund(scheduler: Door, rule: Rule, receipt: Any, weight: int) -> bool:
-    """Give *weight* of *receipt* back to *rule*, if no waiter is queued: `quietly` in one step."""
-    now = monotonic_ns()
-    if scheduler.is_elsewhere() or not scheduler.quiet or scheduler.busy:
-        return False
-    if now < scheduler.clock.seen:
-        return False
-    scheduler.busy = True
-    scheduler.calm = False
-    try:
-        scheduler.clock.seen = scheduler.queue.now = now
-        rule.refund(now, receipt, weight)
-    finally:
-        scheduler.calm = scheduler.quiet and not scheduler.measured
-        scheduler.busy = False
-    if scheduler.notes:
+    if scheduler.notes and not scheduler.inside():  # with a lock, the caller is still inside
         scheduler.catch_up()
     return True
 

@@ -137,6 +137,14 @@ class ThreadScheduler(Scheduler):
 
     def quietly(self, change: Callable[[int], object]) -> bool:
         """Make a *change* of limits if the scheduler is quiet, by a shortcut."""
+        return self._briefly(fast.quietly, change)
+
+    def settle_once(self, lease: Any, key: Any, taken: Receipt, amount: int) -> bool:
+        """Settle one limit of a set for the first time if the scheduler is quiet, by a shortcut."""
+        return self._briefly(fast.settle_once, lease, key, taken, amount)
+
+    def _briefly(self, shortcut: Callable[..., bool], *args: Any) -> bool:
+        """Take a *shortcut* while no other thread is inside."""
         me = get_ident()
         if not self.quiet or me in at_work:
             return False
@@ -144,10 +152,13 @@ class ThreadScheduler(Scheduler):
             at_work[me] = True
             self.owner = me
             try:
-                return fast.quietly(self, change)
+                done = shortcut(self, *args)
             finally:
                 self.owner = 0
                 del at_work[me]
+        if self.notes:
+            self.catch_up()
+        return done
 
     def grab(self, lane: Lane, weights: tuple[int, ...]) -> list[Receipt] | None:
         """Grant *weights* if the scheduler is quiet and they are there, by a shortcut."""

@@ -31,7 +31,7 @@ from async_throttle._shell.states import (
 from async_throttle._shell.waiting import Attempt, Option, possible
 from async_throttle._units import TOKEN, seconds, shown, tokens
 from async_throttle.adaptive import Outcome
-from async_throttle.limits._core import CALLS, NOWHERE, RATE, SLOTS, SetCore, Source
+from async_throttle.limits._core import CALLS, SLOTS, SetCore, Source
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import UNLIMITED, Slots
 
@@ -43,6 +43,9 @@ __all__ = ["Begun", "Delay", "LimitSetAcquisition", "begin", "by_limit", "soones
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A", bound="LimitSetAcquisition")
+
+Change = tuple[Hashable, Receipt, int]
+"""A settlement of one limit: its key, what was taken of its rate, and what is settled."""
 
 
 class Delay(float):
@@ -232,7 +235,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
         return self._wait().__await__()
 
     async def _wait(self) -> Self:
-        if self._state is FRESH:
+        if self._state is FRESH and not self._grab(LEASED):
             await self._lease_async()
         return self
 
@@ -288,9 +291,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
     def _settle_slowly(self, usage: Mapping[Any, float]) -> None:
         if self.limit_set is None:
             raise RuntimeError(f"nothing was granted to {self!r}")
-        if self._settle_less(usage):
-            return
-        changes = self._changed(usage)
+        changes = self._changes(usage)
         if not changes or self._epoch != fast.EPOCH:
             return
         if len(changes) == 1:
@@ -306,101 +307,67 @@ class LimitSetAcquisition(FastSet, BaseLease):
         if not scheduler.quietly(change):
             scheduler.do(change)
 
-    def _settle_less(self, usage: Mapping[Any, float]) -> bool:
-        """Settle one limit below its weight, for the first time, if no waiter is queued."""
-        core = self._core
-        scheduler = core.scheduler
-        if scheduler.locks or not scheduler.quiet or self._settled is not None or len(usage) != 1:
-            return False
-        ((key, actual),) = usage.items()
-        place, kind = core.places.get(key, NOWHERE)
-        if kind != RATE or type(actual) is not int or actual < 0:
-            return False
-        amount = actual * TOKEN
-        less = self._weights[place + 1] - amount
-        rule = core.lane.rules[place + 1]
-        receipt: Any = None
-        for of, _, issued in self._receipts:
-            if of is rule:
-                receipt = issued
-        settled: Any = {key: (amount, [])}
-        if less <= 0 or receipt is None or self._epoch != fast.EPOCH:
-            return False
-        if self._settled is not None:  # a settlement came in meanwhile; none can before the store
-            return False
-        self._settled = settled  # first: what is interrupted gives back too little
-        try:
-            if not fast.refund(scheduler, rule, receipt, less):
-                told = [(key, place + 1, int(amount))]
-                change = partial(
-                    self._settle_and_tell, lambda now: rule.refund(now, receipt, less), told
-                )
-                scheduler.do(change)
-        except Exception:
-            self._settled = None
-            raise
-        return True
-
-    def _changed(self, usage: Mapping[Any, float]) -> list[tuple[Hashable, int, int]]:
-        """Of *usage*, what is not as asked for: key, place of the rate, and nanotokens."""
+    def _changes(self, usage: Mapping[Any, float]) -> list[Change]:
+        """Of *usage*, what is not as asked for."""
         core, taken = self._core, self._weights
         fresh = self._settled is None
-        amounts = []
+        changes: list[Change] = []
         for key, actual in usage.items():
             try:
                 place, kind = core.places[key]
             except KeyError:
                 raise ValueError(core.unknown(key)) from None
-            if type(actual) is int and fresh and actual * TOKEN == taken[place + 1]:
-                continue  # as asked for
+            if type(actual) is int and actual >= 0:
+                amount = actual * TOKEN
+                if fresh and amount == taken[place + 1]:
+                    continue  # as asked for
+            else:
+                amount = tokens(str(key), actual)
             if kind == CALLS:
                 core.limits[key].validate_usage(max(0, taken[place + 1]) // TOKEN, actual)
-            amount = tokens(str(key), actual)
             if kind != SLOTS:
-                amounts.append((key, place + 1, amount))
-        return amounts
+                changes.append((key, self._receipt_of(core.lane.rules[place + 1]), amount))
+        return changes
+
+    def _receipt_of(self, rule: Rule) -> Receipt:
+        """What was taken of *rule*."""
+        for receipt in self._receipts:
+            if receipt[0] is rule:
+                return receipt
+        return [rule, 0, None]
 
     def _settle_and_tell(
-        self,
-        settle: Callable[[int], None],
-        amounts: Sequence[tuple[Hashable, int, int]],
-        now: int,
+        self, settle: Callable[[int], None], changes: Sequence[Change], now: int
     ) -> None:
-        rules = self._core.lane.rules
-        find(self._core).queue.touched(*(rules[place] for _, place, _ in amounts))
+        find(self._core).queue.touched(*(receipt[0] for _, receipt, _ in changes))
         settle(now)
-        self._core.tell("settle", amounts)
+        self._core.tell("settle", [(key, amount) for key, _, amount in changes])
 
-    def _settle(self, amounts: Sequence[tuple[Hashable, int, int]], now: int) -> None:
+    def _settle(self, changes: Sequence[Change], now: int) -> None:
         """Settle several limits: all of them, or none if a rule raises."""
         past = dict(self._settled or {})
-        made: list[tuple[Hashable, int, int]] = []
+        made: list[Change] = []
         try:
-            for key, place, amount in amounts:
-                self._settle_one(key, place, amount, now)
-                before = past[key][0] if key in past else max(0, self._weights[place])
-                made.append((key, place, before))
+            for key, receipt, amount in changes:
+                self._settle_one(key, receipt, amount, now)
+                made.append((key, receipt, past[key][0] if key in past else receipt[1]))
         except Exception:
-            for key, place, before in reversed(made):
-                self._settle_one(key, place, before, now)
+            for key, receipt, before in reversed(made):
+                self._settle_one(key, receipt, before, now)
             self._settled = past or None
             raise
 
-    def _settle_one(self, key: Hashable, place: int, amount: int, now: int) -> None:
+    def _settle_one(self, key: Hashable, receipt: Receipt, amount: int, now: int) -> None:
         """Settle one limit; nothing has changed if its rule raises."""
-        if self._settled is None:
-            self._settled = {}
         settled = self._settled
-        before, debts = settled.get(key) or (max(0, self._weights[place]), [])
-        rule = self._core.lane.rules[place]
-        receipt = None
-        for of, _, issued in self._receipts:
-            if of is rule:
-                receipt = issued
+        if settled is None:
+            settled = self._settled = {}
+        rule, weight, issued = receipt
+        before, debts = settled.get(key) or (weight, [])
         try:
             if amount < before:  # first: what is interrupted gives back too little
                 settled[key] = amount, debts
-            settle(rule, now, receipt, debts, amount - before)
+            settle(rule, now, issued, debts, amount - before)
         except Exception:
             settled[key] = before, debts
             raise
@@ -444,6 +411,10 @@ class LimitSetAcquisition(FastSet, BaseLease):
         if core.measured:
             self._measures = core.measure(self._weights)
         super()._hold(receipts, waited, option, spans)
+
+    def _quit(self, error: BaseException | None) -> None:
+        if not fast.leave_set(self):
+            super()._quit(error)
 
     def _leave_promptly(self) -> bool:
         """End the block of this lease where waiters wait, in one step, if no end is looked at."""

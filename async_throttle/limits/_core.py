@@ -31,7 +31,7 @@ from async_throttle.limits._single import CallLimit
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import UNLIMITED
 
-__all__ = ["CALLS", "NOWHERE", "PAUSE", "RATE", "SLOTS", "SetCore", "Source", "throttle_of"]
+__all__ = ["CALLS", "PAUSE", "SLOTS", "SetCore", "Source", "throttle_of"]
 
 PAUSE = "pause"
 """How the pause of a set is called among what its callers wait for."""
@@ -66,10 +66,6 @@ class Source(Protocol):
 
 Place = tuple[int, int]
 """Where a limit stands: the place of its slots in the lane, before its rate's; and its kind."""
-
-
-NOWHERE: Place = (0, SLOTS)
-"""Where there is no rate to be settled."""
 
 
 class SetCore:
