@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support import calls_of, examples, queued
 from test_queue import Story, bucket
 
-from async_throttle import LimitSet, Rule, Throttle, TokenBucket
+from async_throttle import FixedWindow, LimitSet, Rule, SlidingWindow, Throttle, TokenBucket
 from async_throttle._engine.check import check
 from async_throttle._engine.forecast import Actor
 from async_throttle._engine.index import Index
@@ -66,12 +66,26 @@ SLOTS = st.sampled_from([UNLIMITED, UNLIMITED, 1, 3])
 EVERY = st.integers(1, 12)
 
 
+RATES: st.SearchStrategy[Any] = st.sampled_from(
+    [TokenBucket, TokenBucket, SlidingWindow, FixedWindow]
+)
+
+
+def rate(kind: type[Rule], every: int, level: int) -> Rule:
+    """Three tokens, of which so many are left, and one comes back every so many nanoseconds."""
+    if kind is TokenBucket:
+        return bucket(1, every, 3, level=level)
+    window = kind(0, 3 * TOKEN, 3 * every)
+    window.take(0, (3 - level) * TOKEN)
+    return window
+
+
 @st.composite
 def tiers(draw: st.DrawFn) -> Story:
     """Lanes over everybody and a chat, most of them over a region as well; and everybody alone."""
 
     def throttle(every: int, slots: int) -> list[Rule]:
-        return [Slots(slots), bucket(1, every, 3, level=draw(st.integers(0, 3)))]
+        return [Slots(slots), rate(draw(RATES), every, draw(st.integers(0, 3)))]
 
     everybody = throttle(draw(EVERY), draw(SLOTS))
     regions = [throttle(draw(EVERY), UNLIMITED) for _ in range(draw(st.integers(1, 3)))]
@@ -96,7 +110,7 @@ def play(story: Story, name: str, event: Event) -> None:
     """Let *event* happen; a newcomer goes at once where a look at all lanes lets it."""
     lane = event.lane % len(story.rules)
     queue, asked = story.queue, amounts(story, event, lane)
-    rules = [rule for rule in story.rules[lane] if isinstance(rule, TokenBucket)]
+    rules = [rule for rule in story.rules[lane] if not isinstance(rule, Slots)]
     rule = rules[event.which % len(rules)]
     if event.kind == "join":
         story.join(name, *asked, lane=lane, priority=event.priority)
@@ -301,11 +315,11 @@ def steps(work: Callable[[], object]) -> int:
     return count
 
 
-def many(lanes: int) -> tuple[Queue, TokenBucket, list[Lane], list[Actor]]:
+def many(lanes: int, kind: type[Rule]) -> tuple[Queue, Rule, list[Lane], list[Actor]]:
     """A queue in which a caller waits in each of so many chats, each for an instant of its own."""
     queue = Queue(0, 0)
     queue.trusting = True
-    everybody = bucket(1, 100, 30)
+    everybody = kind(0, 30 * TOKEN, 3000)
     kept, actors = [], [Actor() for _ in range(lanes)]
     for n, actor in enumerate(actors):
         kept.append(
@@ -316,8 +330,8 @@ def many(lanes: int) -> tuple[Queue, TokenBucket, list[Lane], list[Actor]]:
     return queue, everybody, kept, actors
 
 
-def event_costs(lanes: int) -> dict[str, int]:
-    queue, everybody, kept, actors = many(lanes)
+def event_costs(lanes: int, kind: type[Rule]) -> dict[str, int]:
+    queue, everybody, kept, actors = many(lanes, kind)
     plain = queue.lane((everybody,), ())
     newcomer = queue.lane((everybody, bucket(1, 10, 5)), ())
 
@@ -337,8 +351,9 @@ def event_costs(lanes: int) -> dict[str, int]:
     }
 
 
-def test_an_event_costs_as_much_among_many_lanes_as_among_few() -> None:
-    few, lots = event_costs(30), event_costs(900)
+@pytest.mark.parametrize("kind", [TokenBucket, SlidingWindow, FixedWindow])
+def test_an_event_costs_as_much_among_many_lanes_as_among_few(kind: type[Rule]) -> None:
+    few, lots = event_costs(30, kind), event_costs(900, kind)
     assert {event: lots[event] for event in few if lots[event] > 2 * few[event]} == {}
     assert max(few.values()) < 700
 

@@ -23,7 +23,7 @@ from async_throttle.rules import Rule
 from async_throttle.rules.bucket import TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots
 
-__all__ = ["Claim", "Rank", "Reservations", "claims_of", "obstacle"]
+__all__ = ["Claim", "Rank", "Reservations", "claims_of", "obstacle", "within"]
 
 Rank = tuple[float, float]
 """A class and an order of arrival; the lower rank goes first."""
@@ -134,7 +134,7 @@ def obstacle(
             if instant >= until:
                 break
             if lead or not weight:
-                again = min(again, _within(rate.forgets_at, at, weight, lead))
+                again = min(again, within(rate.forgets_at, at, weight, lead))
                 longest = max(longest, lead)
             weight += claim
             if not _serves(rate, at, weight, instant, most):
@@ -142,7 +142,7 @@ def obstacle(
                     instant, claim, _ = next(claims, (NEVER, 0, 0))
                     weight += claim if instant <= at else 0
                 if weight <= most:
-                    again = min(again, _within(rate.ready_at, at, weight, longest))
+                    again = min(again, within(rate.ready_at, at, weight, longest))
                 return n, max(again, at + 1)
             until = rate.forgets_at(at, weight)
     return -1, NEVER
@@ -190,7 +190,7 @@ def _serves(rate: Rule, at: int, weight: int, instant: int, most: float) -> bool
     return weight <= most and rate.ready_at(at, weight) <= instant
 
 
-def _within(ends: Callable[[int, int], int], at: int, weight: int, lead: int) -> int:
+def within(ends: Callable[[int, int], int], at: int, weight: int, lead: int) -> int:
     """The first instant that is no more than *lead* before *weight* is served, or forgotten.
 
     When that is, *ends* tells: later, if the rate is idle until then. At NEVER no time is enough.

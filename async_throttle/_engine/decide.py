@@ -12,8 +12,8 @@ from heapq import heappop, heappush, merge
 from math import inf
 from typing import Any
 
-from async_throttle._engine.backfill import Claim, Rank, claims_of
-from async_throttle._engine.index import Cluster, Group, Index, Standing, is_plain
+from async_throttle._engine.backfill import Claim, Rank, claims_of, within
+from async_throttle._engine.index import Cluster, Group, Index, Standing, is_orderly
 from async_throttle._engine.lane import ENDED, SKIP, Lane
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
@@ -171,6 +171,8 @@ def _walk(rate: Any, at: int, weight: int, claims: Iterator[Claim]) -> int:
     Else a later instant, before which it may not; NEVER, if time alone will not do: see the
     `obstacle` of `backfill`.
     """
+    if not rate.divisible:
+        return _walk_window(rate, at, weight, claims)
     full, room, grain, scale = rate.ticks_at(at)
     total = full + weight * grain
     again, longest = NEVER, 0
@@ -191,6 +193,30 @@ def _walk(rate: Any, at: int, weight: int, claims: Iterator[Claim]) -> int:
             break
         total += claim * grain
     return max(at + 1, min(again, _within(full, total - room, scale, longest)))
+
+
+def _walk_window(window: Rule, at: int, weight: int, claims: Iterator[Claim]) -> int:
+    """What `_walk` finds, of a window, which gives its burst at most until it has forgotten."""
+    total, forgets_at = weight, window.forgets_at(at, weight)
+    again, longest = NEVER, 0
+    for instant, claim, lead in claims:
+        if instant >= forgets_at:
+            return at
+        if lead or not weight:
+            again = min(again, within(window.forgets_at, at, total, lead))
+            longest = max(longest, lead)
+        total += claim
+        if claim and (total > window.burst or window.ready_at(at, total) > instant):
+            break
+    else:
+        return at
+    for instant, claim, _ in claims:
+        if instant > at:
+            break
+        total += claim
+    if total <= window.burst:
+        again = min(again, within(window.ready_at, at, total, longest))
+    return max(at + 1, again)
 
 
 def _within(full: int, end: int, scale: int, lead: int) -> int:
@@ -280,7 +306,7 @@ def is_simple(index: Index, lane: Lane) -> bool:
             standing = index.standings[next(iter(lanes))]
             if standing.cluster.odd or standing.cluster.rivalled:
                 return False
-            if len(lanes) == 1 and (standing.several or not is_plain(rule)):
+            if len(lanes) == 1 and (standing.several or not is_orderly(rule)):
                 return False
     return True
 

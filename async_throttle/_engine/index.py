@@ -24,7 +24,7 @@ would have forgotten the newcomer. The claims of a lane that the newcomer shares
 (then nobody else does) are computed for it alone.
 
 All this needs rates of which instants do not change by themselves, and shared ones that are plain
-buckets. A cluster with others is decided as a whole: see `Cluster.odd`.
+buckets or windows. A cluster with others is decided as a whole: see `Cluster.odd`.
 
 The caller of a pool stands in several lanes, and is no obstacle to itself. Where the heads of all
 lanes of a cluster are one caller, no waiter ranks before any of them: the first that could go by
@@ -57,7 +57,7 @@ from async_throttle.rules.bucket import TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots
 from async_throttle.rules.window import FixedWindow, SlidingWindow
 
-__all__ = ["Cluster", "Group", "Index", "Standing", "forgotten_at_once", "is_plain"]
+__all__ = ["Cluster", "Group", "Index", "Standing", "forgotten_at_once", "is_orderly", "is_plain"]
 
 Kind = tuple[tuple[Rule, ...], tuple[int, ...]]
 """Shared rates, and of each of them the weight, if that is forgotten at once, or else -1."""
@@ -84,6 +84,14 @@ def is_plain(rule: Rule) -> bool:
     if kind.forgets_at is not Rule.forgets_at:
         return False
     return kind.ready_at is TokenBucket.ready_at or kind.ready_at is Slots.ready_at
+
+
+def is_orderly(rule: Rule) -> bool:
+    """Whether lanes that ask for *rule* may be decided group by group: a bucket, slots or a window.
+
+    Of these it is known what they will have given by any instant.
+    """
+    return is_plain(rule) or type(rule) in (SlidingWindow, FixedWindow)
 
 
 def forgotten_at_once(rule: Any, weight: int) -> int:
@@ -174,7 +182,7 @@ class Standing:
                 private.append((n, rule))
             else:
                 shared = True
-                self.odd = self.odd or not is_plain(rule)
+                self.odd = self.odd or not is_orderly(rule)
                 if weights[n] != SKIP:
                     key.append(rule)
                     wanted.append(weights[n])
