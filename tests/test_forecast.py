@@ -231,7 +231,8 @@ def crowded(draw: st.DrawFn) -> Limits:
 @st.composite
 def chats(draw: st.DrawFn) -> Limits:
     """Lanes that share a bucket, or two, and have one of their own; some are idle."""
-    rate = st.builds(Rate, st.just(TokenBucket), st.integers(2, 12), st.integers(1, 6), st.just(6))
+    kinds = st.sampled_from([TokenBucket, TokenBucket, SlidingWindow, FixedWindow])
+    rate = st.builds(Rate, kinds, st.integers(2, 12), st.integers(1, 6), st.just(6))
     number = draw(st.integers(2, 6))
     rates = [draw(rate) for _ in range(2)]
     rates += [
@@ -510,7 +511,7 @@ IDLE: dict[str, tuple[Callable[[], Story], tuple[int | None, ...], bool]] = {
     "at a window": (
         lambda: idle_lanes(bucket(1, 5, 1), used_window()),
         (1, 1),
-        False,
+        True,
     ),
 }
 
@@ -767,7 +768,7 @@ def busy_itself() -> Story:
 BOUNDED: dict[str, tuple[Callable[[], Story], int]] = {
     "a bucket in common": (one_in_common, 100),
     "two buckets in common": (two_in_common, 200),
-    "a window in common": (a_window_in_common, 10_000),
+    "a window in common": (a_window_in_common, 200),
     "a window in common for one at a time": (a_narrow_window_in_common, 5_000),
     "classes": (of_classes, 5_000),
     "a caller of a pool": (of_a_pool_beside, 150),

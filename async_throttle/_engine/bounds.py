@@ -24,9 +24,14 @@ H asks for has not forgotten H by then.
   that takes no longer than to regain all that is queued.
 - A bucket that is full forgets H before it has regained the heaviest weight. So that long before
   each awakening, at most, all buckets are full and H is held up.
-- A window that is short for H was granted at least once within the period before, and more than its
-  capacity less the weight of H. Of moments a period apart at which it is short each has grants of
-  its own in that period, but for the first. It forgets H within a period.
+- While a window is short for H, more was granted within the period before than its *room*: its
+  capacity less the heaviest weight. Of moments a period apart each has grants of its own. So there
+  is one for each *room* that is queued, or for each waiter, and the first, which may come of
+  grants before.
+- A window forgets H within a period. While it holds H up, more than its room was granted within the
+  period before, or wakes within the next. Of moments two periods apart each has waiters of its own,
+  but for those that wake at one of them and are granted at the next.
+- Nobody is held up by a rate of which no more than its room is queued.
 
 The sum of these times bounds every stretch of time in which always somebody is awake, or a bucket
 of those is not full. A newcomer that is awake at once is gone when such a stretch that begins
@@ -41,12 +46,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Any, Final
 
-from async_throttle._engine.index import Group, is_plain
+from async_throttle._engine.index import Group, is_orderly
 from async_throttle._engine.lane import SKIP, Callers, Lane
 from async_throttle._engine.queue import Queue
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import Slots
-from async_throttle.rules.window import FixedWindow, SlidingWindow
 
 __all__ = ["FEW", "is_within"]
 
@@ -129,7 +133,7 @@ def _crowd(queue: Queue, asked: dict[Rule, int]) -> _Crowd | None:
         cluster = index.standings[next(iter(index.asking[rule]))].cluster
         if cluster in clusters and not isinstance(rule, Slots):
             rates.setdefault(rule, 0)
-    if any(cluster.restless for cluster in clusters) or not all(map(_is_bounded, rates)):
+    if any(cluster.restless for cluster in clusters) or not all(map(is_orderly, rates)):
         return None
     groups = [group for cluster in clusters for group in cluster.groups.values()]
     if index.dirty or len(groups) > _MOST:
@@ -151,10 +155,6 @@ def _callers(queue: Queue, rate: Rule) -> Callers:
     return callers
 
 
-def _is_bounded(rate: Rule) -> bool:
-    return is_plain(rate) or type(rate) in (SlidingWindow, FixedWindow)
-
-
 class _Common:
     """A rate that lanes have in common.
 
@@ -163,33 +163,37 @@ class _Common:
         weight: how much all who wait want of it, and the newcomer.
         heaviest: nobody wants more.
         groups: the heads that ask for it, as far as they are known.
+        room: what can go in addition to that, and a nanotoken.
         full: when a bucket is full, if nobody takes of it.
         turn: of a window, its period, and by how much later an entry may leave it.
     """
 
-    __slots__ = ("full", "groups", "heaviest", "rate", "turn", "weight")
+    __slots__ = ("full", "groups", "heaviest", "rate", "room", "turn", "weight")
 
     def __init__(self, queue: Queue, rate: Any, weight: int, groups: list[Group]) -> None:
         callers = _callers(queue, rate)
         self.rate = rate
         self.weight = callers.weight + weight
         self.heaviest = max(callers.heaviest, weight)
+        self.room = int(rate.burst) - self.heaviest + 1
         self.groups = [group for group in groups if rate in group.key]
         self.full = rate.clears_at(queue.now, int(rate.burst)) if rate.divisible else queue.now
         self.turn = 0 if rate.divisible else rate.clears_at(queue.now, 0) - queue.now
 
     def lasts(self, now: int, number: int) -> int:
-        """How long it can be that it lacks something, while so many take of it."""
+        """How long it can be short, and a window hold others up, while so many take of it."""
         rate, weight = self.rate, min(self.weight, number * self.heaviest)
         if self.turn:
-            free = int(rate.burst) - self.heaviest + 1
-            return (1 + min(number, weight // free)) * self.turn
+            held = min(number, 2 * (2 * weight // self.room)) if weight >= self.room else 0
+            return (1 + min(number, weight // self.room) + held) * self.turn
         regained: int = rate.clears_at(now, int(rate.burst) + weight)
         return regained - self.full + 1
 
-    def holds(self, now: int) -> int:
-        """How long before an awakening it can hold up others."""
-        return self.turn or self.lasts(now, 1)
+    def holds(self, now: int, number: int) -> int:
+        """How long before an awakening a bucket can hold others up, while so many take of it."""
+        if self.turn or min(self.weight, number * self.heaviest) < self.room:
+            return 0
+        return self.lasts(now, 1)
 
 
 class _Crowd:
@@ -201,10 +205,9 @@ class _Crowd:
         groups: the heads of which it is known when they wake.
         number: of all waiters.
         behind: how many of them are not in *groups*.
-        held: how long before each awakening others can be held up.
     """
 
-    __slots__ = ("behind", "groups", "held", "now", "number", "rates")
+    __slots__ = ("behind", "groups", "now", "number", "rates")
 
     def __init__(self, queue: Queue, asked: dict[Rule, int], groups: list[Group]) -> None:
         self.now = queue.now
@@ -212,14 +215,11 @@ class _Crowd:
         self.rates = [_Common(queue, rate, weight, groups) for rate, weight in asked.items()]
         self.number = queue.waiting + 1
         self.behind = self.number - sum(len(group.ranks) for group in groups)
-        rounding = 2 * len(self.rates)
-        self.held = max(rate.holds(self.now) for rate in self.rates) + rounding
 
     def lasts(self) -> int:
         """For how long from now on somebody may be awake, or a bucket not full."""
-        number = self.number
         missing = sum(rate.full - self.now for rate in self.rates)
-        return missing + sum(r.lasts(self.now, number) for r in self.rates) + number * self.held
+        return missing + self._lasts([self.number] * len(self.rates), self.number)
 
     def is_over(self, at: int, until: int) -> bool:
         """Whether such a stretch of time that begins later, up to *at*, is over by *until*.
@@ -227,22 +227,22 @@ class _Crowd:
         Looked at are begins that are at least so long ago, each time twice as long.
         """
         least, begin = until - at, at
+        end = until + max(rate.turn or rate.lasts(self.now, 1) for rate in self.rates)
         while begin > self.now:
             begin = max(self.now, until - 2 * least)
-            if self._lasts_from(begin, until) >= least:
+            woken = {group: _woken(group, begin, end) for group in self.groups}
+            numbers = [self.behind + sum(woken[g] for g in rate.groups) for rate in self.rates]
+            if self._lasts(numbers, self.behind + sum(woken.values())) >= least:
                 return False
             least *= 2
         return True
 
-    def _lasts_from(self, begin: int, until: int) -> int:
-        """How long it can last if it begins then, or later, and is not over by *until*."""
-        end = until + self.held
-        woken = {group: _woken(group, begin, end) for group in self.groups}
-        lasts = (self.behind + sum(woken.values())) * self.held
-        for rate in self.rates:
-            number = self.behind + sum(woken[group] for group in rate.groups)
-            lasts += rate.lasts(self.now, number)
-        return lasts
+    def _lasts(self, numbers: list[int], number: int) -> int:
+        """How long a stretch lasts of which so many are part, by rate, and of all together."""
+        pairs = list(zip(self.rates, numbers, strict=True))
+        held = max(rate.holds(self.now, each) for rate, each in pairs)
+        lasts = sum(rate.lasts(self.now, each) for rate, each in pairs)
+        return lasts + number * (held + 2 * len(pairs))
 
 
 def _woken(group: Group, begin: int, end: int) -> int:

@@ -11,7 +11,7 @@ Why the copy may go on. A later arrival changes nothing for waiters that rank be
 - Within a lane waiters go in order of arrival: no newcomer goes before a waiter of its lane.
 - No newcomer goes before one to the same lane that asked for the same weights and found nothing.
 - No newcomer goes before the end of a pause, or before a rate that no other lane asks for lets it.
-- Let X and Y be callers that wait for one and the same rate, a plain bucket, and for nothing else.
+- Let X and Y be callers that wait for one and the same rate, and for nothing else.
   X cannot go before Y, if Y came first. For X goes at the cost of nobody, so there would be enough
   for both, and Y would have gone: see `index`. (A later caller may take of the other rates that Y
   asks for, but not so much that Y would go later.) So a caller to an idle lane, such as a chat
@@ -44,7 +44,7 @@ from collections import Counter, deque
 from collections.abc import Hashable, Sequence
 from typing import Any, Final, NamedTuple
 
-from async_throttle._engine.index import forgotten_at_once, is_plain
+from async_throttle._engine.index import forgotten_at_once, is_orderly
 from async_throttle._engine.lane import (
     FAILED,
     GONE,
@@ -419,7 +419,7 @@ class Foresight:
                     shared.append((rule, weights[n]))
                 elif rule.ready_at(now, weights[n]) > now:
                     return None
-        if len(shared) != 1 or not is_plain(shared[0][0]) or forgotten_at_once(*shared[0]) >= 0:
+        if len(shared) != 1 or not is_orderly(shared[0][0]) or forgotten_at_once(*shared[0]) >= 0:
             return None
         return shared[0]
 

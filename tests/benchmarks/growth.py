@@ -315,12 +315,8 @@ EXCEPT: Mapping[str, Mapping[str, float]] = {
 }
 """The same where it differs."""
 
-WINDOWS = "chats, a window for all"
 
-NOT_YET: Mapping[str, Sequence[str]] = {
-    # The bound of a wait is far off where lanes have a window in common.
-    "the same, also for its chat": (WINDOWS,),
-}
+NOT_YET: Mapping[str, Sequence[str]] = {}
 """In which crowds an event is steeper than promised, and may be so until that is mended."""
 
 
