@@ -31,6 +31,7 @@ _shell/                what waits: clock.py and alarm.py, door.py, admission.py 
                        lease.py and states.py are what a call is;
                        single.py refuses copies; fast.py has every shortcut
 _base.py               what the throttles of both kinds have in common
+_limiter.py            what can be asked of every limiter: the protocols `Limiter`, `SyncLimiter`
 _units.py              numbers as integers
 _decorator.py          functions that run within a block
 __main__.py, _demo/    ``python -m async_throttle``: what all this is for
@@ -76,6 +77,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from async_throttle._base import BaseThrottle
+    from async_throttle._limiter import Limiter, SyncLimiter
     from async_throttle.adaptive import AIMD, Adaptive, BackOff, Gradient, Outcome
     from async_throttle.exceptions import (
         ResourceError,
@@ -111,6 +114,7 @@ __all__ = [
     "Adaptive",
     "AdaptiveRateLimiter",
     "BackOff",
+    "BaseThrottle",
     "CallLimit",
     "ConcurrencyLimiter",
     "FixedWindow",
@@ -120,6 +124,7 @@ __all__ = [
     "LimitPool",
     "LimitSet",
     "LimitSetAcquisition",
+    "Limiter",
     "LoadBalancingAlgorithm",
     "Outcome",
     "RateLimit",
@@ -134,6 +139,7 @@ __all__ = [
     "Schedule",
     "SlidingWindow",
     "Statistics",
+    "SyncLimiter",
     "Throttle",
     "ThrottleClosed",
     "ThrottleFull",
@@ -147,6 +153,8 @@ __all__ = [
 _HOMES = {
     name: home
     for home, names in {
+        "_base": "BaseThrottle",
+        "_limiter": "Limiter SyncLimiter",
         "adaptive": "AIMD Adaptive BackOff Gradient Outcome",
         "exceptions": "ResourceError ResourceLimitError WeightTooLarge "
         "ThrottleClosed ThrottleFull ThrottleTimeout",

@@ -33,7 +33,12 @@ __all__ = ["BaseThrottle", "core_of"]
 
 
 class BaseThrottle(Single):
-    """A rate and a number of slots, without the calls that wait."""
+    """What a `Throttle` and an `async_throttle.threads.Throttle` have in common.
+
+    A rate and a number of slots, with all that can be asked of them without waiting.
+    """
+
+    __module__ = "async_throttle"
 
     # _blocks   the leases of plain blocks whose calls are measured; None if they are not
     __slots__ = ("__weakref__", "_blocks", "_core")
@@ -100,6 +105,19 @@ class BaseThrottle(Single):
         if weight == 1 and not priority and fast.take_one(core):
             return True
         option = core.option(weight, priority)
+        return find(core).seize(Attempt((option,), None, None))
+
+    def try_consume(self, weight: float = 1.0, *, priority: int = 0) -> bool:
+        """Take *weight* tokens if that is possible now: no slot, nothing to release.
+
+        It overtakes no waiter but those that lack a slot.
+
+        Raises:
+            WeightTooLarge: as `acquire` does; ThrottleClosed and ValueError too.
+        """
+        core = self._core
+        option = core.tokens_option(weight, priority)
+        core.check(option.weights)
         return find(core).seize(Attempt((option,), None, None))
 
     def charge(self, weight: float) -> None:

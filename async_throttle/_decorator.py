@@ -7,14 +7,18 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
-__all__ = ["is_weight", "within", "within_either"]
+__all__ = ["is_to_be_decorated", "within", "within_either"]
 
 P = ParamSpec("P")
 
 
-def is_weight(value: object) -> bool:
-    """Whether *value* is meant as a weight; what can be called is meant to be decorated."""
-    return not callable(value) or hasattr(type(value), "__float__")
+def is_to_be_decorated(value: object) -> bool:
+    """Whether *value*, given in the place of a weight, is meant to be decorated."""
+    if not callable(value):
+        return False
+    from numbers import Real  # few weights can be called
+
+    return not isinstance(value, Real)
 
 
 def within(what: str, func: Callable[P, Any], enter: Callable[[], Any]) -> Callable[P, Any]:

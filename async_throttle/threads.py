@@ -43,7 +43,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from async_throttle._base import BaseThrottle
-from async_throttle._decorator import is_weight, within_either
+from async_throttle._decorator import is_to_be_decorated, within_either
 from async_throttle._shell import fast, loop, thread
 from async_throttle._shell.fast import NOTHING
 from async_throttle._shell.thread import ThreadScheduler
@@ -153,7 +153,7 @@ class Throttle(BaseThrottle):
         Args:
             weight, timeout, priority: see `acquire`.
         """
-        if weight.__class__ is not int and not is_weight(weight):
+        if weight.__class__ is not int and is_to_be_decorated(weight):
             return Lease._of(self, 1, timeout, priority)(weight)
         return Lease._of(self, weight, timeout, priority)
 
@@ -189,13 +189,17 @@ class Throttle(BaseThrottle):
         """`lease` in an event loop."""
         return await self(weight, timeout=timeout, priority=priority)._lease_async()
 
-    def consume(self, weight: float = 1.0, *, priority: int = 0) -> None:
+    def consume(
+        self, weight: float = 1.0, *, timeout: float | None = None, priority: int = 0
+    ) -> None:
         """Wait for *weight* tokens and take them; no slot, nothing to release."""
-        thread.wait(self._core, (self._core.tokens_option(weight, priority),))
+        thread.wait(self._core, (self._core.tokens_option(weight, priority),), timeout)
 
-    async def consume_async(self, weight: float = 1.0, *, priority: int = 0) -> None:
+    async def consume_async(
+        self, weight: float = 1.0, *, timeout: float | None = None, priority: int = 0
+    ) -> None:
         """`consume` in an event loop."""
-        await loop.wait(self._core, (self._core.tokens_option(weight, priority),))
+        await loop.wait(self._core, (self._core.tokens_option(weight, priority),), timeout)
 
     def drain(self) -> None:
         """Wait until nobody waits or holds a slot."""

@@ -80,7 +80,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from async_throttle._base import BaseThrottle, core_of
-from async_throttle._decorator import is_weight, within
+from async_throttle._decorator import is_to_be_decorated, within
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
 from async_throttle._shell.core import Core, checked_priority
@@ -236,7 +236,7 @@ class Throttle(FastThrottle, BaseThrottle):
             timeout: seconds to wait at most; see `acquire`.
             priority: lower goes first; see `acquire`.
         """
-        if weight.__class__ is not int and not is_weight(weight):
+        if weight.__class__ is not int and is_to_be_decorated(weight):
             return Lease._of(self, 1, timeout, priority)(weight)
         lease = _new(Lease)
         lease._throttle = self
@@ -305,7 +305,9 @@ class Throttle(FastThrottle, BaseThrottle):
         lease = self(weight, timeout=timeout, priority=priority)
         return await lease._lease_async()
 
-    async def consume(self, weight: float = 1.0, *, priority: int = 0) -> None:
+    async def consume(
+        self, weight: float = 1.0, *, timeout: float | None = None, priority: int = 0
+    ) -> None:
         """Wait for *weight* tokens and take them; no slot, nothing to release.
 
         For use inside a body as well: it goes in order of arrival among those who wait for
@@ -315,7 +317,7 @@ class Throttle(FastThrottle, BaseThrottle):
             WeightTooLarge: as `acquire` does; and its other errors too.
         """
         core = self._core
-        await wait(core, (core.tokens_option(weight, priority),))
+        await wait(core, (core.tokens_option(weight, priority),), timeout)
 
     async def drain(self) -> None:
         """Wait until nobody waits or holds a slot."""

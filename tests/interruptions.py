@@ -673,6 +673,7 @@ WHATS: Final[dict[str, Callable[[Life], object]]] = {
     "ok": lambda life: life.lease.ok(),
     "acquire": _acquire,
     "try_acquire": _try_acquire,
+    "try_consume": lambda life: life.throttle.try_consume(),
     "locked": lambda life: life.throttle.locked(),
     "level": _attribute("level"),
     "active": _attribute("active"),
@@ -686,8 +687,14 @@ SHARED: Final = ("limit_set", "pool")
 """Scenes in which sets wait as well, whose callers delay() does not count while all is at work."""
 
 NUMBERS: Final = ["locked", "level", "active", "waiting", "paused_for", "delay"]
-ANSWERS: Final = ["try_acquire", *NUMBERS, "repr", "statistics"]
-TAKEN: Final = {"settle below": -2, "settle above": 4, "charge": 3, "try_acquire": 1}
+ANSWERS: Final = ["try_acquire", "try_consume", *NUMBERS, "repr", "statistics"]
+TAKEN: Final = {
+    "settle below": -2,
+    "settle above": 4,
+    "charge": 3,
+    "try_acquire": 1,
+    "try_consume": 1,
+}
 """Tokens that it takes in the end."""
 
 STEPS: Final = "concurrency", "fewer slots", "no slots"
@@ -1265,7 +1272,7 @@ def _explained(scene: Scene, what: str, way: str, moment: Moment, life: Life) ->
             return reference(scene, what, NEVER, "interrupt").stopped() == seen.stopped()
         sides = {"enter": ["before"], "exit": ["after"]}.get(moment.phase, ["before", "after"])
         edges = [((moment.segment, side), "interrupt") for side in sides]
-    elif (what in ANSWERS and not (what == "try_acquire" and life.answer is True)) or (
+    elif (what in ANSWERS and not (what.startswith("try_") and life.answer is True)) or (
         what == "acquire" and life.answer == "RuntimeError"  # it would have had to wait
     ):
         return seen.ledger == reference(scene, what, NEVER, "come_in").ledger

@@ -83,6 +83,25 @@ def fresh(limiter: Limiter) -> None:
     use(limiter)
 
 
+def test_what_a_set_holds_in_the_parent_is_not_waited_for_in_the_child() -> None:
+    async def drain() -> None:
+        await asyncio.wait_for(api.drain(), PATIENCE)
+
+    def child() -> None:
+        lease.release()
+        asyncio.run(drain())
+        again = api.try_acquire()
+        assert api._core.lane.holders == 1
+        again.release()
+        asyncio.run(drain())
+
+    api = LimitSet(Throttle(100))
+    lease = api.try_acquire({0: 0})  # not even a slot
+    in_child(child)
+    lease.release()
+    asyncio.run(drain())
+
+
 # -- those who wait -----------------------------------------------------------------------
 
 

@@ -297,7 +297,8 @@ THROTTLE = {
     **dict.fromkeys(("charge", "close", "pause", "release", "resume"), NOTED),
     **dict.fromkeys(("burst", "capacity", "concurrency", "period"), BOTH),
     **dict.fromkeys(("active", "delay", "guarantee", "level", "locked", "paused_for"), BEFORE),
-    **dict.fromkeys(("statistics", "try_acquire", "waiting", "__repr__"), BEFORE),
+    **dict.fromkeys(("statistics", "try_acquire", "try_consume", "waiting"), BEFORE),
+    "__repr__": BEFORE,
     **dict.fromkeys(("adapt", "algorithm", "max_waiting", "name", "__call__", "__init__"), PURE),
 }
 ASYNC = {"__aenter__": LATER, "__aexit__": NOTED}
@@ -309,6 +310,18 @@ LEASE = {
     **ASYNC,
     **dict.fromkeys(("waited", "weight", "__call__"), PURE),
     "__repr__": BEFORE,
+}
+
+SETS = {
+    **SINGLE,
+    **ASYNC,
+    **SYNC,
+    **dict.fromkeys(("pause", "resume", "close"), NOTED),
+    **dict.fromkeys(("delay", "locked", "paused_for", "waiting", "level", "active"), BEFORE),
+    **dict.fromkeys(("capacity", "guarantee"), BEFORE),
+    **dict.fromkeys(("try_acquire", "try_consume", "__repr__"), BEFORE),
+    "acquire": REFUSES,
+    **dict.fromkeys(("consume", "drain", "lease"), f"in a loop: {LATER}; else {REFUSES}"),
 }
 
 ROWS: dict[type, dict[str, str]] = {
@@ -327,17 +340,11 @@ ROWS: dict[type, dict[str, str]] = {
     Lease: LEASE,
     threads.Lease: {**LEASE, **SYNC},
     LimitSet: {
-        **SINGLE,
-        **ASYNC,
-        **SYNC,
-        **dict.fromkeys(("pause", "resume"), NOTED),
-        **dict.fromkeys(("delay", "locked", "paused_for", "waiting"), BEFORE),
-        **dict.fromkeys(("try_acquire", "__repr__"), BEFORE),
+        **SETS,
+        "charge": NOTED,
         **dict.fromkeys(("config", "keys", "max_waiting"), PURE),
         **dict.fromkeys(("__call__", "__contains__", "__getitem__", "__init__"), PURE),
         **dict.fromkeys(("__iter__", "__len__"), PURE),
-        "acquire": REFUSES,
-        "drain": LATER,
     },
     LimitSetAcquisition: {
         **SINGLE,
@@ -347,14 +354,11 @@ ROWS: dict[type, dict[str, str]] = {
         "__await__": LATER,
         "__repr__": BEFORE,
         **dict.fromkeys(("config", "limit_set", "successful", "waited", "waited_for"), PURE),
-        **dict.fromkeys(("weights", "__call__", "__init__"), PURE),
+        **dict.fromkeys(("weights", "__bool__", "__call__", "__init__"), PURE),
     },
     LimitPool: {
-        **SINGLE,
-        **ASYNC,
-        **SYNC,
-        "acquire": REFUSES,
-        **dict.fromkeys(("delay", "try_acquire", "__repr__"), BEFORE),
+        **SETS,
+        "charge": PURE,
         **dict.fromkeys(("limit_sets", "load_balancing", "worker_index"), PURE),
         **dict.fromkeys(("__call__", "__getitem__", "__init__", "__iter__", "__len__"), PURE),
     },

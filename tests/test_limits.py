@@ -180,9 +180,9 @@ def test_a_key_that_is_not_there_is_told_with_those_that_are() -> None:
 @pytest.mark.parametrize("name", RESERVED)
 def test_a_reserved_name_is_refused_as_a_keyword_and_as_a_key(name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' is a reserved name"):
-        LimitSet(**{name: Throttle(5)})  # type: ignore[arg-type]
+        LimitSet(**{name: Throttle(5)})  # type: ignore[call-overload]
     with pytest.raises(ValueError, match=f"'{name}' is a reserved name"):
-        LimitSet(**{name: ResourceLimit("files", 5)})  # type: ignore[arg-type]
+        LimitSet(**{name: ResourceLimit("files", 5)})  # type: ignore[call-overload]
     with pytest.raises(ValueError, match=f"{name}.*got '{name}'"):
         RateLimit(name, 60, None, 5)
     with pytest.raises(ValueError, match=f"{name}.*got '{name}'"):
@@ -685,7 +685,7 @@ FORESEEN = {
         {"sliding": 4},
         10,
         "sliding",
-        lambda api: (api["sliding"].charge(7), api["fixed"].charge(9)),
+        lambda api: api.charge(sliding=7, fixed=9),
     ),
     "paused": Foreseen({"tokens": lambda: Throttle(10)}, {}, 3, "pause", lambda api: api.pause(3)),
     "member paused": Foreseen(
@@ -713,7 +713,7 @@ FORESEEN = {
 async def test_the_delay_is_the_instant_of_the_grant_and_names_what_is_waited_for(
     case: Foreseen, went: Went
 ) -> None:
-    api = LimitSet(**{key: make() for key, make in case.limits.items()})  # type: ignore[arg-type]
+    api = LimitSet(**{key: make() for key, make in case.limits.items()})  # type: ignore[call-overload]
     case.comes(api)
     before = state(api)
     delay = api.delay(**case.weights)
@@ -781,7 +781,7 @@ def test_a_list_of_limits_and_what_goes_with_it_are_for_the_set_in_the_words_of_
     with pytest.raises(
         TypeError, match=r"one by one.*async_throttle\.limits\.LimitSet takes a list"
     ):
-        LimitSet([limit])  # type: ignore[arg-type]
+        LimitSet([limit])  # type: ignore[call-overload]
     documented: tuple[dict[str, Any], ...] = ({"limits": []}, {"shared": True}, {"mode": "thread"})
     for more in documented:
         with pytest.raises(ValueError, match=f"'{next(iter(more))}' is a reserved name"):

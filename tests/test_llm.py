@@ -262,8 +262,8 @@ async def test_the_batches_of_the_programs_keep_to_the_limits() -> None:
     number = count()
 
     class Model:
-        async def stream(self, text: str, max_tokens: int) -> AsyncIterator[tuple[str, int]]:
-            call = replace(asked.pop(text), tokens=len(text) // 4 + max_tokens)
+        async def stream(self, prompt: str, max_tokens: int) -> AsyncIterator[tuple[str, int]]:
+            call = replace(asked.pop(prompt), tokens=len(prompt) // 4 + max_tokens)
             reply = await server.chat(replace(call, usage=round(call.tokens * call.usage / 1_000)))
             yield "Here you are.", reply.usage.total_tokens
 

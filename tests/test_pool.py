@@ -459,16 +459,42 @@ async def test_a_full_queue_of_one_set_leaves_the_others_to_wait_in(
     assert second == (1, 4.0 if first[2] == "us" else 6.0, "eu")
 
 
-async def test_a_name_must_be_one_of_every_set(kind: Any) -> None:
-    pool = LimitPool([region("us", tokens=kind(9)), region("eu", tokens=kind(9), extra=kind(9))])
+async def test_the_sets_that_have_all_the_limits_named_are_candidates(
+    kind: Any, went: Went
+) -> None:
+    us, eu = region("us", tokens=kind(9)), region("eu", tokens=kind(9), extra=kind(9))
+    pool = LimitPool([us, eu], Algorithm.RoundRobin)
+    for _ in range(3):
+        await went.call(pool, extra=1)
+    for _ in range(2):
+        await went.call(pool, tokens=1)
+    assert went.regions == ["eu"] * 3 + ["us", "eu"]
+    assert pool.try_acquire(extra=2).limit_set is eu
+    us.pause(5)
+    eu.pause(3)
+    assert (pool.delay(tokens=1), pool.delay(extra=1)) == (3.0, 3.0)
+    eu.pause(9)
+    assert (pool.delay(tokens=1), pool.delay(extra=1)) == (5.0, 9.0)
+    assert pool.paused_for == 5.0
+    await pool.lease(extra=1)
+    assert now() == 9.0
+
+
+async def test_a_name_must_be_one_of_some_set(kind: Any) -> None:
+    us, eu = region("us", tokens=kind(9), own=kind(9)), region("eu", tokens=kind(9), extra=kind(9))
+    pool = LimitPool([us, eu])
     for call in (
-        lambda: pool(extra=1),
-        lambda: pool.acquire({"extra": 1}),
+        lambda: pool(x=1),
+        lambda: pool.acquire({"x": 1}),
         lambda: pool.delay(x=1),
+        lambda: pool.lease(x=1),
+        lambda: pool.consume(x=1),
     ):
-        with pytest.raises(ValueError, match="no limit of the set is called"):
+        with pytest.raises(ValueError, match="no limit of the set is called 'x'"):
             call()
-    assert [level for level, _, _ in state(*pool)] == [9, 9, 9]
+    with pytest.raises(ValueError, match="no set of the pool has all of 'own', 'extra'"):
+        pool(own=1, extra=1)
+    assert [level for level, _, _ in state(*pool)] == [9, 9, 9, 9]
 
 
 # -------------------------------------------------------------------------------- what a call is

@@ -234,6 +234,8 @@ class Lane:
         fits: weights that were found to be no more than these, if any were looked at.
         plain: whether all rates are plain buckets, which a shortcut may reach into.
         opens_at: the latest end of *pauses*.
+        holders: of the lane of a set, the calls that were granted and have not ended; kept by
+            the shell.
     """
 
     __slots__ = (
@@ -245,6 +247,7 @@ class Lane:
         "counted",
         "fed",
         "fits",
+        "holders",
         "left",
         "opens_at",
         "pauses",
@@ -273,7 +276,7 @@ class Lane:
         self.priority = priority
         self.bottleneck = bottleneck
         self.waiters: deque[Waiter] = NOBODY
-        self.left = 0
+        self.left = self.holders = 0
         self.counted: Sequence[tuple[int, Callers]] = ()
         self.slots = tuple([(n, rule) for n, rule in enumerate(rules) if isinstance(rule, Slots)])
         self.single = len(self.slots) <= 1 and len(rules) - len(self.slots) <= 1

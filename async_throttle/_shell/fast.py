@@ -828,6 +828,7 @@ def leave_set(lease: Any) -> bool:
         taken[1] = 0
     if not scheduler.calm:
         return False
+    lease._core.lane.holders -= 1
     lease._state = RELEASED
     return True
 

@@ -166,7 +166,7 @@ class BaseLease(Single, ABC):
         try:
             await loop.wait(self._whom(), self._options(), self._timeout, self)
         except BaseException:
-            self._state = FRESH
+            self._unclaim()
             raise
         return self
 
@@ -175,7 +175,7 @@ class BaseLease(Single, ABC):
         try:
             thread.wait(self._whom(), self._options(), self._timeout, self)
         except BaseException:
-            self._state = FRESH
+            self._unclaim()
             raise
         return self
 
@@ -184,9 +184,13 @@ class BaseLease(Single, ABC):
     ) -> None:
         """The call is granted. Called inside the door."""
         self.waited = waited / SECOND
-        self._state = (
-            LEASED if self._state is not ENTERING else SHARED if hasattr(self, "_others") else HELD
-        )
+        self._state = self._granted_state()
+
+    def _granted_state(self) -> LeaseState:
+        """The state of this call once it is granted."""
+        if self._state is not ENTERING:
+            return LEASED
+        return SHARED if hasattr(self, "_others") else HELD
 
     def _claim(self) -> bool:
         """Whether this is the first entry. Two threads may enter at once."""

@@ -154,6 +154,9 @@ class Scheduler(Admission):
         for lane in queue.lanes.values():
             for waiter in lane:
                 waiter.state = GONE
+            if lane.holders:
+                lane.holders = 0
+                self.inherits = True
             for _, slots in lane.slots:
                 if slots.used:
                     slots.inherited += slots.used

@@ -4,6 +4,8 @@
 _window.py        `RateWindow`: the windows of rates, in seconds or by name
 _single.py        `RateLimit`, `CallLimit`, `ResourceLimit`: throttles in the manner of concurry
 _core.py          the core of a set: the rules of its members in one lane
+_tokens.py        the rates of a set alone, for `consume`
+_refusals.py      how a set refuses
 _acquisition.py   `LimitSetAcquisition`: what a granted call to a set holds
 _face.py          how sets and pools are called
 _set.py           `LimitSet`: several limits that are taken together, all of them or nothing

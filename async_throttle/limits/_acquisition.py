@@ -9,7 +9,7 @@ from functools import partial
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
-from async_throttle._decorator import within_either
+from async_throttle._decorator import within, within_either
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
 from async_throttle._shell.core import checked_priority
@@ -28,8 +28,9 @@ from async_throttle._shell.states import (
     SHARED,
     LeaseState,
 )
+from async_throttle._shell.thread import ThreadScheduler
 from async_throttle._shell.waiting import Attempt, Option, possible
-from async_throttle._units import TOKEN, seconds, shown, tokens
+from async_throttle._units import SECOND, TOKEN, seconds, shown, tokens
 from async_throttle.adaptive import Outcome
 from async_throttle.limits._core import CALLS, SLOTS, SetCore, Source
 from async_throttle.rules import Rule
@@ -109,7 +110,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
     _settled: dict[Hashable, tuple[int, list[tuple[Any, int]]]] | None
     _spans: list[int] | None
     _weights: tuple[Any, ...]
-    limit_set: LimitSet | None
+    limit_set: LimitSet[Any] | None
 
     def __init__(
         self,
@@ -129,6 +130,10 @@ class LimitSetAcquisition(FastSet, BaseLease):
         self._epoch = fast.EPOCH
         self._state = FRESH
         self.limit_set = None
+
+    def __bool__(self) -> bool:
+        """Whether it was granted: `successful`."""
+        return self.successful
 
     @property
     def successful(self) -> bool:
@@ -183,6 +188,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
         self._receipts = receipts
         self.limit_set = self._face
         self.waited = 0.0
+        source.lane.holders += 1
         self._state = state
         return True
 
@@ -381,7 +387,9 @@ class LimitSetAcquisition(FastSet, BaseLease):
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]: ...
     def __call__(self, func: Callable[P, Any]) -> Callable[P, Any]:
         """Decorate an ``async def``, or a ``def`` that runs in threads: each call takes this."""
-        return within_either("a set of limits", func, self._twin)
+        threads = isinstance(find(self._whom()), ThreadScheduler)
+        decorate = within_either if threads else within
+        return decorate("a set of limits", func, self._twin)
 
     def __repr__(self) -> str:
         asked = ", ".join(f"{key}={shown(amount)}" for key, amount in self._amounts.items())
@@ -410,7 +418,15 @@ class LimitSetAcquisition(FastSet, BaseLease):
         self.limit_set = self._source.granted(self._face, core)
         if core.measured:
             self._measures = core.measure(self._weights)
-        super()._hold(receipts, waited, option, spans)
+        self.waited = waited / SECOND
+        state = self._granted_state()
+        core.lane.holders += 1  # with the state, or not at all: no call comes in between
+        self._state = state
+
+    def _unclaim(self) -> None:
+        if self._state in (LEASED, HELD, SHARED):  # the grant was undone
+            self._core.lane.holders -= 1
+        super()._unclaim()
 
     def _quit(self, error: BaseException | None) -> None:
         if not fast.leave_set(self):
@@ -435,6 +451,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
             slots: Any = receipts[0][0]
             slots.free += receipts[0][1]
             del receipts[0]
+        self._core.lane.holders -= 1  # last: with the state, which the caller sets next
 
     def _released(self) -> None:
         self._core.tell("release", self)
@@ -533,7 +550,11 @@ def begin(acquisition: A) -> A:
 
 def _seize(acquisition: LimitSetAcquisition) -> bool:
     attempt = Attempt(acquisition._options(), None, acquisition)
-    return find(acquisition._whom()).seize(attempt)
+    try:
+        return find(acquisition._whom()).seize(attempt)
+    except BaseException:
+        acquisition._unclaim()
+        raise
 
 
 def soonest(options: Sequence[Option]) -> Delay:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from async_throttle import threads
 from async_throttle._base import BaseThrottle
@@ -18,6 +18,9 @@ from async_throttle.limits._set import refuse_reserved
 from async_throttle.limits._single import Limit
 
 __all__ = ["ExecutionMode", "LimitPool", "LimitSet", "LimitSetAcquisition"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class ExecutionMode(StrEnum):
@@ -54,7 +57,7 @@ class BegunAcquisition(Begun, LimitSetAcquisition):
     __slots__ = ()
 
 
-class _Asked(BaseLimits):
+class _Asked(BaseLimits[Any]):
     """How concurry asks sets and pools."""
 
     __slots__ = ()
@@ -63,6 +66,13 @@ class _Asked(BaseLimits):
 
     if TYPE_CHECKING:
 
+        @overload
+        def __call__(
+            self, func: Callable[P, Coroutine[Any, Any, R]], /
+        ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+        @overload
+        def __call__(self, func: Callable[P, R], /) -> Callable[P, R]: ...
+        @overload
         def __call__(
             self,
             amounts: Mapping[Any, float] | None = None,
@@ -72,6 +82,7 @@ class _Asked(BaseLimits):
             priority: int = 0,
             **named: float,
         ) -> LimitSetAcquisition: ...
+        def __call__(self, amounts: Any = None, /, **options: Any) -> Any: ...
         async def __aenter__(self) -> LimitSetAcquisition: ...
         def __enter__(self) -> LimitSetAcquisition: ...
 
@@ -113,7 +124,7 @@ class _Asked(BaseLimits):
         return tried(LimitSetAcquisition(self, self._core, weights, None, priority))
 
 
-class LimitSet(_Asked, Set):  # pyright: ignore[reportIncompatibleMethodOverride]
+class LimitSet(_Asked, Set[Any]):  # pyright: ignore[reportIncompatibleMethodOverride]
     r"""The `async_throttle.LimitSet`, made and called as concurry does.
 
     A set of `Limit`\ s serves threads, with ``with``, and event loops, with ``async with``,
@@ -189,7 +200,7 @@ class LimitSet(_Asked, Set):  # pyright: ignore[reportIncompatibleMethodOverride
         return _stats_of_set(self)
 
 
-class LimitPool(_Asked, Pool):  # pyright: ignore[reportIncompatibleMethodOverride]
+class LimitPool(_Asked, Pool[Any]):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The `async_throttle.LimitPool`, called as concurry does."""
 
     __module__ = "async_throttle.limits"
@@ -217,7 +228,7 @@ class LimitPool(_Asked, Pool):  # pyright: ignore[reportIncompatibleMethodOverri
         }
 
 
-def _stats_of_set(limits: Set) -> dict[Hashable, dict[str, Any]]:
+def _stats_of_set(limits: Set[Any]) -> dict[Hashable, dict[str, Any]]:
     found = {key: limits[key] for key in limits}
     return {
         key: limit.get_stats() if isinstance(limit, Limit) else _stats(key, limit)

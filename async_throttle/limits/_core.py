@@ -12,29 +12,23 @@ from operator import attrgetter
 from typing import Any, Final, Protocol
 
 from async_throttle._base import BaseThrottle, core_of
-from async_throttle._engine.lane import SKIP, Lane, Pause
-from async_throttle._shell.core import Core, checked_priority
+from async_throttle._engine.check import repair
+from async_throttle._engine.lane import DROPPED, GRANTED, SKIP, Lane, Pause
+from async_throttle._shell.core import checked_priority
 from async_throttle._shell.following import Measure
 from async_throttle._shell.scheduler import Scheduler, find, together
 from async_throttle._shell.tally import tally_of
 from async_throttle._shell.thread import ThreadScheduler
-from async_throttle._shell.waiting import Option, Waiting, known, paused, told
+from async_throttle._shell.waiting import Option, Taker, Waiting
 from async_throttle._units import NEVER, SECOND, TOKEN, tokens, whole
-from async_throttle.exceptions import (
-    ResourceLimitError,
-    ThrottleClosed,
-    ThrottleFull,
-    ThrottleTimeout,
-    WeightTooLarge,
-)
+from async_throttle.exceptions import ResourceLimitError
+from async_throttle.limits._refusals import PAUSE, SetRefusals
 from async_throttle.limits._single import CallLimit
+from async_throttle.limits._tokens import Tokens
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import UNLIMITED
 
 __all__ = ["CALLS", "PAUSE", "SLOTS", "SetCore", "Source", "throttle_of"]
-
-PAUSE = "pause"
-"""How the pause of a set is called among what its callers wait for."""
 
 RATE, SLOTS, CALLS = range(3)
 """What a call takes of a limit: tokens; slots, if it has nothing else; whole tokens, for calls."""
@@ -55,6 +49,10 @@ class Source(Protocol):
         """Where to ask for *weights*."""
         ...
 
+    def consuming(self, amounts: Mapping[Any, float], priority: int) -> Sequence[Option]:
+        """Where to ask for *amounts* of tokens alone."""
+        ...
+
     def whom(self) -> SetCore:
         """Whose scheduler to ask."""
         ...
@@ -63,12 +61,16 @@ class Source(Protocol):
         """*core* grants a call to *face*: the set whose limits are held."""
         ...
 
+    def counter(self) -> Taker | None:
+        """What is told of grants for which there is no lease."""
+        ...
+
 
 Place = tuple[int, int]
 """Where a limit stands: the place of its slots in the lane, before its rate's; and its kind."""
 
 
-class SetCore:
+class SetCore(SetRefusals):
     """Several throttles in one lane.
 
     Attributes:
@@ -81,12 +83,15 @@ class SetCore:
             that takes of all limits, as long as no rate becomes infinite; known with the places.
         bounded: the members that let only so many wait.
         measured: the keys of limits that follow how calls end.
+        closed: callers of this set are refused.
     """
 
     __slots__ = (
         "__weakref__",
         "_places",
+        "_tokens",
         "bounded",
+        "closed",
         "lane",
         "limits",
         "measured",
@@ -109,6 +114,8 @@ class SetCore:
         self.bounded = [core for core in members if core.max_waiting is not None]
         self.rates: dict[Hashable, tuple[Rule, int]] = {}
         self._places: dict[Hashable, Place] | None = None
+        self._tokens: Tokens | None = None
+        self.closed = False
         lane = None
         if members:
             self.scheduler = find(members[0])
@@ -171,7 +178,11 @@ class SetCore:
         """Wait at *scheduler*, which one can who has no limits."""
         assert not self.members, "whoever has limits, waits where they are"
         self.scheduler = scheduler
+        scheduler.shut = scheduler.shut or self.closed
+        holders = self.lane.holders
         self.lane = self._lane(self.lane.pauses[0], 0)
+        self.lane.holders += holders
+        self._tokens = None
 
     # -- a source of acquisitions -------------------------------------------------------
 
@@ -207,6 +218,23 @@ class SetCore:
             lane = self._lane(lane.pauses[0], checked_priority(priority))
         return (Option(self, lane, weights),)
 
+    def consuming(self, amounts: Mapping[Any, float], priority: int) -> Sequence[Option]:
+        """To ask for *amounts* of tokens alone."""
+        return (self.tokens.option(amounts, priority),)
+
+    def has_tokens(self, key: Hashable) -> bool:
+        """Whether the limit *key* has a rate; raises ValueError if there is none of that name."""
+        if key not in self.places:
+            raise ValueError(self.unknown(key))
+        return self.places[key][1] != SLOTS
+
+    @property
+    def tokens(self) -> Tokens:
+        """The rates without the slots."""
+        if self._tokens is None:
+            self._tokens = Tokens(self)
+        return self._tokens
+
     def whom(self) -> SetCore:
         """Whose scheduler to ask."""
         return self
@@ -214,6 +242,9 @@ class SetCore:
     def granted(self, face: Any, core: SetCore) -> Any:
         """There is only one set that can grant."""
         return face
+
+    def counter(self) -> None:
+        """A set does not count its grants."""
 
     # -- changes, made inside the door --------------------------------------------------
 
@@ -248,11 +279,22 @@ class SetCore:
             if span:
                 tally_of(member).wait(span)
 
-    def count_refusal(self, error: ResourceLimitError) -> None:
-        """A call was refused with *error*: count it at the member that this names."""
-        for key, limit in self.limits.items():
-            if _name(key) == error.limit:
-                core_of(throttle_of(limit)).count_refusal(error)
+    def close(self, now: int, drop_waiting: bool) -> None:
+        """Refuse callers of this set, and fail its waiters as well if *drop_waiting*."""
+        scheduler = find(self)
+        self.closed = scheduler.shut = True
+        if drop_waiting:
+            try:
+                self._drop_waiting()
+            except BaseException:  # interrupted: closed is closed
+                repair(scheduler.queue)
+                self._drop_waiting()
+                raise
+        self.tell("close")
+
+    def _drop_waiting(self) -> None:
+        asked = (self, self._tokens)
+        find(self).queue.drop(DROPPED, lambda waiter: asked_of(waiter) in asked)
 
     def tell(self, what: str, detail: object = None) -> None:
         """Tell the listeners what has happened."""
@@ -264,16 +306,42 @@ class SetCore:
 
     def waiting(self) -> int:
         """Callers of this set that are queued."""
-        lanes = (lane for lane in find(self).queue.busy if lane.bottleneck is not None)
-        return sum(len(lane) for lane in lanes if lane.rules == self.lane.rules)
+        return sum(len(lane) for lane in find(self).queue.busy if self._has(lane))
 
     def load(self) -> int:
         """Slots in use, of the member of which most are; without a look at the clock."""
         return max((member.slots.used for member in self.members), default=0)
 
     def occupied(self) -> bool:
-        """Whether anybody waits for one of the limits or holds one of their slots."""
-        return any(member.occupied() for member in self.members)
+        """Whether a caller of this set waits, is handed over, or holds what it was granted."""
+        return bool(
+            self.lane.holders
+            or self.waiting()
+            or any(
+                waiter.state is GRANTED and self._has(waiter.lane)
+                for waiter in find(self).handed_over
+            )
+        )
+
+    def _has(self, lane: Lane) -> bool:
+        """Whether callers of this set, or of one over the same throttles, wait in *lane*."""
+        if lane.bottleneck is None:
+            return False
+        rules = self.lane.rules
+        return lane.rules == rules or lane.rules == rules[1::2]
+
+    def locked(self) -> bool:
+        """Whether a call that takes 1 of everything would not be granted at once."""
+        try:
+            self.check(self.unit)
+        except ResourceLimitError:
+            return True
+        scheduler = find(self)
+        return scheduler.behind() or not scheduler.queue.can_take(self.lane, self.unit)
+
+    def paused_for(self, now: int) -> int:
+        """Nanoseconds until the pause of this set ends."""
+        return max(0, self.lane.pauses[0].until - now)
 
     def key(self, place: int) -> Hashable:
         """Which limit the rule at *place* of the lane belongs to, or PAUSE; None is no limit."""
@@ -312,12 +380,6 @@ class SetCore:
             if weights[self.places[key][0] + 1] != SKIP
         }
 
-    def unknown(self, key: Hashable) -> str:
-        """What is said of a name that is none."""
-        names = ", ".join(map(repr, self.limits))
-        there = f"there are {names}" if names else "there are none"
-        return f"no limit of the set is called {key!r}; {there}"
-
     def __repr__(self) -> str:
         return f"<async_throttle.LimitSet of {', '.join(map(str, self.limits)) or 'nothing'}>"
 
@@ -342,71 +404,17 @@ class SetCore:
         if scheduler.into is not None:
             scheduler = find(self)
         if scheduler.shut:
+            if self.closed:
+                raise self.refusal_closed(weights)
             for member, weight in zip(self.members, weights[::2], strict=True):
                 if member.closed and weight != SKIP:
                     raise self.refusal_closed(weights)
 
-    def crowded(self, weights: tuple[int, ...]) -> Core | None:
-        """The member for which as many wait as may, of those that *weights* ask for; or None."""
-        for member in self.bounded:
-            wanted = weights[self.lane.rules.index(member.rule)] != SKIP
-            if wanted and member.crowded(weights) is not None:
-                return member
-        return None
 
-    def refusal_weight(self, weights: tuple[int, ...]) -> WeightTooLarge:
-        """*weights* are more than there can be at once."""
-        # The one that is exceeded by most: it may have been raised again meanwhile.
-        asked = list(enumerate(zip(weights, self.lane.rules, strict=True)))
-        place, (_, rule) = max(asked, key=lambda ask: ask[1][0] / ask[1][1].burst)
-        key = self.key(place)
-        unit = TOKEN if place % 2 else 1
-        largest = rule.burst / unit
-        return WeightTooLarge(
-            f"{key} of {weights[place] / unit:g} is more than there can be at once: the largest "
-            f"that could ever be granted is {largest:g}",
-            largest=largest,
-            limit=_name(key),
-        )
-
-    def _held(self, place: int) -> str:
-        """How long what holds a caller up at *place* is paused; empty if it is not."""
-        if place < 0:
-            return ""
-        pauses = (*(member.pause for member in self.members), self.lane.pauses[0])
-        return paused(pauses[place // 2], find(self).queue.now)
-
-    def refusal_timeout(self, timeout: float, wait: int, place: int) -> ThrottleTimeout:
-        """The call takes longer than *timeout*, for the rule at *place*."""
-        key = self.key(place)
-        label = "the set" if key is None or key is PAUSE else key
-        held = self._held(place)
-        return ThrottleTimeout(
-            f"{label}{f'{held}, and' if held else ''} does not grant it within a timeout of "
-            f"{timeout:g} s{told(wait)}",
-            limit=_name(key),
-            retry_after=known(wait),
-        )
-
-    def refusal_full(self, full: Core, wait: int) -> ThrottleFull:
-        """As many wait for *full* as may."""
-        key = self.key(2 * self.members.index(full))
-        most = full.max_waiting
-        return ThrottleFull(
-            f"max_waiting of {key} is {most}, and {most} wait already",
-            limit=_name(key),
-            retry_after=known(wait),
-        )
-
-    def refusal_closed(self, weights: tuple[int, ...]) -> ThrottleClosed:
-        """A member was closed."""
-        key = next(
-            key
-            for key in self.limits
-            if self.members[self.places[key][0] // 2].closed
-            and weights[self.places[key][0]] != SKIP
-        )
-        return ThrottleClosed(f"{key} is closed", limit=_name(key))
+def asked_of(waiter: Any) -> Any:
+    """What the caller of *waiter* asks; None if a shortcut has let it in without saying so."""
+    option = getattr(waiter, "option", None)
+    return None if option is None else option.asked
 
 
 def throttle_of(limit: Any) -> BaseThrottle:
@@ -436,7 +444,3 @@ def _same(limits: Mapping[Hashable, Any]) -> ValueError:
             )
         names[throttle] = key
     raise AssertionError("limits have one core only if they have one throttle")
-
-
-def _name(key: Hashable) -> str | None:
-    return None if key is None else str(key)

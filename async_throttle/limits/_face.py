@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import timedelta
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 
+from async_throttle._decorator import is_to_be_decorated
+from async_throttle._shell import loop, thread
+from async_throttle._shell.fast import NOTHING
 from async_throttle._shell.lease import Blocks
+from async_throttle._shell.scheduler import find
 from async_throttle._shell.single import Single
+from async_throttle._shell.thread import ThreadScheduler
+from async_throttle._shell.waiting import Attempt, possible
+from async_throttle._units import nanoseconds, seconds
 from async_throttle.limits._acquisition import (
     Begun,
     Delay,
@@ -18,11 +28,29 @@ from async_throttle.limits._acquisition import (
     tried,
 )
 
-__all__ = ["BaseLimits"]
+__all__ = ["BaseLimits", "T"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+if TYPE_CHECKING:  # of type checkers, which bring it along
+    import typing_extensions
+
+    from async_throttle import threads
+    from async_throttle._base import BaseThrottle
+    from async_throttle.throttle import Throttle
+
+    T = typing_extensions.TypeVar("T", bound=BaseThrottle, default=Throttle)
+else:
+    T = TypeVar("T")
 
 
-class BaseLimits(Single):
-    """Limits that are taken together: a set, or a pool of sets."""
+class BaseLimits(Single, ABC, Generic[T]):
+    """Limits that are taken together: a set, or a pool of sets.
+
+    What waits (`lease`, `consume`, `drain`) is to be awaited where an event loop runs. Where none
+    runs, limits for threads wait with the thread, as those of `async_throttle.threads` do.
+    """
 
     # _blocks   what the blocks of the limiter itself hold, by task or thread
     __slots__ = ("__weakref__", "_blocks", "_core")
@@ -34,6 +62,13 @@ class BaseLimits(Single):
 
     # -- calling ------------------------------------------------------------------------
 
+    @overload
+    def __call__(
+        self, func: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> Callable[P, R]: ...
+    @overload
     def __call__(
         self,
         amounts: Mapping[Any, float] | None = None,
@@ -42,8 +77,27 @@ class BaseLimits(Single):
         timeout: float | None = None,
         priority: int = 0,
         **named: float,
-    ) -> LimitSetAcquisition:
-        """A call: ``async with api(tokens=900) as lease:``; also a decorator.
+    ) -> LimitSetAcquisition: ...
+    def __call__(
+        self,
+        amounts: Any = None,
+        /,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        **named: float,
+    ) -> Any:
+        """A call: ``async with api(tokens=900) as lease:``.
+
+        The result may be kept and entered many times, also by many tasks at once: the first entry
+        is its own lease, later ones get a fresh one. It is a decorator too, as is the set or pool
+        itself, with 1 of everything::
+
+            @api
+            async def ping() -> None: ...
+
+            @api(tokens=900)
+            async def ask(prompt: str) -> str: ...
 
         Args:
             amounts, named: how much of each limit; 1 of those not said, and nothing of those with
@@ -56,6 +110,8 @@ class BaseLimits(Single):
         Raises:
             ValueError: a name that is no limit, or is said twice; a weight that cannot be.
         """
+        if amounts is not None and not named and is_to_be_decorated(amounts):
+            return self._acquisition(self, self._core, {}, timeout, priority)(amounts)
         weights = named if amounts is None else by_limit(amounts, named)
         return self._acquisition(self, self._core, weights, timeout, priority)
 
@@ -92,6 +148,97 @@ class BaseLimits(Single):
         """
         weights = by_limit(amounts, named)
         return tried(self._acquisition(self, self._core, weights, None, priority))
+
+    def try_consume(
+        self, amounts: Mapping[Any, float] | None = None, /, *, priority: int = 0, **named: float
+    ) -> bool:
+        """Take tokens of the limits that are named if that is possible now: see `consume`.
+
+        Returns:
+            Whether they were taken; if not, nothing was.
+        """
+        core = self._core
+        options = possible(core.consuming(by_limit(amounts, named), priority))
+        return find(core.whom()).seize(Attempt(options, None, core.counter()))
+
+    @overload
+    def lease(
+        self: BaseLimits[Throttle],
+        amounts: Mapping[Any, float] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        **named: float,
+    ) -> Coroutine[Any, Any, LimitSetAcquisition]: ...
+    @overload
+    def lease(
+        self: BaseLimits[threads.Throttle],
+        amounts: Mapping[Any, float] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        **named: float,
+    ) -> LimitSetAcquisition: ...
+    def lease(
+        self: Any,
+        amounts: Mapping[Any, float] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        **named: float,
+    ) -> Any:
+        """A call without a block: ``lease = await api.lease(tokens=900)``, ``lease.release()``.
+
+        Args, Raises: as a call.
+        """
+        weights = by_limit(amounts, named)
+        call: LimitSetAcquisition = self._acquisition(self, self._core, weights, timeout, priority)
+        return call._lease() if self._with_the_thread() else call._wait()
+
+    def consume(
+        self,
+        amounts: Mapping[Any, float] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        **named: float,
+    ) -> Coroutine[Any, Any, None]:
+        """Wait for tokens and take them: ``await api.consume(tokens=5)``; see `Throttle.consume`.
+
+        Only of the limits that are named, no slot, and nothing to release: for use inside a body
+        as well. It never waits behind a caller that lacks a slot.
+
+        Raises:
+            ResourceLimitError: as a call does.
+            ValueError: as a call does; a limit that has slots alone.
+        """
+        core = self._core
+        options = core.consuming(by_limit(amounts, named), priority)
+        if self._with_the_thread():
+            thread.wait(core.whom(), options, timeout, core.counter())
+            return NOTHING
+        return loop.wait(core.whom(), options, timeout, core.counter())
+
+    def drain(self) -> Coroutine[Any, Any, None]:
+        """Wait until no caller of this waits, or holds what it was granted.
+
+        Those who use its throttles alone, or by other sets, are not waited for.
+        """
+        core = self._core
+        if self._with_the_thread():
+            thread.drained(core.whom(), core.occupied)
+            return NOTHING
+        return loop.drained(core.whom(), core.occupied)
+
+    def _with_the_thread(self) -> bool:
+        """Whether what waits does so with the whole thread."""
+        if asyncio._get_running_loop() is not None:
+            return False
+        return isinstance(find(self._core.whom()), ThreadScheduler)
 
     async def __aenter__(self) -> LimitSetAcquisition:
         acquisition = await self._acquisition(self, self._core, {}, None, 0)
@@ -135,6 +282,33 @@ class BaseLimits(Single):
             held = left or [self._blocks.leave()]
             held[0]._exit_again(late, exc, held)
 
+    # -- holding everybody --------------------------------------------------------------
+
+    def pause(self, seconds: float | timedelta, *, empty: bool = False) -> Awaitable[None]:
+        """Grant nobody anything of this before *seconds* from now; see `Throttle.pause`.
+
+        Its throttles go on for other sets, and for those who use them alone. With *empty* all
+        of them are empty when the pause ends.
+        """
+        core, span = self._core, nanoseconds("seconds", seconds)
+        find(core.whom()).do(lambda now: core.hold(now, span, empty))
+        return NOTHING
+
+    def resume(self) -> None:
+        """End a pause of this now."""
+        find(self._core.whom()).do(self._core.resume)
+
+    def close(self, *, drop_waiting: bool = True) -> None:
+        """Refuse newcomers to this with `ThrottleClosed`; holders finish.
+
+        Its throttles stay open for other sets, and for those who use them alone.
+
+        Args:
+            drop_waiting: fail those who are queued as well; else they still go.
+        """
+        core = self._core
+        find(core.whom()).do(lambda now: core.close(now, drop_waiting))
+
     # -- looking ------------------------------------------------------------------------
 
     def delay(
@@ -153,3 +327,39 @@ class BaseLimits(Single):
             ResourceLimitError: what the call would raise; ValueError as well.
         """
         return soonest(self._core.options(self._core.weigh(by_limit(amounts, named)), priority))
+
+    def locked(self) -> bool:
+        """True if a call that takes 1 of everything would not be granted at once."""
+        core = self._core
+        return bool(find(core.whom()).ask(lambda now: core.locked(), lambda now: True))
+
+    @property
+    def waiting(self) -> int:
+        """Callers of this that are queued."""
+        core = self._core
+        return int(find(core.whom()).ask(lambda now: core.waiting()))
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds until the pause of this ends; 0.0 if there is none."""
+        core = self._core
+        return seconds(find(core.whom()).ask(core.paused_for))
+
+    @property
+    @abstractmethod
+    def level(self) -> Any:
+        """Tokens left now."""
+
+    @property
+    @abstractmethod
+    def active(self) -> Any:
+        """Slots held."""
+
+    @property
+    @abstractmethod
+    def capacity(self) -> Any:
+        """Tokens per period."""
+
+    @abstractmethod
+    def guarantee(self, window: float) -> Any:
+        """The most weight that can be admitted in any half-open window of *window* seconds."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any, cast
+from typing import Any, NoReturn, Self, cast
 
+from async_throttle._engine.lane import Receipt
 from async_throttle._shell.lease import Blocks
 from async_throttle._shell.scheduler import find, together
-from async_throttle._shell.waiting import Option
+from async_throttle._shell.waiting import Option, Taker
 from async_throttle._units import whole
 from async_throttle.limits._core import SetCore
-from async_throttle.limits._face import BaseLimits
+from async_throttle.limits._face import BaseLimits, T
 from async_throttle.limits._set import LimitSet, core_of_set
+from async_throttle.limits._tokens import Tokens
 
 __all__ = ["LimitPool", "LoadBalancingAlgorithm"]
 
@@ -40,7 +42,7 @@ class LoadBalancingAlgorithm(Enum):
     """The first of them, in the order given: the others are there for what it cannot take."""
 
 
-class LimitPool(BaseLimits):
+class LimitPool(BaseLimits[T]):
     """Several sets of limits, for as many accounts or regions: a call takes one of them.
 
     ::
@@ -72,11 +74,11 @@ class LimitPool(BaseLimits):
 
     def __init__(
         self,
-        limit_sets: Iterable[LimitSet],
+        limit_sets: Iterable[LimitSet[T]],
         load_balancing: LoadBalancingAlgorithm | str | None = None,
         worker_index: int = 0,
     ) -> None:
-        self.limit_sets: Sequence[LimitSet] = tuple(limit_sets)
+        self.limit_sets: Sequence[LimitSet[T]] = tuple(limit_sets)
         if not self.limit_sets:
             raise ValueError("limit_sets must hold at least one set, got none")
         for limit_set in self.limit_sets:
@@ -87,17 +89,60 @@ class LimitPool(BaseLimits):
         self._blocks = Blocks()
         self._core = PoolCore(self.limit_sets, self.load_balancing, self.worker_index)
 
-    def __getitem__(self, index: int) -> LimitSet:
+    def charge(self, amounts: Any = None, /, **named: float) -> NoReturn:
+        """A pool does not know which of its sets is meant: a TypeError says what to write."""
+        raise TypeError(
+            "a pool does not know which of its sets is to be charged: say pool[i].charge() or "
+            "lease.limit_set.charge()"
+        )
+
+    @property
+    def level(self) -> tuple[dict[Hashable, float], ...]:
+        """By set, tokens left now: see `LimitSet.level`."""
+        return tuple([limit_set.level for limit_set in self.limit_sets])
+
+    @property
+    def active(self) -> tuple[dict[Hashable, int], ...]:
+        """By set, slots held: see `LimitSet.active`."""
+        return tuple([limit_set.active for limit_set in self.limit_sets])
+
+    @property
+    def capacity(self) -> tuple[dict[Hashable, float], ...]:
+        """By set, tokens per period: see `LimitSet.capacity`."""
+        return tuple([limit_set.capacity for limit_set in self.limit_sets])
+
+    def guarantee(self, window: float) -> tuple[dict[Hashable, float], ...]:
+        """By set, the most weight that can be admitted: see `LimitSet.guarantee`."""
+        return tuple([limit_set.guarantee(window) for limit_set in self.limit_sets])
+
+    def __getitem__(self, index: int) -> LimitSet[T]:
         return self.limit_sets[index]
 
     def __len__(self) -> int:
         return len(self.limit_sets)
 
-    def __iter__(self) -> Iterator[LimitSet]:
+    def __iter__(self) -> Iterator[LimitSet[T]]:
         return iter(self.limit_sets)
 
     def __repr__(self) -> str:
         return f"<async_throttle.LimitPool of {len(self.limit_sets)} sets>"
+
+
+class PoolOption(Option):
+    """An option of a caller of a pool.
+
+    Attributes:
+        pool: the mark of the pool.
+    """
+
+    pool: object
+
+    @classmethod
+    def of(cls, mark: object, option: Option) -> Self:
+        """The same as *option*, for a caller of the pool of that *mark*."""
+        marked = cls(*option)
+        marked.pool = mark
+        return marked
 
 
 class PoolCore:
@@ -110,14 +155,16 @@ class PoolCore:
         unit: the weights of a call that names nothing.
     """
 
-    # _usual    what such a call of the usual priority may be granted, by set; None if that is
-    #           to be asked each time: a set without limits moves
-    __slots__ = ("_balancing", "_first", "_usual", "dispatched", "sets", "turn", "unit")
+    # _mark    what options of this pool are known by: an object without a way back to the pool
+    # _usual   what a call that names nothing, of the usual priority, may be granted, by set; None
+    #          if that is to be asked each time: a set without limits moves
+    __slots__ = ("_balancing", "_first", "_mark", "_usual", "dispatched", "sets", "turn", "unit")
 
     def __init__(
-        self, limit_sets: Sequence[LimitSet], balancing: LoadBalancingAlgorithm, first: int
+        self, limit_sets: Sequence[LimitSet[Any]], balancing: LoadBalancingAlgorithm, first: int
     ) -> None:
         self.sets = [core_of_set(limit_set) for limit_set in limit_sets]
+        self._mark = object()
         self._balancing = balancing
         self._first = self.turn = first
         self.dispatched = [0] * len(self.sets)
@@ -131,54 +178,143 @@ class PoolCore:
         self._usual = self._of_each(self.unit, 0) if limited == self.sets else None
 
     def weigh(self, amounts: Mapping[Any, float]) -> tuple[Any, ...]:
-        """What *amounts* are in the units of the rules of each set."""
+        """What *amounts* are in the units of the rules of each set; None where it lacks one."""
         if not amounts:
             return self.unit
-        return tuple(core.weigh(amounts) for core in self.sets)
+        able = self._able(amounts)
+        return tuple([core.weigh(amounts) if core in able else None for core in self.sets])
+
+    def _able(self, amounts: Mapping[Any, float]) -> Sequence[SetCore]:
+        """The sets that have all the limits that *amounts* name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        able = [core for core in self.sets if core.limits.keys() >= amounts.keys()]
+        if not able:
+            missing = [key for key in amounts if all(key not in core.limits for core in self.sets)]
+            if missing:
+                raise ValueError(self.sets[0].unknown(missing[0]))
+            raise ValueError(f"no set of the pool has all of {', '.join(map(repr, amounts))}")
+        return able
 
     def options(self, weights: tuple[Any, ...], priority: int) -> Sequence[Option]:
         """To ask for *weights* of each set, the preferred one first."""
-        sets = self.sets
-        by_load = self._balancing is LoadBalancingAlgorithm.LeastActiveLoad
-        if by_load or self._balancing is LoadBalancingAlgorithm.RoundRobin:
-            first = self.turn % len(sets)
-        elif self._balancing is LoadBalancingAlgorithm.Random:
-            first = random.randrange(len(sets))
-        else:
-            first = self._first % len(sets)
         options = self._usual
         if options is None or priority or weights is not self.unit:
             options = self._of_each(weights, priority)
+        return self._in_turn(options)
+
+    def _of_each(self, weights: tuple[Any, ...], priority: int) -> tuple[Option | None, ...]:
+        return self._marked(
+            None if asked is None else core.options(asked, priority)
+            for core, asked in zip(self.sets, weights, strict=True)
+        )
+
+    def consuming(self, amounts: Mapping[Any, float], priority: int) -> Sequence[Option]:
+        """To ask each set for *amounts* of tokens alone, the preferred one first."""
+        able = self._able(amounts)
+        able = [core for core in able if all(map(core.has_tokens, amounts))] or able
+        return self._in_turn(
+            self._marked(
+                core.consuming(amounts, priority) if core in able else None for core in self.sets
+            )
+        )
+
+    def _marked(self, options: Iterable[Sequence[Option] | None]) -> tuple[Option | None, ...]:
+        """The only option of each set that is a candidate, as that of a caller of this pool."""
+        return tuple(
+            [None if each is None else PoolOption.of(self._mark, each[0]) for each in options]
+        )
+
+    def _in_turn(self, options: tuple[Option | None, ...]) -> Sequence[Option]:
+        """The options that there are, the preferred one first."""
+        count = len(self.sets)
+        by_load = self._balancing is LoadBalancingAlgorithm.LeastActiveLoad
+        if by_load or self._balancing is LoadBalancingAlgorithm.RoundRobin:
+            first = self.turn % count
+        elif self._balancing is LoadBalancingAlgorithm.Random:
+            first = random.randrange(count)
+        else:
+            first = self._first % count
+        complete = options is self._usual
         if first:
             options = options[first:] + options[:first]
-        if by_load:
-            return sorted(options, key=_load)
-        return options
-
-    def _of_each(self, weights: tuple[Any, ...], priority: int) -> tuple[Option, ...]:
-        return tuple(
-            option
-            for core, asked in zip(self.sets, weights, strict=True)
-            for option in core.options(asked, priority)
-        )
+        found = options if complete else tuple([each for each in options if each])
+        in_turn = cast("tuple[Option, ...]", found)
+        return sorted(in_turn, key=_load) if by_load else in_turn
 
     def whom(self) -> SetCore:
         """Whose scheduler to ask: they have one."""
         return self.sets[0]
 
-    def granted(self, face: LimitPool, core: SetCore) -> LimitSet:
+    def granted(self, face: LimitPool[Any], core: SetCore) -> LimitSet[Any]:
         """*core* has granted a call: count it; the set whose limits are held."""
+        return face.limit_sets[self._count(core)]
+
+    def counter(self) -> Taker:
+        """What counts grants for which there is no lease."""
+        return self
+
+    def _hold(self, receipts: list[Receipt], waited: int, option: Option, spans: Any) -> None:
+        self._count(cast(Tokens, option.asked).core)
+
+    def _count(self, core: SetCore) -> int:
         n = self.sets.index(core)
         self.dispatched[n] += 1
         self.turn = n + 1
-        return face.limit_sets[n]
+        return n
+
+    # -- changes, made inside the door --------------------------------------------------
+
+    def hold(self, now: int, span: int, empty: bool) -> None:
+        """Grant nobody anything of all sets for *span* nanoseconds."""
+        for core in self.sets:
+            core.hold(now, span, empty)
+
+    def resume(self, now: int) -> None:
+        """End the pauses of all sets now."""
+        for core in self.sets:
+            core.resume(now)
+
+    def close(self, now: int, drop_waiting: bool) -> None:
+        """Refuse callers of all sets, and fail the waiters as well if *drop_waiting*."""
+        for core in self.sets:
+            core.close(now, drop_waiting)
+
+    # -- questions ----------------------------------------------------------------------
+
+    def waiting(self) -> int:
+        """Callers of this pool that are queued; each waits at several sets."""
+        queued: Iterable[Any] = find(self.whom()).queue.waiters()
+        return len(
+            {
+                id(waiter.rivals[0] if waiter.rivals else waiter)
+                for waiter in queued
+                if getattr(getattr(waiter, "option", None), "pool", None) is self._mark
+            }
+        )
+
+    def occupied(self) -> bool:
+        """Whether a caller of one of the sets waits, or holds what it was granted."""
+        return any(core.occupied() for core in self.sets)
+
+    def locked(self) -> bool:
+        """Whether no set would grant a call that takes 1 of everything at once."""
+        return all(core.locked() for core in self.sets)
+
+    def paused_for(self, now: int) -> int:
+        """Nanoseconds until the first of the sets is not paused."""
+        return min(core.paused_for(now) for core in self.sets)
 
     def __repr__(self) -> str:
         return f"<async_throttle.LimitPool of {len(self.sets)} sets>"
 
 
 def _load(option: Option) -> float:
-    return cast(SetCore, option.asked).load()
+    asked: Any = option.asked
+    core: SetCore = asked.core if isinstance(asked, Tokens) else asked
+    return core.load()
 
 
 def _balancing(algorithm: Any) -> LoadBalancingAlgorithm:

@@ -6,22 +6,23 @@ The public face. What is behind it: `SetCore` (`_core.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Hashable, Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Hashable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
-from async_throttle._base import BaseThrottle
-from async_throttle._shell.fast import NOTHING
+from async_throttle._base import BaseThrottle, core_of
+from async_throttle._shell.core import Core
 from async_throttle._shell.lease import Blocks
-from async_throttle._shell.loop import drained
 from async_throttle._shell.scheduler import find
-from async_throttle._units import nanoseconds, seconds, whole
-from async_throttle.exceptions import ResourceLimitError
+from async_throttle._units import TOKEN, whole
+from async_throttle.limits._acquisition import by_limit
 from async_throttle.limits._core import SetCore, throttle_of
-from async_throttle.limits._face import BaseLimits
+from async_throttle.limits._face import BaseLimits, T
 from async_throttle.limits._single import RESERVED, Limit
 from async_throttle.throttle import Throttle
+
+if TYPE_CHECKING:
+    from async_throttle import threads
 
 __all__ = ["LimitSet", "core_of_set", "refuse_reserved"]
 
@@ -29,7 +30,7 @@ __all__ = ["LimitSet", "core_of_set", "refuse_reserved"]
 NO_CONFIG: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-class LimitSet(BaseLimits):
+class LimitSet(BaseLimits[T]):
     r"""Several limits that are taken together: all of them or nothing.
 
     ::
@@ -90,12 +91,36 @@ class LimitSet(BaseLimits):
 
     _core: SetCore
 
+    @overload
     def __init__(
-        self,
+        self: LimitSet[Throttle],
+        *throttles: Throttle,
+        concurrency: int = 0,
+        config: Mapping[str, Any] | None = None,
+        **named: Throttle,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: LimitSet[threads.Throttle],
+        *throttles: threads.Throttle,
+        concurrency: int = 0,
+        config: Mapping[str, Any] | None = None,
+        **named: threads.Throttle,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: LimitSet[Any],
         *throttles: BaseThrottle | Limit,
         concurrency: int = 0,
         config: Mapping[str, Any] | None = None,
         **named: BaseThrottle | Limit,
+    ) -> None: ...
+    def __init__(
+        self,
+        *throttles: Any,
+        concurrency: int = 0,
+        config: Mapping[str, Any] | None = None,
+        **named: Any,
     ) -> None:
         if config or type(concurrency) is not int:
             refuse_reserved({"config": config, "concurrency": concurrency})
@@ -130,40 +155,28 @@ class LimitSet(BaseLimits):
         """Of which kind the throttle is that has the slots of the set as a whole."""
         return type(throttle_of(next(iter(self._limits.values())))) if self._limits else Throttle
 
-    # -- holding everybody --------------------------------------------------------------
+    def charge(self, amounts: Mapping[Any, float] | None = None, /, **named: float) -> None:
+        """Take tokens of the limits that are named now, unasked and into debt if need be.
 
-    def pause(self, seconds: float | timedelta, *, empty: bool = False) -> Awaitable[None]:
-        """Grant nobody anything of this set before *seconds* from now; see `Throttle.pause`.
+        For usage that is learnt afterwards, from a response: ``api.charge(tokens=300)``. All of it
+        or nothing; limits that are not named are charged nothing.
 
-        Its throttles go on for other sets, and for those who use them alone. With *empty* all
-        of them are empty when the pause ends.
+        Raises:
+            ValueError: as a call does; a limit that has slots alone.
         """
-        core, span = self._core, nanoseconds("seconds", seconds)
-        find(core).do(lambda now: core.hold(now, span, empty))
-        return NOTHING
-
-    def resume(self) -> None:
-        """End a pause of this set now."""
-        find(self._core).do(self._core.resume)
-
-    async def drain(self) -> None:
-        """Wait until nobody waits for any of the limits or holds one of their slots."""
-        await drained(self._core, self._core.occupied)
-
-    @property
-    def paused_for(self) -> float:
-        """Seconds until the pause of this set ends; 0.0 if there is none."""
-        until = self._core.lane.pauses[0].until
-        return seconds(find(self._core).ask(lambda now: max(0, until - now)))
+        core = self._core
+        charges = core.tokens.charges(by_limit(amounts, named))
+        find(core).do(lambda now: core.tokens.charge(now, charges))
 
     # -- looking ------------------------------------------------------------------------
 
-    def __getitem__(self, key: Hashable) -> Any:
+    def __getitem__(self, key: Hashable) -> T:
         """The throttle, or the `Limit`, that is called *key*: to see it, change it, pause it."""
         try:
-            return self._limits[key]
+            found: T = self._limits[key]
         except KeyError:
             raise KeyError(self._core.unknown(key)) from None
+        return found
 
     def __iter__(self) -> Iterator[Hashable]:
         return iter(self._limits)
@@ -178,24 +191,37 @@ class LimitSet(BaseLimits):
         """What the limits are called, in the order in which they were given."""
         return list(self._limits)
 
-    def locked(self) -> bool:
-        """True if a call that takes 1 of everything would not be granted at once."""
-        core = self._core
-
-        def question(now: int) -> bool:
-            scheduler = find(core)
-            return scheduler.behind() or not scheduler.queue.can_take(core.lane, core.unit)
-
-        try:
-            core.check(core.unit)
-        except ResourceLimitError:
-            return True
-        return find(core).ask(question, lambda now: True)
+    @property
+    def level(self) -> dict[Hashable, float]:
+        """By limit, tokens left now, whoever uses them; see `Throttle.level`."""
+        cores = self._by_key()
+        return find(self._core).ask(
+            lambda now: {key: core.rule.level(now) for key, core in cores},
+            lambda now: {key: core.level(now) for key, core in cores},
+        )
 
     @property
-    def waiting(self) -> int:
-        """Callers of this set that are queued."""
-        return find(self._core).ask(lambda now: self._core.waiting())
+    def active(self) -> dict[Hashable, int]:
+        """By limit, slots held, whoever holds them."""
+        cores, pending = self._by_key(), find(self._core).queue.pending
+        return find(self._core).ask(
+            lambda now: {key: core.slots.used - pending(core.slots) for key, core in cores}
+        )
+
+    @property
+    def capacity(self) -> dict[Hashable, float]:
+        """By limit, tokens per period; infinite without a rate. To change it: ``api[key]``."""
+        return {key: core.rule.capacity / TOKEN for key, core in self._by_key()}
+
+    def guarantee(self, window: float) -> dict[Hashable, float]:
+        """By limit, the most weight that can be admitted in any half-open *window* seconds.
+
+        By whoever uses it; see `Throttle.guarantee`.
+        """
+        return {key: throttle_of(limit).guarantee(window) for key, limit in self._limits.items()}
+
+    def _by_key(self) -> list[tuple[Hashable, Core]]:
+        return [(key, core_of(throttle_of(limit))) for key, limit in self._limits.items()]
 
     @property
     def max_waiting(self) -> int | None:
@@ -206,7 +232,7 @@ class LimitSet(BaseLimits):
         return repr(self._core)
 
 
-def core_of_set(limit_set: LimitSet) -> SetCore:
+def core_of_set(limit_set: LimitSet[Any]) -> SetCore:
     """What is behind the face of *limit_set*: for pools."""
     return limit_set._core
 

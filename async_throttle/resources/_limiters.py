@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from async_throttle._decorator import within
 from async_throttle._shell.single import Single
 from async_throttle._units import positive, whole
 from async_throttle.resources._call import Call
 from async_throttle.throttle import Throttle
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from async_throttle.throttle import Lease
 
 __all__ = ["ConcurrencyLimiter", "RateLimiter"]
 
@@ -58,6 +63,79 @@ class _Limiter(Single):
         """The throttle beneath, for all that it can do: pause, delay, live changes."""
         return self._throttle
 
+    @property
+    def level(self) -> float:
+        """Tokens left now; infinite without a rate."""
+        return self._throttle.level
+
+    @property
+    def active(self) -> int:
+        """Slots held."""
+        return self._throttle.active
+
+    @property
+    def capacity(self) -> float:
+        """Tokens per second; infinite without a rate."""
+        return self._throttle.capacity
+
+    @property
+    def waiting(self) -> int:
+        """Callers that are queued."""
+        return self._throttle.waiting
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds until the pause ends; 0.0 if there is none."""
+        return self._throttle.paused_for
+
+    def guarantee(self, window: float) -> float:
+        """The most weight that can be admitted in any *window* seconds."""
+        return self._throttle.guarantee(window)
+
+    def locked(self) -> bool:
+        """True if `acquire()` would wait."""
+        return self._throttle.locked()
+
+    def delay(self, weight: float = 1.0, *, priority: int = 0) -> float:
+        """Seconds until *weight* could be granted, counting everyone ahead; 0.0 is now."""
+        return self._throttle.delay(weight, priority=priority)
+
+    def try_consume(self, weight: float = 1.0, *, priority: int = 0) -> bool:
+        """Take *weight* tokens if that is possible now; see `Throttle.try_consume`."""
+        return self._throttle.try_consume(weight, priority=priority)
+
+    def charge(self, weight: float) -> None:
+        """Take *weight* tokens unasked, into debt if need be; see `Throttle.charge`."""
+        self._throttle.charge(weight)
+
+    def pause(self, seconds: float | timedelta, *, empty: bool = False) -> Awaitable[None]:
+        """Grant nobody anything before *seconds* from now; see `Throttle.pause`."""
+        return self._throttle.pause(seconds, empty=empty)
+
+    def resume(self) -> None:
+        """End a pause now."""
+        self._throttle.resume()
+
+    def close(self, *, drop_waiting: bool = True) -> None:
+        """Refuse newcomers; see `Throttle.close`."""
+        self._throttle.close(drop_waiting=drop_waiting)
+
+    async def lease(
+        self, weight: float = 1.0, *, timeout: float | None = None, priority: int = 0
+    ) -> Lease:
+        """A `Lease`, to be settled and released; see `Throttle.lease`."""
+        return await self._throttle.lease(weight, timeout=timeout, priority=priority)
+
+    async def consume(
+        self, weight: float = 1.0, *, timeout: float | None = None, priority: int = 0
+    ) -> None:
+        """Wait for *weight* tokens and use them up; see `Throttle.consume`."""
+        await self._throttle.consume(weight, timeout=timeout, priority=priority)
+
+    async def drain(self) -> None:
+        """Wait until nobody waits or holds a slot."""
+        await self._throttle.drain()
+
     def acquire(self) -> _Acquire[Self]:
         raise NotImplementedError
 
@@ -65,7 +143,7 @@ class _Limiter(Single):
         """Give back what is held."""
 
     def __call__(
-        self, func: Callable[P, Coroutine[Any, Any, R]]
+        self, func: Callable[P, Coroutine[Any, Any, R]], /
     ) -> Callable[P, Coroutine[Any, Any, R]]:
         """Decorate an ``async def``: ``@limiter``, which is ``@limiter.limit``."""
         return within(f"a {type(self).__name__}", func, self.acquire)
@@ -125,6 +203,10 @@ class RateLimiter(_Limiter):
         """
         return _Acquire(self, self._throttle.consume(tokens))
 
+    def try_acquire(self, tokens: float = 1, *, priority: int = 0) -> bool:
+        """Use up *tokens* if that is possible now: `try_consume`."""
+        return self.try_consume(tokens, priority=priority)
+
     @overload
     def limit(
         self, func: Callable[P, Coroutine[Any, Any, R]], *, tokens: float = 1
@@ -180,6 +262,10 @@ class ConcurrencyLimiter(_Limiter):
             ResourceLimitError: it would have to wait, and the limiter was made with wait=False.
         """
         return _Acquire(self, self._acquire())
+
+    def try_acquire(self, weight: float = 1.0, *, priority: int = 0) -> bool:
+        """Take a slot if that is possible now; see `Throttle.try_acquire`."""
+        return self._throttle.try_acquire(weight, priority=priority)
 
     async def _acquire(self) -> None:
         await self._throttle.acquire()

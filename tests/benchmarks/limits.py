@@ -143,7 +143,7 @@ async def acquiring(bench: Bench) -> list[Row]:
 
         async def native() -> float:
             members = {limit: Throttle(AMPLE, period=HOUR) for limit in limits}
-            api = LimitSet(concurrency=concurrency, **members)  # type: ignore[arg-type]
+            api = LimitSet(concurrency=concurrency, **members)  # type: ignore[call-overload]
             return await cost_of_native(api, calls)
 
         return await bench.group(rounds, {"native": native, **both(bench, sample)})

@@ -336,11 +336,11 @@ def sets_of_limits(everybody: Throttle, chat: Throttle, many: threads.Throttle) 
     LimitSet(RateLimit("tokens", 60, RateLimitAlgorithm.GCRA, 100), CallLimit(60, None, 5))
     LimitSet(many, files=ResourceLimit("files", 5))
 
-    LimitSet(tokens=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    LimitSet(tokens=chat, concurrency="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    LimitSet([chat])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    LimitSet(tokens=chat, mode="sync")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    LimitSet(tokens=chat, config="eu")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    LimitSet(tokens=5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    LimitSet(tokens=chat, concurrency="2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    LimitSet([chat])  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    LimitSet(tokens=chat, mode="sync")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    LimitSet(tokens=chat, config="eu")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 def in_the_words_of_concurry(chat: Throttle, many: threads.Throttle) -> None:
@@ -352,11 +352,11 @@ def in_the_words_of_concurry(chat: Throttle, many: threads.Throttle) -> None:
         assert_type(lease, limits.LimitSetAcquisition)
         assert_type(lease.update(usage={"tokens": 80, 0: 1}), None)
         assert_type(lease.update({"tokens": 80}), None)
-    with api as lease, api.try_acquire(requested={"tokens": 5}), api(tokens=5) as other:
+    with api as lease, api.try_acquire(requested={"tokens": 5}) as other, api(tokens=5):
         assert_type(lease, limits.LimitSetAcquisition)
         assert_type(other, limits.LimitSetAcquisition)
     with api.acquire({"tokens": 100}, 5, priority=1) as lease:
-        assert_type(lease.limit_set, LimitSet | None)
+        assert_type(lease.limit_set, LimitSet[Any] | None)
     assert_type(api.limits, list[Any])
     assert_type(api.shared, bool)
     assert_type(api.mode, ExecutionMode)
@@ -406,9 +406,9 @@ async def calling_a_set(api: LimitSet) -> None:
     api({0: 5}, timeout=2, tokens=1)
     api.delay({0: 5}, tokens=1)
     api.try_acquire({0: 5}, tokens=1)
-    api(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    api(tokens="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    api(timeout="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    api(5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    api(tokens="5")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    api(timeout="5")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     api.acquire({}, 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     api.acquire({"tokens": "5"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
 
@@ -442,7 +442,7 @@ async def a_set_itself(api: LimitSet) -> None:
 def what_a_set_granted(lease: LimitSetAcquisition) -> None:
     assert_type(lease.successful, bool)
     assert_type(lease.config, Mapping[str, Any])
-    assert_type(lease.limit_set, LimitSet | None)
+    assert_type(lease.limit_set, LimitSet[Any] | None)
     assert_type(lease.weights, dict[Hashable, float])
     assert_type(lease.waited, float)
     assert_type(lease.waited_for, dict[Hashable, float])
@@ -529,7 +529,7 @@ async def pooling(us: LimitSet, eu: LimitSet) -> None:
     LimitPool(us, eu)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     LimitPool([Throttle(5)])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     LimitPool([us], 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    pool(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    pool(5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 async def keyed(everybody: Throttle) -> None:

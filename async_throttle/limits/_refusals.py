@@ -1,0 +1,125 @@
+"""How a set refuses: its errors, which name the limit as the caller knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from async_throttle._engine.lane import SKIP, Lane
+from async_throttle._shell.scheduler import find
+from async_throttle._shell.waiting import known, paused, told
+from async_throttle._units import TOKEN
+from async_throttle.exceptions import (
+    ResourceLimitError,
+    ThrottleClosed,
+    ThrottleFull,
+    ThrottleTimeout,
+    WeightTooLarge,
+)
+
+if TYPE_CHECKING:
+    from async_throttle._shell.core import Core
+
+__all__ = ["PAUSE", "SetRefusals"]
+
+PAUSE = "pause"
+"""How the pause of a set is called among what its callers wait for."""
+
+
+class SetRefusals:
+    """The part of a set's core that refuses."""
+
+    __slots__ = ()
+
+    limits: Mapping[Hashable, Any]
+    members: list[Core]
+    bounded: list[Core]
+    lane: Lane
+    closed: bool
+
+    if TYPE_CHECKING:
+
+        @property
+        def places(self) -> Mapping[Hashable, Any]: ...
+        def key(self, place: int) -> Hashable: ...
+
+    def crowded(self, weights: tuple[int, ...]) -> Core | None:
+        """The member for which as many wait as may, of those that *weights* ask for; or None."""
+        for member in self.bounded:
+            wanted = weights[self.lane.rules.index(member.rule)] != SKIP
+            if wanted and member.crowded(weights) is not None:
+                return member
+        return None
+
+    def count_refusal(self, error: ResourceLimitError) -> None:
+        """A call was refused with *error*: count it at the member that this names."""
+        for key in self.limits:
+            if _name(key) == error.limit:
+                self.members[self.places[key][0] // 2].count_refusal(error)
+
+    def unknown(self, key: Hashable) -> str:
+        """What is said of a name that is none."""
+        names = ", ".join(map(repr, self.limits))
+        there = f"there are {names}" if names else "there are none"
+        return f"no limit of the set is called {key!r}; {there}"
+
+    def refusal_weight(self, weights: tuple[int, ...]) -> WeightTooLarge:
+        """*weights* are more than there can be at once."""
+        # The one that is exceeded by most: it may have been raised again meanwhile.
+        asked = list(enumerate(zip(weights, self.lane.rules, strict=True)))
+        place, (_, rule) = max(asked, key=lambda ask: ask[1][0] / ask[1][1].burst)
+        key = self.key(place)
+        unit = TOKEN if place % 2 else 1
+        largest = rule.burst / unit
+        return WeightTooLarge(
+            f"{key} of {weights[place] / unit:g} is more than there can be at once: the largest "
+            f"that could ever be granted is {largest:g}",
+            largest=largest,
+            limit=_name(key),
+        )
+
+    def _held(self, place: int) -> str:
+        """How long what holds a caller up at *place* is paused; empty if it is not."""
+        if place < 0:
+            return ""
+        pauses = (*(member.pause for member in self.members), self.lane.pauses[0])
+        return paused(pauses[place // 2], find(self).queue.now)
+
+    def refusal_timeout(self, timeout: float, wait: int, place: int) -> ThrottleTimeout:
+        """The call takes longer than *timeout*, for the rule at *place*."""
+        key = self.key(place)
+        label = "the set" if key is None or key is PAUSE else key
+        held = self._held(place)
+        return ThrottleTimeout(
+            f"{label}{f'{held}, and' if held else ''} does not grant it within a timeout of "
+            f"{timeout:g} s{told(wait)}",
+            limit=_name(key),
+            retry_after=known(wait),
+        )
+
+    def refusal_full(self, full: Core, wait: int) -> ThrottleFull:
+        """As many wait for *full* as may."""
+        key = self.key(2 * self.members.index(full))
+        most = full.max_waiting
+        return ThrottleFull(
+            f"max_waiting of {key} is {most}, and {most} wait already",
+            limit=_name(key),
+            retry_after=known(wait),
+        )
+
+    def refusal_closed(self, weights: tuple[int, ...]) -> ThrottleClosed:
+        """The set or a member was closed."""
+        if self.closed:
+            return ThrottleClosed("the set is closed")
+        key = next(
+            key
+            for key in self.limits
+            if self.members[self.places[key][0] // 2].closed
+            and weights[self.places[key][0]] != SKIP
+        )
+        return ThrottleClosed(f"{key} is closed", limit=_name(key))
+
+
+def _name(key: Hashable) -> str | None:
+    """What an error calls the limit *key*."""
+    return None if key is None else str(key)
