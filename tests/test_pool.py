@@ -601,6 +601,7 @@ async def test_stats_tell_what_was_given_by_whom(kind: Any, went: Went) -> None:
         "worker_index": 1,
         "balancer_stats": {
             "algorithm": "RoundRobin",
+            "offset": 1,
             "total_dispatched": 5,
             "dispatched": [2, 3],
         },

@@ -13,16 +13,43 @@ _pool.py          `LimitPool`: several sets, of which a call takes the one that 
 _concurry.py      sets and pools in the words of concurry, which are those of this module; the
                   sets and pools of `async_throttle` are native, and go wherever these go
 ================  ===========================================================================
+
+What is written for concurry 0.13.2 runs with its import line changed. Otherwise than there:
+
+* Callers go in order of arrival, and nobody polls. Under asyncio `LimitSet.acquire` does not block
+  the event loop: what it returns is entered with ``async with``, or awaited; so is that of
+  `LimitSet.async_acquire`.
+* A request for a name that is no limit is a ValueError: with a name that was misspelt the limit
+  would not hold. `LimitSetAcquisition.update`, which comes too late for that, logs it.
+* A request takes 1 of each limit that it does not name, of a `RateLimit`, too; 0 leaves one out.
+* `LimitSetAcquisition.update` may be left out, and may come after the block. Usage above the
+  request is charged, as debt, and logged. All algorithms give back what was not used.
+* A pool goes to a set that has room, if there is one. It knows `LoadBalancingAlgorithm.Soonest`,
+  which is the default, and does not refuse ``LeastActiveLoad``.
+* A failed `LimitSet.try_acquire` gives nothing back at the end of its block.
+* The algorithm of a `RateLimit` that has none is a sliding window: it never lets more than the
+  capacity through. Amounts may be fractions for each of them, of 1e-9 and more.
+* What is no number is a TypeError, text too. `RateLimit.validate_usage` raises, as its documents
+  say. ``window_seconds`` is as good a name as ``window``.
+* Sets are for the threads and event loops of one process: modes ``"process"`` and ``"ray"`` are a
+  ValueError. concurry's workers and what is private to it are not here.
 """
 
 from async_throttle.limits._acquisition import Delay
-from async_throttle.limits._concurry import ExecutionMode, LimitPool, LimitSet, LimitSetAcquisition
+from async_throttle.limits._concurry import (
+    Acquisition,
+    ExecutionMode,
+    LimitPool,
+    LimitSet,
+    LimitSetAcquisition,
+)
 from async_throttle.limits._pool import LoadBalancingAlgorithm
 from async_throttle.limits._single import CallLimit, Limit, RateLimit, ResourceLimit
 from async_throttle.limits._window import RateWindow
 from async_throttle.rules.algorithm import RateLimitAlgorithm
 
 __all__ = [
+    "Acquisition",
     "CallLimit",
     "Delay",
     "ExecutionMode",

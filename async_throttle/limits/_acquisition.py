@@ -323,14 +323,14 @@ class LimitSetAcquisition(FastSet, BaseLease):
                 place, kind = core.places[key]
             except KeyError:
                 raise ValueError(core.unknown(key)) from None
+            if kind == CALLS:
+                core.limits[key].validate_usage(max(0, taken[place + 1]) // TOKEN, actual)
             if type(actual) is int and actual >= 0:
                 amount = actual * TOKEN
                 if fresh and amount == taken[place + 1]:
                     continue  # as asked for
             else:
                 amount = tokens(str(key), actual)
-            if kind == CALLS:
-                core.limits[key].validate_usage(max(0, taken[place + 1]) // TOKEN, actual)
             if kind != SLOTS:
                 changes.append((key, self._receipt_of(core.lane.rules[place + 1]), amount))
         return changes
@@ -521,6 +521,8 @@ def by_limit(
     """
     if amounts is None:
         return named
+    if not named and amounts.__class__ is dict:
+        return amounts
     if not isinstance(amounts, Mapping):
         raise TypeError(
             f"weights are said by limit, as in tokens=5 or {{'tokens': 5}}, got {amounts!r}"

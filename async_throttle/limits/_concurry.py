@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, overload
 
 from async_throttle import threads
 from async_throttle._base import BaseThrottle
+from async_throttle._units import TOKEN
+from async_throttle.exceptions import ResourceLimitError, ThrottleTimeout, WeightTooLarge
 from async_throttle.limits._acquisition import Begun, begin, by_limit, tried
-from async_throttle.limits._acquisition import LimitSetAcquisition as Acquisition
+from async_throttle.limits._acquisition import LimitSetAcquisition as Granted
+from async_throttle.limits._core import SLOTS, SetCore
 from async_throttle.limits._face import BaseLimits
 from async_throttle.limits._pool import LimitPool as Pool
 from async_throttle.limits._set import LimitSet as Set
 from async_throttle.limits._set import refuse_reserved
 from async_throttle.limits._single import Limit
 
-__all__ = ["ExecutionMode", "LimitPool", "LimitSet", "LimitSetAcquisition"]
+__all__ = ["Acquisition", "ExecutionMode", "LimitPool", "LimitSet", "LimitSetAcquisition"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,16 +40,88 @@ class ExecutionMode(StrEnum):
     Asyncio = "asyncio"
 
 
-class LimitSetAcquisition(Acquisition):
+class Acquisition(NamedTuple):
+    """What a call asked one of its limits for, and what became of that."""
+
+    limit: Any
+    """The `Limit`, or the throttle."""
+
+    requested: float
+    """What was asked for."""
+
+    used: float
+    """What was settled; what was asked for, as long as nothing was."""
+
+    successful: bool
+    """Whether it was granted."""
+
+
+Acquisition.__module__ = "async_throttle.limits"  # the body of a named tuple cannot say so
+
+
+class LimitSetAcquisition(Granted):
     """What a granted call holds, in the words of concurry; see the class of `async_throttle`."""
 
     __module__ = "async_throttle.limits"
 
     __slots__ = ()
 
+    @property
+    def acquisitions(self) -> dict[Hashable, Acquisition]:
+        """By key, what was asked of each limit; without those that were left out.
+
+        Empty as long as no set of a pool has granted it.
+        """
+        core = self._source if self.limit_set is None else self._core
+        if not isinstance(core, SetCore):
+            return {}
+        settled, granted = self._settled or {}, self.successful
+        return {
+            key: Acquisition(
+                core.limits[key],
+                asked,
+                settled[key][0] / TOKEN if key in settled else asked,
+                granted,
+            )
+            for key, asked in core.weights_told(self._weights).items()
+            if asked
+        }
+
     def update(self, usage: Mapping[Any, float]) -> None:
-        """`settle` in other words: ``update(usage={"tokens": 80})``."""
-        self._settle_usage(usage)
+        """`settle` in other words: ``update(usage={"tokens": 80})``.
+
+        A name that is no limit of the set is passed over, and the log says so, once for each name
+        and set. Usage above the request is logged, and charged.
+        """
+        try:
+            self._settle_usage(usage)
+        except ValueError:
+            if usage.keys() <= self._core.places.keys():
+                raise
+            usage = self._known(usage)
+            self._settle_usage(usage)
+        asked = self._amounts
+        for key, used in usage.items():
+            if used > asked.get(key, 1) and self._core.places[key][1] != SLOTS:
+                _warn(
+                    f"Usage ({used}) exceeds requested amount ({asked.get(key, 1)}) for limit "
+                    f"{str(key)!r}: it is charged"
+                )
+
+    def _known(self, usage: Mapping[Any, float]) -> dict[Any, float]:
+        """What of *usage* is of limits; logs the names that are not."""
+        core = self._core
+        known = {key: used for key, used in usage.items() if key in core.places}
+        face: LimitSet | LimitPool = self._face
+        told = face._unknown = getattr(face, "_unknown", set())
+        for key in usage:
+            if key not in known and key not in told:
+                told.add(key)
+                _warn(
+                    f"Cannot update limit {str(key)!r}: not acquired in this LimitSet. "
+                    f"This key will be ignored. Available keys: {list(core.limits)}"
+                )
+        return known
 
 
 class BegunAcquisition(Begun, LimitSetAcquisition):
@@ -60,7 +135,11 @@ class BegunAcquisition(Begun, LimitSetAcquisition):
 class _Asked(BaseLimits[Any]):
     """How concurry asks sets and pools."""
 
+    # Of sets and pools:
+    # _unknown  the names that were passed over and logged; unset without
     __slots__ = ()
+
+    _unknown: set[Any]
 
     _acquisition = LimitSetAcquisition
 
@@ -105,7 +184,31 @@ class _Asked(BaseLimits[Any]):
             ValueError: as a call does.
         """
         weights = by_limit(requested, named)
-        return begin(BegunAcquisition(self, self._core, weights, timeout, priority))
+        try:
+            return begin(BegunAcquisition(self, self._core, weights, timeout, priority))
+        except ResourceLimitError as error:
+            _add_words(error, timeout)
+            raise
+
+    async def async_acquire(
+        self,
+        requested: Mapping[Any, float] | None = None,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        **named: float,
+    ) -> LimitSetAcquisition:
+        """`acquire`, as a coroutine: ``async with await limits.async_acquire({"tokens": 900})``.
+
+        Raises:
+            ResourceLimitError, ValueError: as `acquire` does.
+        """
+        weights = by_limit(requested, named)
+        try:
+            return await LimitSetAcquisition(self, self._core, weights, timeout, priority)
+        except ResourceLimitError as error:
+            _add_words(error, timeout)
+            raise
 
     def try_acquire(  # type: ignore[override]
         self,
@@ -121,7 +224,11 @@ class _Asked(BaseLimits[Any]):
             ``async with`` that holds nothing.
         """
         weights = by_limit(requested, named)
-        return tried(LimitSetAcquisition(self, self._core, weights, None, priority))
+        try:
+            return tried(LimitSetAcquisition(self, self._core, weights, None, priority))
+        except ResourceLimitError as error:
+            _add_words(error, None)
+            raise
 
 
 class LimitSet(_Asked, Set[Any]):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -147,7 +254,7 @@ class LimitSet(_Asked, Set[Any]):  # pyright: ignore[reportIncompatibleMethodOve
 
     __module__ = "async_throttle.limits"
 
-    __slots__ = ("_mode", "_shared")
+    __slots__ = ("_mode", "_shared", "_unknown")
 
     def __init__(
         self,
@@ -205,14 +312,14 @@ class LimitPool(_Asked, Pool[Any]):  # pyright: ignore[reportIncompatibleMethodO
 
     __module__ = "async_throttle.limits"
 
-    __slots__ = ()
+    __slots__ = ("_unknown",)
 
     def get_stats(self) -> dict[str, Any]:
         """What was given to whom, and what there is.
 
         Keys: ``num_limit_sets``, ``load_balancing``, ``worker_index``, ``balancer_stats`` (its
-        ``algorithm``, ``total_dispatched``, and ``dispatched`` by place), and ``limit_sets``,
-        the stats of each.
+        ``algorithm``, ``offset``, ``total_dispatched``, and ``dispatched`` by place), and
+        ``limit_sets``, the stats of each.
         """
         dispatched = list(self._core.dispatched)
         return {
@@ -221,6 +328,7 @@ class LimitPool(_Asked, Pool[Any]):  # pyright: ignore[reportIncompatibleMethodO
             "worker_index": self.worker_index,
             "balancer_stats": {
                 "algorithm": self.load_balancing.value,
+                "offset": self.worker_index,
                 "total_dispatched": sum(dispatched),
                 "dispatched": dispatched,
             },
@@ -234,6 +342,23 @@ def _stats_of_set(limits: Set[Any]) -> dict[Hashable, dict[str, Any]]:
         key: limit.get_stats() if isinstance(limit, Limit) else _stats(key, limit)
         for key, limit in found.items()
     }
+
+
+def _add_words(error: ResourceLimitError, timeout: float | None) -> None:
+    """Have *error* say what concurry says, too."""
+    if isinstance(error, WeightTooLarge):
+        words = f"Request exceeds capacity of limit {error.limit!r}, it can never be fulfilled"
+    elif isinstance(error, ThrottleTimeout):
+        words = f"Failed to acquire all limits within {timeout}s"
+    else:
+        return
+    error.args = (f"{words}: {error}",)
+
+
+def _warn(message: str) -> None:
+    import logging  # a tenth of the import, and few are warned
+
+    logging.getLogger("async_throttle.limits").warning(message)
 
 
 def _mode(mode: ExecutionMode | str) -> ExecutionMode:

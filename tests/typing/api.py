@@ -343,7 +343,7 @@ def sets_of_limits(everybody: Throttle, chat: Throttle, many: threads.Throttle) 
     LimitSet(tokens=chat, config="eu")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
-def in_the_words_of_concurry(chat: Throttle, many: threads.Throttle) -> None:
+async def in_the_words_of_concurry(chat: Throttle, many: threads.Throttle) -> None:
     limits.LimitSet([RateLimit("tokens", 60, RateLimitAlgorithm.GCRA, 100), CallLimit(60, None, 5)])
     limits.LimitSet([many, ResourceLimit("files", 5)], True, "thread", {"region": "eu"})
     api = limits.LimitSet(limits=[many], shared=True, mode=ExecutionMode.Asyncio, config=None)
@@ -365,6 +365,9 @@ def in_the_words_of_concurry(chat: Throttle, many: threads.Throttle) -> None:
     LimitPool([api, LimitSet(chat)])
     with pool.acquire(requested={"tokens": 5}, timeout=5) as lease:
         assert_type(lease, limits.LimitSetAcquisition)
+    async with await pool.async_acquire({"tokens": 5}, 2, priority=1) as lease:
+        assert_type(lease.acquisitions, dict[Hashable, limits.Acquisition])
+    assert_type(await api.async_acquire(tokens=5), limits.LimitSetAcquisition)
     assert_type(pool.get_stats(), dict[str, Any])
 
     limits.LimitSet(tokens=chat, mode=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
