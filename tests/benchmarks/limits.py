@@ -9,7 +9,6 @@ import contextlib
 import random
 import threading
 import time
-import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from statistics import mean
@@ -65,23 +64,16 @@ def together(lib: Library, *limits: Any, **config: str) -> Any:
 
 
 def rate(lib: Library, capacity: int, seconds: float, algorithm: str = "TokenBucket") -> Any:
-    with warnings.catch_warnings():
-        # concurry has given `window_seconds` another name since it was documented.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return lib.RateLimit(
-            key="tokens",
-            window_seconds=seconds,
-            algorithm=getattr(lib.RateLimitAlgorithm, algorithm),
-            capacity=capacity,
-        )
+    return lib.RateLimit(
+        key="tokens",
+        window=seconds,
+        algorithm=getattr(lib.RateLimitAlgorithm, algorithm),
+        capacity=capacity,
+    )
 
 
 def calls_limit(lib: Library) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return lib.CallLimit(
-            window_seconds=HOUR, algorithm=lib.RateLimitAlgorithm.TokenBucket, capacity=AMPLE
-        )
+    return lib.CallLimit(window=HOUR, algorithm=lib.RateLimitAlgorithm.TokenBucket, capacity=AMPLE)
 
 
 def one_limit(lib: Library) -> Any:
