@@ -67,7 +67,7 @@ WITHIN = {
         "__init__",
     ],
     "_shell": [
-        *["states", "single", "alarm", "clock", "tally", "fast", "waiting", "refusals", "door"],
+        *["states", "single", "alarm", "clock", "tally", "waiting", "fast", "refusals", "door"],
         *[
             "admission",
             "scheduler",

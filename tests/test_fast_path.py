@@ -384,9 +384,11 @@ def stores_after_something_came_in(function: Callable[..., Any]) -> Iterator[str
         paths.append((n + 1, torn, busy))
 
 
-@pytest.mark.parametrize("name", ENTRIES)
-def test_nothing_comes_in_before_the_last_store_of_a_flattened_entry(name: str) -> None:
-    assert list(stores_after_something_came_in(ENTRIES[name])) == []
+@pytest.mark.parametrize("entry", [*ENTRIES.values(), fast.queue_behind], ids=lambda f: f.__name__)
+def test_nothing_comes_in_before_the_last_store_of_a_flattened_entry(
+    entry: Callable[..., Any],
+) -> None:
+    assert list(stores_after_something_came_in(entry)) == []
 
 
 def test_a_store_after_a_call_or_a_loop_is_seen() -> None:

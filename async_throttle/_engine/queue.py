@@ -69,13 +69,13 @@ from async_throttle._engine.patience import Patience
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 
-__all__ = ["Queue"]
+__all__ = ["Queue", "arrivals"]
 
 NO_DEMAND: Final[dict[Rule, int]] = {}
 """Stays empty: what the demand is until a rule gets its permits from outside."""
 
 _UNCOUNTED: Final[Mapping[Rule, Callers]] = {}
-_arrivals = count(1)  # over all queues, so that two of them can become one
+arrivals = count(1)  # over all queues, so that two of them can become one
 
 
 class Foresight(Protocol):
@@ -784,7 +784,7 @@ class Queue:
                 if not self.patience.heads:
                     self.patience.watch(self.busy)
                     self.lone = self.find_lone()
-                self.patience.granted(lane, weights, next(_arrivals), out_of_rank=False)
+                self.patience.granted(lane, weights, next(arrivals), out_of_rank=False)
             except BaseException:
                 give_back(self.now, receipts)
                 raise
@@ -797,7 +797,7 @@ class Queue:
         """Queue *waiter* up. Advance the queue next, unless *lane* has a head already."""
         waiter.lane = lane
         waiter.weights = weights
-        waiter.order = next(_arrivals)
+        waiter.order = next(arrivals)
         waiter.deadline = deadline
         if lane.bottleneck is not None:
             waiter.spans = lane.bottleneck.told(self.now)

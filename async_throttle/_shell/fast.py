@@ -24,6 +24,7 @@ shortcut          mirrors                                            held togeth
 `promptly`        `Scheduler.do` where no waiter was due before      tests/test_fast_path.py
 `start`           `Scheduler.start` of a caller in a single lane     tests/test_fast_path.py
 `queue_behind`    `loop.wait` behind the head of a throttle's lane   tests/test_fast_path.py
+                  (`Queue.join`)
 `start_unit`      `Scheduler.start` of a caller of `queue_behind`    tests/test_fast_path.py
 `join_behind`     `Scheduler.admit` behind the head of a lane        tests/test_fast_path.py
 `leave_behind`    `Scheduler.withdraw` from behind the head          tests/test_fast_path.py
@@ -53,9 +54,11 @@ from collections.abc import Callable, Generator, Mapping
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from async_throttle._engine.lane import GRANTED, QUEUED, SKIP, Lane, Receipt, give_back
+from async_throttle._engine.lane import GONE, GRANTED, QUEUED, SKIP, Lane, Receipt, give_back
+from async_throttle._engine.queue import arrivals
 from async_throttle._shell.states import ENTERING, FRESH, HELD, LEASED, RELEASED
 from async_throttle._shell.tally import tally_of
+from async_throttle._shell.waiting import LoopWaiter
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.exceptions import ResourceLimitError
 from async_throttle.rules.bucket import MOST_LOWS
@@ -66,7 +69,7 @@ if TYPE_CHECKING:
     from async_throttle._shell.door import Door
     from async_throttle._shell.following import Following
     from async_throttle._shell.lease import Blocks
-    from async_throttle._shell.loop import LoopScheduler, LoopWaiter
+    from async_throttle._shell.loop import LoopScheduler
     from async_throttle._shell.scheduler import Scheduler
     from async_throttle._shell.waiting import Attempt, Waiting
 
@@ -177,7 +180,8 @@ class FastThrottle:
             left: list[Any] = []
             try:
                 if self._blocks is None:
-                    core.release(left)
+                    if slots.free != 0 or not hand_over(core, left):
+                        core.release(left)
                 else:
                     self._exit_slowly(exc, left)
             except BaseException as late:
@@ -704,37 +708,47 @@ def join_behind(scheduler: LoopScheduler, attempt: Attempt) -> LoopWaiter | None
 
 
 def queue_behind(core: Core) -> LoopWaiter | None:
-    """Queue up behind the head of a throttle's usual lane, for a slot and a token."""
-    now = monotonic_ns()
+    """Queue up behind the head of a throttle's usual lane, for a slot and a token.
+
+    Nothing comes in from the first store to the queue to the last, which is that of `append`.
+    """
     scheduler: Any = core.scheduler
+    queue = scheduler.queue
     lane = core.lane
-    if not scheduler.usual or not lane.waiters or scheduler.busy or now < scheduler.clock.seen:
+    loop = asyncio._get_running_loop()
+    if not scheduler.usual or queue.lone is not lane or loop is not scheduler.loop or loop is None:
         return None
-    waiter: LoopWaiter | None = None
+    waiter = _new(LoopWaiter)
+    waiter.future = loop.create_future()
+    waiter.state = GONE
+    waiter.rivals = ()
+    waiter.lane = lane
+    waiter.weights = UNIT
+    waiter.deadline = NEVER
+    waiter.order = next(arrivals)
     try:
-        scheduler.busy = True  # from here on what comes in is noted, and changes nothing below
-        try:
-            if (
-                lane.waiters
-                and core.max_waiting is None
-                and not core.closed
-                and core.rule.parameters.burst >= TOKEN
-                and (waiter := scheduler.waiter_here()) is not None
-            ):
-                scheduler.clock.seen = waiter.arrived = now
-                scheduler.queue.join(waiter, lane, UNIT)
-        except BaseException:
-            scheduler.recover()
-            raise
-        finally:
-            scheduler.busy = False
-        if scheduler.notes:
-            scheduler.catch_up()
+        now = monotonic_ns()
+        if (
+            scheduler.usual
+            and not scheduler.busy
+            and queue.lone is lane
+            and core.max_waiting is None
+            and not core.closed
+            and core.rule.parameters.burst >= TOKEN
+            and now >= scheduler.clock.seen
+        ):
+            scheduler.clock.seen = waiter.arrived = now
+            if lane.rates:
+                lane.backlog[1] += TOKEN
+            queue.waiting += 1
+            waiter.state = QUEUED
+            lane.waiters.append(waiter)
+            return waiter
     except BaseException:
-        if waiter is not None:
+        if waiter.state is not GONE:
             core.withdraw(waiter)
         raise
-    return waiter
+    return None
 
 
 def start_unit(core: Core, waiter: LoopWaiter) -> bool:
@@ -986,3 +1000,6 @@ def undo(scheduler: Door, receipts: list[Receipt]) -> None:
         queue.taking = ()
         scheduler.calm = scheduler.quiet and not scheduler.measured
         scheduler.busy = False
+
+
+_new = cast(Callable[[type[LoopWaiter]], LoopWaiter], object.__new__)

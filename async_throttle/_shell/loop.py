@@ -18,6 +18,7 @@ from async_throttle._shell.waiting import (
     NO_WAITERS,
     Asked,
     Attempt,
+    LoopWaiter,
     Option,
     Taker,
     Waiting,
@@ -28,34 +29,11 @@ from async_throttle._units import NEVER
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
 
-__all__ = ["LoopScheduler", "LoopWaiter", "call_in", "drained", "resolve", "running_loop", "wait"]
+__all__ = ["LoopScheduler", "call_in", "drained", "resolve", "running_loop", "wait"]
 
 
 SILENT: Final = Alarm()
 """Is never set: what a scheduler has until there is something to be woken for."""
-
-
-class LoopWaiter(Waiting):
-    """A caller that waits in an event loop.
-
-    Attributes:
-        future: the caller awaits it. (It is no subclass of Future: asyncio has a shortcut for
-            exactly that class.)
-    """
-
-    __slots__ = ("future",)
-
-    future: asyncio.Future[None]
-
-    def cancelled(self) -> bool:
-        """Whether the caller was cancelled, and has not left yet."""
-        return self.future.cancelled()
-
-    def twin(self) -> LoopWaiter:
-        """The same caller in another lane, with the same future."""
-        twin = LoopWaiter()
-        twin.future = self.future
-        return twin
 
 
 class LoopScheduler(Scheduler):

@@ -10,12 +10,15 @@ from async_throttle._units import NEVER, SECOND
 from async_throttle.exceptions import ResourceLimitError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from async_throttle._shell.scheduler import Scheduler
 
 __all__ = [
     "NO_WAITERS",
     "Asked",
     "Attempt",
+    "LoopWaiter",
     "Option",
     "Taker",
     "Waiting",
@@ -146,6 +149,29 @@ class Waiting:
     def twin(self) -> Waiting:
         """The same caller in another lane."""
         return type(self)()
+
+
+class LoopWaiter(Waiting):
+    """A caller that waits in an event loop.
+
+    Attributes:
+        future: the caller awaits it. (It is no subclass of Future: asyncio has a shortcut for
+            exactly that class.)
+    """
+
+    __slots__ = ("future",)
+
+    future: asyncio.Future[None]
+
+    def cancelled(self) -> bool:
+        """Whether the caller was cancelled, and has not left yet."""
+        return self.future.cancelled()
+
+    def twin(self) -> LoopWaiter:
+        """The same caller in another lane, with the same future."""
+        twin = LoopWaiter()
+        twin.future = self.future
+        return twin
 
 
 class Attempt:
