@@ -221,7 +221,17 @@ class FastLease:
                     scheduler.busy = True
                     scheduler.calm = False
                     try:
-                        core.rule.note(full - at)
+                        missing = full - at
+                        lows = state.lows
+                        if (
+                            lows and lows[-1] < missing < state.floor and len(lows) < MOST_LOWS
+                        ):  # `note` of what is missing more than ever
+                            low = [missing]
+                            last = [state.issued]
+                            lows += low
+                            state.upto += last
+                        else:
+                            core.rule.note(missing)
                         state.full_at = after
                         state.issued = self._receipt = state.issued + 1
                         state.floor = NEVER

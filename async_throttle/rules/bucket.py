@@ -40,7 +40,7 @@ from typing import Any, Final, Self
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.rules import Frozen, Parameters, Rule, read, written
 
-__all__ = ["GCRA", "PLAIN", "LeakyBucket", "TokenBucket"]
+__all__ = ["GCRA", "MOST_LOWS", "PLAIN", "LeakyBucket", "TokenBucket"]
 
 MOST_LOWS: Final = 2_000
 """Refunds are exact for this many differing minima; past it the memory is thinned."""
