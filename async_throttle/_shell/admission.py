@@ -89,6 +89,9 @@ class Admission(Door):
     def try_admit(self, attempt: Attempt) -> bool:
         """Grant *attempt* at once if that overtakes no waiter; whether it was granted."""
         for option in attempt.options:
+            waiters = option.lane.waiters
+            if waiters and not waiters[0].cancelled():
+                continue  # as `Queue.can_take` would find, for each of the many lanes of a pool
             receipts = self.queue.try_take(option.lane, option.weights)
             if receipts is not None:
                 attempt.receipts = receipts
