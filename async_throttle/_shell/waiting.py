@@ -133,7 +133,7 @@ class Waiting:
 
     def in_each(self, options: Sequence[Option], now: int) -> Sequence[Waiting]:
         """The caller, arrived *now*, in the lane of each of *options*; this waiter is the first."""
-        waiters = [self]
+        waiters: list[Waiting] = [self]
         self.option = options[0]
         self.arrived = now
         if len(options) > 1:
