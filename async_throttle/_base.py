@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from async_throttle._engine.forecast import quote
+from async_throttle._engine.forecast import amid_an_event, quote
 from async_throttle._shell import fast
 from async_throttle._shell.core import UNIT, Core, burst_of, period_of, slots_of
 from async_throttle._shell.fast import NOTHING
@@ -204,13 +204,8 @@ class BaseThrottle(Single):
             return wait
 
         def inside(now: int) -> int:
-            """Where somebody is at work: by what waits for the rate, as of the last event."""
-            rule = core.rule
-            weight = sum(waiter.weights[-1] for waiter in core.lane) + option.weights[-1]
-            weight = max(0, weight - find(core).queue.pending(rule))  # the rule has that already
-            if not rule.divisible:
-                weight = int(min(weight, rule.burst))
-            return rule.ready_at(max(now, core.pause.until), weight) - now
+            """Where somebody is at work: as of the last event."""
+            return amid_an_event(find(core).queue, now, option.lane, option.weights)[0] - now
 
         return seconds(find(core).ask(question, inside))
 

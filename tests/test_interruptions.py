@@ -185,6 +185,33 @@ async def test_a_question_in_the_middle_of_a_grant_finds_nothing_taken(
     assert (throttle.level, throttle.active) == ((8, 0) if fails else (7, 1))
 
 
+class AskingSet(TokenBucket):
+    """A rule that asks the set *of* as it takes."""
+
+    __slots__ = ()
+    of: ClassVar[LimitSet]
+    answers: ClassVar[list[object]]
+
+    def take(self, now: int, weight: int) -> int | None:
+        delay = self.of.delay()
+        self.answers.append((float(delay), delay.limit))
+        return super().take(now, weight)
+
+
+@pytest.mark.parametrize("slots", [0, 1])
+async def test_a_set_asked_in_the_middle_of_a_grant_counts_its_callers(slots: int) -> None:
+    AskingSet.answers = []
+    asking = Throttle(1000, algorithm=AskingSet)
+    api = AskingSet.of = LimitSet(tokens=Throttle(10, slots, burst=1), asking=asking)
+    tasks = [asyncio.ensure_future(api().__aenter__()) for _ in range(3)]
+    await asyncio.sleep(0.15)
+    if slots:  # which are held: the others wait
+        asking.charge(1)
+    assert AskingSet.answers == [(0, None), (0.2, "tokens")]
+    for task in tasks:
+        task.cancel()
+
+
 async def test_a_question_from_within_knows_of_entries_that_took_a_shortcut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

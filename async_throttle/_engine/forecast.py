@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from async_throttle._engine.bounds import FEW
 from async_throttle._engine.foresight import KNOWN, Actor, Foresight
-from async_throttle._engine.lane import SKIP, Lane
+from async_throttle._engine.lane import QUEUED, SKIP, Lane
 from async_throttle._engine.queue import Queue
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 
-__all__ = ["Actor", "at_least", "quote"]
+__all__ = ["Actor", "amid_an_event", "at_least", "quote"]
 
 
 def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
@@ -78,6 +78,36 @@ def at_least(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, i
             shared = len(queue.index.asking.get(slots, ())) > 1  # they may be reserved for others
             if place < 0 < weights[n] and (slots.free < weights[n] or shared):
                 place = n
+    return at, place
+
+
+def amid_an_event(queue: Queue, now: int, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
+    """A lower bound of `quote` as of the last event, at *now*, while the queue is at work.
+
+    The bound counts those who ask for the same rules, in the same class or a better one. It reads
+    the states of waiters alone: sums that follow from these may be out of date. What the grant
+    under way has taken is still there.
+    """
+    at, place = lane.held_until(now, weights)
+    alike = [
+        waiter
+        for other in {lane: None, **dict.fromkeys(list(queue.busy))}
+        if other.rules == lane.rules and other.priority <= lane.priority
+        for waiter in list(other.waiters)
+        if waiter.state is QUEUED
+    ]
+    for n, rate in lane.rates:
+        if weights[n] != SKIP:
+            ahead = sum(waiter.weights[n] for waiter in alike if waiter.weights[n] != SKIP)
+            wanted = max(0, ahead + weights[n] - queue.pending(rate))
+            if not rate.divisible:
+                wanted = int(min(wanted, rate.burst))
+            ready = rate.ready_at(at, wanted)
+            if at < ready <= NEVER:
+                at, place = ready, n
+    for n, slots in lane.slots:
+        if place < 0 and slots.free + queue.pending(slots) < weights[n] > 0:
+            place = n
     return at, place
 
 

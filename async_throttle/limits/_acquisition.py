@@ -10,6 +10,7 @@ from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from async_throttle._decorator import within, within_either
+from async_throttle._engine.forecast import amid_an_event
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
 from async_throttle._shell.core import checked_priority
@@ -586,7 +587,11 @@ def soonest(options: Sequence[Option]) -> Delay:
         return Delay(seconds(at - now), key)
 
     def inside(now: int) -> Delay:
-        """Where somebody is at work: by what waits for the rates now."""
-        return Delay(seconds(min(o.lane.ready_at(now, o.weights) for o in options) - now))
+        """Where somebody is at work: as of the last event."""
+        queue = find(core).queue
+        bounds = [amid_an_event(queue, now, lane, weights) for _, lane, weights in options]
+        n = min(range(len(bounds)), key=bounds.__getitem__)
+        at, place = bounds[n]
+        return Delay(seconds(at - now), cast(SetCore, options[n].asked).key(place))
 
     return find(core).ask(question, inside)
