@@ -788,6 +788,18 @@ def test_a_wait_beside_many_lanes_is_bounded_not_long_after_its_own_limit(crowd:
     assert is_within(story.queue, *asked, expected + later)
 
 
+def test_a_wait_is_bounded_by_those_alone_who_wake_until_it_is_over() -> None:
+    shared = bucket(1, 10, 3, level=0)
+    sleeping = [[shared, bucket(1, 1000 * (n + 1), 1, level=0)] for n in range(100)]
+    story = trusting(Story(*sleeping, [shared, bucket(1, 500, 1, level=0)], sets=True))
+    for n in range(100):
+        story.join(f"sleeper {n}", 1, 1, lane=n)
+    asked = story.lanes[100], (TOKEN, TOKEN)
+    assert quote(story.queue, *asked) == (500, 1)
+    assert not is_within(story.queue, *asked, 499)
+    assert is_within(story.queue, *asked, 550)
+
+
 def test_a_wait_is_bounded_at_a_lane_that_was_never_waited_in_and_beside_few() -> None:
     story = Story([bucket(1, 10, 1, level=0)], [bucket(1, 10, 1, level=0)])
     story.join("elsewhere", 1)

@@ -36,9 +36,10 @@ H asks for has not forgotten H by then.
 The sum of these times bounds every stretch of time in which always somebody is awake, or a bucket
 of those is not full. A newcomer that is awake at once is gone when such a stretch that begins
 now is over. One that is awake from an instant on may also be caught in a later stretch, which
-begins with an awakening, when all buckets are full. Of that stretch only those are part that wake
-after its begin. Heads are sorted by the instants at which they wake. How often the waiters behind
-them wake, and which, is not known: all of them are counted.
+begins with an awakening, when all buckets are full. Only those are part of a stretch that wake
+after its begin, and not long after the instant by which the newcomer is to be gone. Heads are
+sorted by the instants at which they wake. How often the waiters behind them wake, and which, is not
+known: all of them are counted.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from bisect import bisect_left
 from typing import Any, Final
 
 from async_throttle._engine.index import Group, is_orderly
-from async_throttle._engine.lane import SKIP, Callers, Lane
+from async_throttle._engine.lane import ENDED, SKIP, Callers, Lane
 from async_throttle._engine.queue import Queue
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import Slots
@@ -118,8 +119,8 @@ def _is_within_beside_many(queue: Queue, lane: Lane, weights: tuple[int, ...], u
     if crowd is None:
         return False
     if not alone:
-        return at + crowd.lasts() <= until
-    return now + crowd.lasts() < until and (at == now or crowd.is_over(at, until))
+        return at + crowd.lasts(until) <= until
+    return now + crowd.lasts(until) < until and (at == now or crowd.is_over(at, until))
 
 
 def _crowd(queue: Queue, asked: dict[Rule, int]) -> _Crowd | None:
@@ -203,23 +204,22 @@ class _Crowd:
         now: the instant of the question.
         rates: those in common.
         groups: the heads of which it is known when they wake.
-        number: of all waiters.
-        behind: how many of them are not in *groups*.
+        behind: how many waiters are not in *groups*, and the newcomer.
+        longest: no longer before an awakening anybody is held up for it.
     """
 
-    __slots__ = ("behind", "groups", "now", "number", "rates")
+    __slots__ = ("behind", "groups", "longest", "now", "rates")
 
     def __init__(self, queue: Queue, asked: dict[Rule, int], groups: list[Group]) -> None:
         self.now = queue.now
         self.groups = groups
         self.rates = [_Common(queue, rate, weight, groups) for rate, weight in asked.items()]
-        self.number = queue.waiting + 1
-        self.behind = self.number - sum(len(group.ranks) for group in groups)
+        self.behind = queue.waiting + 1 - sum(len(group.ranks) for group in groups)
+        self.longest = max(rate.turn or rate.lasts(self.now, 1) for rate in self.rates)
 
-    def lasts(self) -> int:
-        """For how long from now on somebody may be awake, or a bucket not full."""
-        missing = sum(rate.full - self.now for rate in self.rates)
-        return missing + self._lasts([self.number] * len(self.rates), self.number)
+    def lasts(self, until: int) -> int:
+        """For how long from now on somebody may be awake, or a bucket not full, up to *until*."""
+        return sum(rate.full - self.now for rate in self.rates) + self._lasts(ENDED, until)
 
     def is_over(self, at: int, until: int) -> bool:
         """Whether such a stretch of time that begins later, up to *at*, is over by *until*.
@@ -227,25 +227,28 @@ class _Crowd:
         Looked at are begins that are at least so long ago, each time twice as long.
         """
         least, begin = until - at, at
-        end = until + max(rate.turn or rate.lasts(self.now, 1) for rate in self.rates)
         while begin > self.now:
             begin = max(self.now, until - 2 * least)
-            woken = {group: _woken(group, begin, end) for group in self.groups}
-            numbers = [self.behind + sum(woken[g] for g in rate.groups) for rate in self.rates]
-            if self._lasts(numbers, self.behind + sum(woken.values())) >= least:
+            if self._lasts(begin, until) >= least:
                 return False
             least *= 2
         return True
 
-    def _lasts(self, numbers: list[int], number: int) -> int:
-        """How long a stretch lasts of which so many are part, by rate, and of all together."""
+    def _lasts(self, begin: int, until: int) -> int:
+        """How long it can last if those are part of it who wake from *begin* on."""
+        end = until + self.longest
+        woken = {group: _woken(group, begin, end) for group in self.groups}
+        numbers = [self.behind + sum(woken[group] for group in r.groups) for r in self.rates]
         pairs = list(zip(self.rates, numbers, strict=True))
-        held = max(rate.holds(self.now, each) for rate, each in pairs)
-        lasts = sum(rate.lasts(self.now, each) for rate, each in pairs)
-        return lasts + number * (held + 2 * len(pairs))
+        held = max(rate.holds(self.now, number) for rate, number in pairs)
+        lasts = sum(rate.lasts(self.now, number) for rate, number in pairs)
+        return lasts + (self.behind + sum(woken.values())) * (held + 2 * len(pairs))
 
 
 def _woken(group: Group, begin: int, end: int) -> int:
-    """How many heads of *group* wake from *begin* to *end*."""
+    """How many heads of *group* wake from *begin* to *end*; all who are awake, before the first."""
     asleep: list[Any] = group.asleep
-    return bisect_left(asleep, (end + 1,)) - bisect_left(asleep, (begin,))
+    later = len(asleep) - bisect_left(asleep, (end + 1,))
+    if begin == ENDED:
+        return len(group.ranks) - later
+    return len(asleep) - bisect_left(asleep, (begin,)) - later
