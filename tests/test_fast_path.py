@@ -37,6 +37,7 @@ from async_throttle import (
     Throttle,
     ThrottleClosed,
     TokenBucket,
+    WeightTooLarge,
     limits,
     testing,
     threads,
@@ -491,6 +492,22 @@ def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(cls, name, noted)
     return called
+
+
+@pytest.mark.parametrize("kind", [Throttle, threads.Throttle])
+@pytest.mark.parametrize("use", ["lease", "set"])
+async def test_no_weight_above_the_burst_goes_while_the_bucket_gets_full(
+    kind: type[Any], use: str
+) -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    throttle = kind(10**12, burst=5)  # more than a token per nanosecond
+    call = throttle(6) if use == "lease" else LimitSet(throttle)({0: 6})
+    async with throttle(5):
+        loop._now += 1
+        with pytest.raises(WeightTooLarge):
+            async with call:
+                pass
 
 
 @pytest.mark.parametrize("kind", [Throttle, threads.Throttle])

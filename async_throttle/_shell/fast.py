@@ -216,7 +216,12 @@ class FastLease:
             if full <= at - ticks.scale:
                 full = at
             after = full + weight * ticks.token
-            if after <= at + ticks.room and ticks.token and now >= clock.seen:
+            if (
+                after <= at + ticks.room
+                and ticks.token
+                and now >= clock.seen
+                and (full >= at or weight * ticks.token <= ticks.room)  # full within a nanosecond
+            ):
                 if full > at or state.lows:
                     scheduler.busy = True
                     scheduler.calm = False
@@ -523,6 +528,7 @@ def enter_lease(lease: Any) -> bool:
             full <= at
             and not state.lows
             and after <= at + ticks.room
+            and (full == at or weight * ticks.token <= ticks.room)  # full within a nanosecond
             and ticks.token
             and now >= clock.seen
         ):
