@@ -85,6 +85,7 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = {
         "limit_set::TestLimitSetSharedModes::test_limitset_non_shared_must_be_sync",
         "limit_set::TestLimitSetSharedModes::test_limitset_shared_invalid_mode",
         "limit_pool::TestLimitPoolCreation::test_limitpool_empty_raises_error",
+        "async_acquire::TestAsyncAcquireBasicCorrectness::test_async_acquire_timeout_raises",
     ),
     "expects what pydantic does: text is read as a number, assignments raise its ValidationError": (
         "float_capacity::TestFloatCapacityConstruction::test_string_numeric_coerces",

@@ -282,7 +282,7 @@ async def test_async_acquire_waits_in_turn_and_is_entered_as_a_block(kind: str) 
 async def test_async_acquire_ends_with_its_timeout_or_its_task(kind: str) -> None:
     limiter, limits = of_either_kind(kind)
     held = await limiter.async_acquire()
-    with pytest.raises(TimeoutError, match="Failed to acquire all limits within 2s"):
+    with pytest.raises(TimeoutError, match="within a timeout of 2 s"):
         await limiter.async_acquire(timeout=2)
     assert now() == 2.0
     task = await queued(limiter.async_acquire(files=1))
@@ -296,7 +296,7 @@ async def test_async_acquire_ends_with_its_timeout_or_its_task(kind: str) -> Non
 @pytest.mark.parametrize("kind", ["set", "pool"])
 async def test_what_can_never_be_says_so_in_both_ways(kind: str) -> None:
     limiter, _ = of_either_kind(kind)
-    message = "exceeds capacity of limit 'files', it can never be fulfilled: .*largest .* is 1$"
+    message = "exceeds capacity, and can never be fulfilled: files .*largest .* is 1$"
     for call in (limiter.acquire, limiter.try_acquire):
         with pytest.raises(WeightTooLarge, match=message) as refused:
             call({"files": 2})
@@ -320,7 +320,7 @@ async def test_update_passes_over_unknown_names_and_logs_each_of_them_once(
             assert api["tokens"].throttle.level == left
     messages = [record.getMessage() for record in caplog.records]
     assert [message.split("'")[1] for message in messages] == ["letters", "words"] * 2
-    assert all("['call_count', 'tokens', 'files']" in message for message in messages)
+    assert all("call_count, tokens, files" in message for message in messages)
     with pytest.raises(ValueError, match="letters"):
         lease.settle(letters=1)
     with pytest.raises(ValueError, match=r"tokens.*-1"):
@@ -351,5 +351,5 @@ async def test_usage_above_the_request_is_charged_and_logged(
     (record,) = caplog.records
     assert record.name == "async_throttle.limits"
     assert record.getMessage() == (
-        "Usage (45.5) exceeds requested amount (40) for limit 'tokens': it is charged"
+        "tokens: what was used, 45.5, exceeds requested amount 40, and is charged as debt"
     )

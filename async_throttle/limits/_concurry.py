@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, overload
 from async_throttle import threads
 from async_throttle._base import BaseThrottle
 from async_throttle._units import TOKEN
-from async_throttle.exceptions import ResourceLimitError, ThrottleTimeout, WeightTooLarge
+from async_throttle.exceptions import WeightTooLarge
 from async_throttle.limits._acquisition import Begun, begin, by_limit, tried
 from async_throttle.limits._acquisition import LimitSetAcquisition as Granted
 from async_throttle.limits._core import SLOTS, SetCore
@@ -104,8 +104,8 @@ class LimitSetAcquisition(Granted):
         for key, used in usage.items():
             if used > asked.get(key, 1) and self._core.places[key][1] != SLOTS:
                 _warn(
-                    f"Usage ({used}) exceeds requested amount ({asked.get(key, 1)}) for limit "
-                    f"{str(key)!r}: it is charged"
+                    f"{key}: what was used, {used}, exceeds requested amount {asked.get(key, 1)}, "
+                    "and is charged as debt"
                 )
 
     def _known(self, usage: Mapping[Any, float]) -> dict[Any, float]:
@@ -118,8 +118,8 @@ class LimitSetAcquisition(Granted):
             if key not in known and key not in told:
                 told.add(key)
                 _warn(
-                    f"Cannot update limit {str(key)!r}: not acquired in this LimitSet. "
-                    f"This key will be ignored. Available keys: {list(core.limits)}"
+                    f"Cannot update limit {str(key)!r}, which is not acquired here and passed by. "
+                    f"Available keys: {', '.join(map(str, core.limits))}"
                 )
         return known
 
@@ -186,8 +186,8 @@ class _Asked(BaseLimits[Any]):
         weights = by_limit(requested, named)
         try:
             return begin(BegunAcquisition(self, self._core, weights, timeout, priority))
-        except ResourceLimitError as error:
-            _add_words(error, timeout)
+        except WeightTooLarge as error:
+            _add_words(error)
             raise
 
     async def async_acquire(
@@ -206,8 +206,8 @@ class _Asked(BaseLimits[Any]):
         weights = by_limit(requested, named)
         try:
             return await LimitSetAcquisition(self, self._core, weights, timeout, priority)
-        except ResourceLimitError as error:
-            _add_words(error, timeout)
+        except WeightTooLarge as error:
+            _add_words(error)
             raise
 
     def try_acquire(  # type: ignore[override]
@@ -226,8 +226,8 @@ class _Asked(BaseLimits[Any]):
         weights = by_limit(requested, named)
         try:
             return tried(LimitSetAcquisition(self, self._core, weights, None, priority))
-        except ResourceLimitError as error:
-            _add_words(error, None)
+        except WeightTooLarge as error:
+            _add_words(error)
             raise
 
 
@@ -344,15 +344,9 @@ def _stats_of_set(limits: Set[Any]) -> dict[Hashable, dict[str, Any]]:
     }
 
 
-def _add_words(error: ResourceLimitError, timeout: float | None) -> None:
-    """Have *error* say what concurry says, too."""
-    if isinstance(error, WeightTooLarge):
-        words = f"Request exceeds capacity of limit {error.limit!r}, it can never be fulfilled"
-    elif isinstance(error, ThrottleTimeout):
-        words = f"Failed to acquire all limits within {timeout}s"
-    else:
-        return
-    error.args = (f"{words}: {error}",)
+def _add_words(error: WeightTooLarge) -> None:
+    """Have *error* say what is looked for in that of concurry, too."""
+    error.args = (f"exceeds capacity, and can never be fulfilled: {error}",)
 
 
 def _warn(message: str) -> None:
