@@ -118,6 +118,8 @@ _WAITS = "a lease without a block is what the throttle's own lease() returns"
 _BLOCK = "a block of a set or a measured throttle ends as that of the call it was made for"
 REACHES = {
     ("limits._acquisition", "_lease"): "acquire() of concurry waits with a thread or not at all",
+    ("limits._acquisition", "_epoch"): _MADE,
+    ("limits._acquisition", "_timeout"): _MADE,
     ("_shell.admission", "_hold"): "a lease is filled in by the shell, not by its holder",
     ("_shell.fast", "_hold"): "a lease is filled in by the shell, not by its holder",
     ("_shell.fast", "_receipts"): "a shortcut of the lease of a set, kept with all others",

@@ -381,7 +381,7 @@ ROWS: dict[type, dict[str, str]] = {
         "__await__": LATER,
         "__repr__": BEFORE,
         **dict.fromkeys(("config", "limit_set", "successful", "waited", "waited_for"), PURE),
-        **dict.fromkeys(("weights", "__bool__", "__call__", "__init__"), PURE),
+        **dict.fromkeys(("weights", "__bool__", "__call__"), PURE),
     },
     LimitPool: {
         **SETS,

@@ -334,12 +334,7 @@ class FastSet:
             core = self._core
             rate = core.rates.get(key)
             receipts = self._receipts
-            if (
-                rate is not None
-                and actual.__class__ is int
-                and actual >= 0
-                and len(receipts) > rate[1]
-            ):
+            if rate is not None and type(actual) is int and actual >= 0 and len(receipts) > rate[1]:
                 rule, place = rate
                 taken = receipts[place]
                 amount = actual * TOKEN
@@ -850,7 +845,7 @@ def leave_set(lease: Any) -> bool:
     scheduler: Scheduler = lease._core.scheduler
     for taken in lease._receipts:
         slots, weight, _ = taken
-        if slots.__class__ is not Slots:
+        if type(slots) is not Slots:
             break
         if not scheduler.calm:
             return False

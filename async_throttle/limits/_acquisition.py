@@ -40,7 +40,16 @@ from async_throttle.rules.slots import UNLIMITED, Slots
 if TYPE_CHECKING:
     from async_throttle.limits._set import LimitSet
 
-__all__ = ["Begun", "Delay", "LimitSetAcquisition", "begin", "by_limit", "soonest", "tried"]
+__all__ = [
+    "Begun",
+    "Delay",
+    "LimitSetAcquisition",
+    "begin",
+    "by_limit",
+    "call_of",
+    "soonest",
+    "tried",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -105,32 +114,17 @@ class LimitSetAcquisition(FastSet, BaseLease):
         "limit_set",
     )
 
+    _amounts: Mapping[Any, float]
     _core: SetCore
+    _face: Any
     _measures: dict[Hashable, Measure]
+    _priority: int
     _receipts: list[Receipt]
     _settled: dict[Hashable, tuple[int, list[tuple[Any, int]]]] | None
+    _source: Source
     _spans: list[int] | None
     _weights: tuple[Any, ...]
     limit_set: LimitSet[Any] | None
-
-    def __init__(
-        self,
-        face: Any,
-        source: Source,
-        amounts: Mapping[Any, float],
-        timeout: float | None,
-        priority: int,
-    ) -> None:
-        self._face = face
-        self._source = source
-        self._amounts = amounts
-        self._timeout = timeout
-        self._priority = priority if priority.__class__ is int else checked_priority(priority)
-        self._weights = source.weigh(amounts)
-        self._settled = None
-        self._epoch = fast.EPOCH
-        self._state = FRESH
-        self.limit_set = None
 
     def __bool__(self) -> bool:
         """Whether it was granted: `successful`."""
@@ -166,7 +160,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
     def _grab(self, state: LeaseState) -> bool:
         """Take at once what a set has, if nobody waits for any of its limits."""
         source: Any = self._source
-        if source.__class__ is not SetCore or self._priority:
+        if type(source) is not SetCore or self._priority:
             return False
         scheduler = source.scheduler
         if scheduler.into is not None:
@@ -407,7 +401,8 @@ class LimitSetAcquisition(FastSet, BaseLease):
         return self._source.options(self._weights, self._priority)
 
     def _twin(self) -> Self:
-        return type(self)(self._face, self._source, self._amounts, self._timeout, self._priority)
+        amounts, timeout, priority = self._amounts, self._timeout, self._priority
+        return call_of(type(self), self._face, self._source, amounts, timeout, priority)
 
     def _hold(
         self, receipts: list[Receipt], waited: int, option: Option, spans: list[int] | None
@@ -489,7 +484,10 @@ class Begun(LimitSetAcquisition):
         return super().__await__()
 
     def __del__(self) -> None:
-        if getattr(self, "_state", FRESH) is not LEASED or hasattr(self, "_awaited"):
+        try:
+            if self._state is not LEASED or hasattr(self, "_awaited"):
+                return
+        except AttributeError:  # its making was interrupted
             return
         rules = self._core.lane.rules
         bounded = [rules.index(rule) for rule, _, _ in self._receipts if _is_bounded(rule)]
@@ -511,6 +509,29 @@ def _is_bounded(rule: Rule) -> bool:
 # -- what sets and pools have in common ---------------------------------------------------
 
 
+def call_of(
+    kind: type[A],
+    face: Any,
+    source: Source,
+    amounts: Mapping[Any, float],
+    timeout: float | None = None,
+    priority: int = 0,
+) -> A:
+    """A call of *kind* to the set or pool *face*, whose core is *source*."""
+    call = kind()
+    call._state = FRESH
+    call._face = face
+    call._source = source
+    call._amounts = amounts
+    call._timeout = timeout
+    call._priority = priority if type(priority) is int else checked_priority(priority)
+    call._weights = source.weigh(amounts)
+    call._settled = None
+    call._epoch = fast.EPOCH
+    call.limit_set = None
+    return call
+
+
 def by_limit(
     amounts: Mapping[Any, float] | None, named: Mapping[str, float]
 ) -> Mapping[Any, float]:
@@ -522,8 +543,8 @@ def by_limit(
     """
     if amounts is None:
         return named
-    if not named and amounts.__class__ is dict:
-        return amounts
+    if type(amounts) is dict and not named:  # the usual case
+        return {**amounts}
     if not isinstance(amounts, Mapping):
         raise TypeError(
             f"weights are said by limit, as in tokens=5 or {{'tokens': 5}}, got {amounts!r}"

@@ -11,7 +11,7 @@ from async_throttle import threads
 from async_throttle._base import BaseThrottle
 from async_throttle._units import TOKEN
 from async_throttle.exceptions import WeightTooLarge
-from async_throttle.limits._acquisition import Begun, begin, by_limit, tried
+from async_throttle.limits._acquisition import Begun, begin, by_limit, call_of, tried
 from async_throttle.limits._acquisition import LimitSetAcquisition as Granted
 from async_throttle.limits._core import SLOTS, SetCore
 from async_throttle.limits._face import BaseLimits
@@ -185,7 +185,7 @@ class _Asked(BaseLimits[Any]):
         """
         weights = by_limit(requested, named)
         try:
-            return begin(BegunAcquisition(self, self._core, weights, timeout, priority))
+            return begin(call_of(BegunAcquisition, self, self._core, weights, timeout, priority))
         except WeightTooLarge as error:
             _add_words(error)
             raise
@@ -205,7 +205,7 @@ class _Asked(BaseLimits[Any]):
         """
         weights = by_limit(requested, named)
         try:
-            return await LimitSetAcquisition(self, self._core, weights, timeout, priority)
+            return await call_of(LimitSetAcquisition, self, self._core, weights, timeout, priority)
         except WeightTooLarge as error:
             _add_words(error)
             raise
@@ -225,7 +225,7 @@ class _Asked(BaseLimits[Any]):
         """
         weights = by_limit(requested, named)
         try:
-            return tried(LimitSetAcquisition(self, self._core, weights, None, priority))
+            return tried(call_of(LimitSetAcquisition, self, self._core, weights, None, priority))
         except WeightTooLarge as error:
             _add_words(error)
             raise

@@ -24,6 +24,7 @@ from async_throttle.limits._acquisition import (
     LimitSetAcquisition,
     begin,
     by_limit,
+    call_of,
     soonest,
     tried,
 )
@@ -111,9 +112,9 @@ class BaseLimits(Single, ABC, Generic[T]):
             ValueError: a name that is no limit, or is said twice; a weight that cannot be.
         """
         if amounts is not None and not named and is_to_be_decorated(amounts):
-            return self._acquisition(self, self._core, {}, timeout, priority)(amounts)
+            return call_of(self._acquisition, self, self._core, {}, timeout, priority)(amounts)
         weights = named if amounts is None else by_limit(amounts, named)
-        return self._acquisition(self, self._core, weights, timeout, priority)
+        return call_of(self._acquisition, self, self._core, weights, timeout, priority)
 
     def acquire(
         self,
@@ -135,7 +136,7 @@ class BaseLimits(Single, ABC, Generic[T]):
             ValueError: as a call does.
         """
         weights = by_limit(amounts, named)
-        return begin(self._begun(self, self._core, weights, timeout, priority))
+        return begin(call_of(self._begun, self, self._core, weights, timeout, priority))
 
     def try_acquire(
         self, amounts: Mapping[Any, float] | None = None, /, *, priority: int = 0, **named: float
@@ -147,7 +148,7 @@ class BaseLimits(Single, ABC, Generic[T]):
             ``async with`` that holds nothing.
         """
         weights = by_limit(amounts, named)
-        return tried(self._acquisition(self, self._core, weights, None, priority))
+        return tried(call_of(self._acquisition, self, self._core, weights, None, priority))
 
     def try_consume(
         self, amounts: Mapping[Any, float] | None = None, /, *, priority: int = 0, **named: float
@@ -195,7 +196,9 @@ class BaseLimits(Single, ABC, Generic[T]):
         Args, Raises: as a call.
         """
         weights = by_limit(amounts, named)
-        call: LimitSetAcquisition = self._acquisition(self, self._core, weights, timeout, priority)
+        call: LimitSetAcquisition = call_of(
+            self._acquisition, self, self._core, weights, timeout, priority
+        )
         return call._lease() if self._with_the_thread() else call._wait()
 
     def consume(
@@ -241,7 +244,7 @@ class BaseLimits(Single, ABC, Generic[T]):
         return isinstance(find(self._core.whom()), ThreadScheduler)
 
     async def __aenter__(self) -> LimitSetAcquisition:
-        acquisition = await self._acquisition(self, self._core, {}, None, 0)
+        acquisition = await call_of(self._acquisition, self, self._core, {})
         try:
             self._blocks.enter(acquisition)
         except BaseException:
@@ -259,7 +262,7 @@ class BaseLimits(Single, ABC, Generic[T]):
         self.__exit__(exc_type, exc, traceback)
 
     def __enter__(self) -> LimitSetAcquisition:
-        acquisition = self._acquisition(self, self._core, {}, None, 0).__enter__()
+        acquisition = call_of(self._acquisition, self, self._core, {}).__enter__()
         try:
             self._blocks.enter(acquisition)
         except BaseException:
