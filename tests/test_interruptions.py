@@ -394,11 +394,16 @@ ROWS: dict[type, dict[str, str]] = {
 ROWS |= {
     limits.LimitSet: {
         **ROWS[LimitSet],
+        "async_acquire": LATER,
         "get_stats": BEFORE,
         **dict.fromkeys(("limits", "mode", "shared"), PURE),
     },
-    limits.LimitSetAcquisition: {**ROWS[LimitSetAcquisition], "update": NOTED},
-    limits.LimitPool: {**ROWS[LimitPool], "get_stats": BEFORE},
+    limits.LimitSetAcquisition: {
+        **ROWS[LimitSetAcquisition],
+        "acquisitions": BEFORE,
+        "update": NOTED,
+    },
+    limits.LimitPool: {**ROWS[LimitPool], "async_acquire": LATER, "get_stats": BEFORE},
 }
 
 
