@@ -178,14 +178,15 @@ async def test_drain_ends_also_if_the_throttle_was_joined_meanwhile(
 ) -> None:
     # The slot comes back where the throttle is now. If a join leaves the callers of drain()
     # behind, they wait for ever.
-    throttle = taken(kind, 1)
+    throttle = kind(math.inf, 1)
     groups = apart(throttle, moves)
+    held = groups[moves].try_acquire()
     of_the_throttle = getattr(throttle, "drain_async", throttle.drain)
     end = await queued(groups[moves].drain() if drained == "set" else of_the_throttle())
     join(*groups)
     await others_run()
     assert not end.done()
-    throttle.release()
+    held.release()
     await others_run()
     assert end.done()
 
