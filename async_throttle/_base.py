@@ -117,7 +117,6 @@ class BaseThrottle(Single):
         """
         core = self._core
         option = core.tokens_option(weight, priority)
-        core.check(option.weights)
         return find(core).seize(Attempt((option,), None, None))
 
     def charge(self, weight: float) -> None:

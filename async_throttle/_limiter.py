@@ -39,6 +39,10 @@ class _Asked(Protocol):
         """The most weight that can be admitted in any *window* seconds, in the same form."""
         ...
 
+    def statistics(self) -> Any:
+        """How it stands, and what became of calls that had to wait, in the same form."""
+        ...
+
     @property
     def waiting(self) -> int:
         """Callers of this limiter that are queued."""

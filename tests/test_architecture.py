@@ -315,6 +315,7 @@ def test_a_facade_has_no_waiting_and_no_timing_of_its_own(facade: str) -> None:
     assert not {name.split(".")[0] for name in imports(tree)} & {*CLOCKS_AND_LOOPS, "heapq"}
     # It is made of throttles; _shell.single refuses to be copied, and has no state.
     below = {"__init__", "_units", "_decorator", "_shell", "exceptions", "throttle", "resources"}
+    below |= {"statistics"}  # to name what its throttle tells
     assert parts_imported(PACKAGE / facade) <= below
     shell = {name for name in imports(tree) if "._shell" in name}
     assert {name.split(".")[2] for name in shell} <= {"single"}

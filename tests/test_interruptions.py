@@ -345,7 +345,7 @@ SETS = {
     **SYNC,
     **dict.fromkeys(("pause", "resume", "close"), NOTED),
     **dict.fromkeys(("delay", "locked", "paused_for", "waiting", "level", "active"), BEFORE),
-    **dict.fromkeys(("capacity", "guarantee"), BEFORE),
+    **dict.fromkeys(("capacity", "guarantee", "statistics"), BEFORE),
     **dict.fromkeys(("try_acquire", "try_consume", "__repr__"), BEFORE),
     "acquire": REFUSES,
     **dict.fromkeys(("consume", "drain", "lease"), f"in a loop: {LATER}; else {REFUSES}"),

@@ -24,6 +24,7 @@ from async_throttle import (
     LimitPool,
     LimitSet,
     RateLimiter,
+    Refused,
     ResourceLimitError,
     SyncLimiter,
     Throttle,
@@ -314,6 +315,24 @@ async def test_tokens_alone_are_waited_for_within_a_body_as_well(kind: Kind) -> 
         await later(limiter, "consume", kind.says(1))
         other.release()
         (await waiter).release()
+    lease.release()
+
+
+@asks("statistics", of=WITH_RATE)
+async def test_statistics_tell_what_waited_and_what_was_refused(kind: Kind) -> None:
+    limiter = kind.make()
+    fresh = kind.reads(limiter.statistics())
+    assert (fresh.level, fresh.capacity, fresh.active, fresh.waiting) == (20, 10, 0, 0)
+    lease = await later(limiter, "lease", kind.says(20))
+    await later(limiter, "consume", kind.says(5))
+    with pytest.raises(ThrottleTimeout):
+        await later(limiter, "consume", kind.says(5), timeout=0.25)
+    with pytest.raises(WeightTooLarge):
+        limiter.try_consume(kind.says(21))
+    told = kind.reads(limiter.statistics())
+    assert (told.queued_granted, told.waited, told.longest) == (1, 0.5, 0.5)
+    assert told.refused == Refused(timeout=1, weight=1)
+    assert (told.level, told.active) == (0, 1)
     lease.release()
 
 

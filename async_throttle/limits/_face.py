@@ -366,3 +366,7 @@ class BaseLimits(Single, ABC, Generic[T]):
     @abstractmethod
     def guarantee(self, window: float) -> Any:
         """The most weight that can be admitted in any half-open window of *window* seconds."""
+
+    @abstractmethod
+    def statistics(self) -> Any:
+        """How things stand, and what became of calls that were not granted at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell.lease import Blocks
@@ -16,6 +16,9 @@ from async_throttle.limits._core import SetCore
 from async_throttle.limits._face import BaseLimits, T
 from async_throttle.limits._set import LimitSet, core_of_set
 from async_throttle.limits._tokens import Tokens
+
+if TYPE_CHECKING:
+    from async_throttle.statistics import Statistics
 
 __all__ = ["LimitPool", "LoadBalancingAlgorithm"]
 
@@ -114,6 +117,10 @@ class LimitPool(BaseLimits[T]):
     def guarantee(self, window: float) -> tuple[dict[Hashable, float], ...]:
         """By set, the most weight that can be admitted: see `LimitSet.guarantee`."""
         return tuple([limit_set.guarantee(window) for limit_set in self.limit_sets])
+
+    def statistics(self) -> tuple[dict[Hashable, Statistics], ...]:
+        """By set, how its limits stand: see `LimitSet.statistics`."""
+        return tuple([limit_set.statistics() for limit_set in self.limit_sets])
 
     def __getitem__(self, index: int) -> LimitSet[T]:
         return self.limit_sets[index]

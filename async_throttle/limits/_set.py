@@ -23,6 +23,7 @@ from async_throttle.throttle import Throttle
 
 if TYPE_CHECKING:
     from async_throttle import threads
+    from async_throttle.statistics import Statistics
 
 __all__ = ["LimitSet", "core_of_set", "refuse_reserved"]
 
@@ -219,6 +220,27 @@ class LimitSet(BaseLimits[T]):
         By whoever uses it; see `Throttle.guarantee`.
         """
         return {key: throttle_of(limit).guarantee(window) for key, limit in self._limits.items()}
+
+    def statistics(self) -> dict[Hashable, Statistics]:
+        """By limit, how its throttle stands, whoever uses it: see `Throttle.statistics`.
+
+        What calls waited for a pause of the set itself is told of no limit.
+
+        >>> import asyncio
+        >>> from async_throttle import testing
+        >>> async def main():
+        ...     api = LimitSet(requests=Throttle(1), tokens=Throttle(1_000))
+        ...     for _ in range(3):
+        ...         async with api(tokens=100):
+        ...             pass
+        ...     return {limit: told.waited for limit, told in api.statistics().items()}
+        >>> testing.run(main())
+        {'requests': 2.0, 'tokens': 0.0}
+        """
+        from async_throttle.statistics import read  # most programs never ask
+
+        cores = self._by_key()
+        return find(self._core).ask(lambda now: {key: read(core, now) for key, core in cores})
 
     def _by_key(self) -> list[tuple[Hashable, Core]]:
         return [(key, core_of(throttle_of(limit))) for key, limit in self._limits.items()]

@@ -20,6 +20,7 @@ from async_throttle.throttle import Throttle
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from async_throttle.statistics import Statistics
     from async_throttle.throttle import Lease
 
 __all__ = ["ConcurrencyLimiter", "RateLimiter"]
@@ -91,6 +92,10 @@ class _Limiter(Single):
     def guarantee(self, window: float) -> float:
         """The most weight that can be admitted in any *window* seconds."""
         return self._throttle.guarantee(window)
+
+    def statistics(self) -> Statistics:
+        """How things stand, and what became of calls that were not granted at once."""
+        return self._throttle.statistics()
 
     def locked(self) -> bool:
         """True if `acquire()` would wait."""
