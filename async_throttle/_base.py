@@ -29,10 +29,24 @@ if TYPE_CHECKING:
     from async_throttle.adaptive import Adaptive
     from async_throttle.statistics import Statistics
 
-__all__ = ["BaseThrottle", "core_of"]
+__all__ = ["BaseLimiter", "BaseThrottle", "core_of", "known_apart"]
 
 
-class BaseThrottle(Single):
+class BaseLimiter(Single):
+    """What has a core that decides who goes next: a throttle, a set, or a pool."""
+
+    # _blocks   what plain blocks hold, by task or thread; None where that need not be known
+    # _core     what is behind this face
+    __slots__ = ("__weakref__", "_blocks", "_core")
+
+    _core: Any
+
+    def _known_apart(self, since: int) -> bool:
+        """Whether anybody knows a part of it that is no older than *since*, but for itself."""
+        return False
+
+
+class BaseThrottle(BaseLimiter):
     """What a `Throttle` and an `async_throttle.threads.Throttle` have in common.
 
     A rate and a number of slots, with all that can be asked of them without waiting.
@@ -40,9 +54,9 @@ class BaseThrottle(Single):
 
     __module__ = "async_throttle"
 
-    # _blocks   the leases of plain blocks whose calls are measured; None if they are not
-    __slots__ = ("__weakref__", "_blocks", "_core")
+    __slots__ = ()
 
+    _core: Core
     _scheduler: ClassVar[type[LoopScheduler] | type[ThreadScheduler]]
 
     def __init__(
@@ -368,6 +382,11 @@ class BaseThrottle(Single):
         else:
             following.check("concurrency", 0 if limit == UNLIMITED else limit)
             find(core).do(lambda now: following.begin_anew(core, now, "concurrency", limit))
+
+
+def known_apart(limiter: BaseLimiter, since: int) -> bool:
+    """Whether anybody knows a part of *limiter* that is no older than *since*, but for itself."""
+    return limiter._known_apart(since)
 
 
 def core_of(throttle: Any) -> Core:

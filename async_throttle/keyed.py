@@ -18,23 +18,32 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from async_throttle._base import BaseThrottle, core_of
+from async_throttle._base import BaseLimiter, core_of, known_apart
+from async_throttle._shell.core import Core, age
 from async_throttle._shell.scheduler import find, forkables
 from async_throttle._shell.single import Single
 
 __all__ = ["Throttles"]
 
-K = TypeVar("K", bound=Hashable)
-T = TypeVar("T", bound=BaseThrottle)
+if TYPE_CHECKING:  # of type checkers, which bring it along
+    import typing_extensions
+
+    from async_throttle.throttle import Throttle
+
+    K = typing_extensions.TypeVar("K", bound=Hashable, default=Any)
+    T = typing_extensions.TypeVar("T", bound=BaseLimiter, default=Throttle)
+else:
+    K = TypeVar("K")
+    T = TypeVar("T")
 
 LOOKED_AT: Final = 2
 """Old keys looked at for each new one. With one, a table that has grown would stay as it is."""
 
 
 class Throttles(Single, Generic[K, T]):
-    """One throttle per key, made when the key is first asked for.
+    """One throttle per key, or one set, or one pool, made when the key is first asked for.
 
     ::
 
@@ -51,16 +60,21 @@ class Throttles(Single, Generic[K, T]):
     was changed, and one that is made less than full (*initial*), so that a new one would be
     worse, are never forgotten; a paused one not before the pause ends.
 
+    A set is forgotten likewise, once its throttles could be made anew as well: those that the
+    factory makes. Throttles that are older than it, which sets share, are not asked::
+
+        models = Throttles(lambda model: LimitSet(account, tokens=Throttle(90_000, period=60)))
+
     (A new `FixedWindow` has its edges where it was made. `guarantee()` holds all the same.)
 
     From any number of threads, if the throttles are `async_throttle.threads.Throttle`. Two
     threads that ask for a new key at once may both call *factory*; one result is used.
 
     Args:
-        factory: called with a key that is new, for its throttle. It may ask for other keys.
+        factory: called with a key that is new, for its limiter. It may ask for other keys.
 
     Raises:
-        TypeError: *factory* cannot be called.
+        TypeError: *factory* cannot be called, or is a limiter itself.
 
     >>> from async_throttle import Throttle
     >>> chats = Throttles(lambda chat: Throttle(1, burst=3, name=f"chat {chat}"))
@@ -75,15 +89,22 @@ class Throttles(Single, Generic[K, T]):
     __module__ = "async_throttle"
 
     # _throttles  by key, the one looked at least recently first
+    # _ages       of sets and pools, by key: throttles made from there on are theirs
     # _lock       held while an entry changes. Reentrant: a finalizer may run at any time, and
     #             may ask for a key
-    __slots__ = ("__weakref__", "_factory", "_lock", "_throttles")
+    __slots__ = ("__weakref__", "_ages", "_factory", "_lock", "_throttles")
 
     def __init__(self, factory: Callable[[K], T]) -> None:
         if not callable(factory):
             raise TypeError(f"factory must be callable, got {factory!r}")
+        if isinstance(factory, Single):
+            raise TypeError(
+                "factory must make a limiter for each key, as in Throttles(lambda key: "
+                f"Throttle(5)), got one for all: {factory!r}"
+            )
         self._factory = factory
         self._throttles: OrderedDict[K, T] = OrderedDict()
+        self._ages: dict[K, int] = {}
         self._lock = threading.RLock()
         forkables.add(self)
 
@@ -120,12 +141,18 @@ class Throttles(Single, Generic[K, T]):
         self._lock = threading.RLock()
 
     def _make(self, key: K) -> T:
+        since = age()
         made = self._factory(key)
-        if not isinstance(made, BaseThrottle):
-            raise TypeError(f"factory must return a Throttle, got {made!r} for {key!r}")
+        if not isinstance(made, BaseLimiter):
+            raise TypeError(
+                f"factory must return a Throttle, a set or a pool, got {made!r} for {key!r}"
+            )
         with self._lock:
             self._look_around()
-            return self._throttles.setdefault(key, made)
+            found = self._throttles.setdefault(key, made)
+            if found is made and not isinstance(core_of(made), Core):
+                self._ages[key] = since
+            return found
 
     def _look_around(self) -> None:
         for _ in range(LOOKED_AT):
@@ -140,14 +167,21 @@ class Throttles(Single, Generic[K, T]):
         throttles.move_to_end(key)
         throttle = throttles[key]
         # Inside its door: another thread that has it could use it and let go of it meanwhile.
-        core = core_of(throttle)
+        core: Any = core_of(throttle)
+        since = self._ages.get(key)
         del throttle
 
         def forget(now: int) -> None:
-            if core.idle(now):
+            if since is None:
+                idle = core.idle(now)
+            else:
+                idle = core.idle(now, since) and not known_apart(throttles[key], since)
+            if idle:
                 alive = weakref.ref(throttles.pop(key))
                 found = alive()
                 if found is not None:
                     throttles[key] = found
+                else:
+                    self._ages.pop(key, None)
 
-        find(core).ask(forget, lambda now: None)
+        find(core if since is None else core.whom()).ask(forget, lambda now: None)

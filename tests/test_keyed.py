@@ -29,6 +29,7 @@ from support import examples, now, others_run, queued, scaled
 from async_throttle import (
     FixedWindow,
     LeakyBucket,
+    LimitPool,
     LimitSet,
     ResourceLimitError,
     Rule,
@@ -36,6 +37,7 @@ from async_throttle import (
     Throttle,
     ThrottleTimeout,
     TokenBucket,
+    limits,
     testing,
     threads,
 )
@@ -125,7 +127,9 @@ def test_what_cannot_be_called_is_no_factory(factory: Any) -> None:
 def test_what_a_factory_returns_must_be_a_throttle_and_else_nothing_remains(made: Any) -> None:
     hosts: Hosts = Throttles(lambda key: made)
     for _ in range(2):
-        with pytest.raises(TypeError, match=r"factory must return a Throttle, got .* for 'a'"):
+        with pytest.raises(
+            TypeError, match=r"factory must return a Throttle, a set or a pool, got .* for 'a'"
+        ):
             hosts["a"]
     assert list(hosts) == []
 
@@ -916,3 +920,124 @@ def test_nothing_keeps_a_throttle_for_threads_after_it(
         use(throttle)
         del throttle
         assert alive() is None
+
+
+# --------------------------------------------------------------------------------- sets and pools
+
+
+def a_set(account: Any = None, kind: Any = Throttle) -> Any:
+    members = {"tokens": kind(10)} if account is None else {"tokens": kind(10), "account": account}
+    return LimitSet(**members, concurrency=2)
+
+
+def a_pool(account: Any = None, kind: Any = Throttle) -> Any:
+    return LimitPool([a_set(account, kind), a_set(account, kind)])
+
+
+def the_set(limiter: Any) -> Any:
+    return limiter[0] if isinstance(limiter, LimitPool) else limiter
+
+
+made_of_sets = pytest.mark.parametrize("make", [a_set, a_pool])
+kinds_of_throttles = pytest.mark.parametrize("kind", [Throttle, threads.Throttle])
+
+
+@made_of_sets
+@kinds_of_throttles
+async def test_a_set_is_kept_while_it_matters_and_forgotten_when_a_new_one_would_do(
+    make: Any, kind: Any
+) -> None:
+    models = Throttles(lambda model: make(None, kind))
+    limiter = models["a"]
+    assert models["a"] is limiter
+    del limiter
+    newcomers(models)
+    assert "a" not in models  # nothing was taken
+    async with models["a"](tokens=5):
+        newcomers(models)
+        assert "a" in models
+    newcomers(models)
+    assert the_set(models["a"])["tokens"].level == 5
+    await asyncio.sleep(0.5)
+    newcomers(models)
+    assert "a" not in models
+    for change in (
+        lambda: models["a"].close(),
+        lambda: setattr(the_set(models["a"])["tokens"], "capacity", 5),
+        lambda: the_set(models["a"])["concurrency"].close(),
+    ):
+        change()
+        newcomers(models)
+        assert "a" in models
+        del models._throttles["a"]
+
+
+@made_of_sets
+async def test_a_pause_of_a_set_is_kept_until_it_ends(make: Any) -> None:
+    models = Throttles(lambda model: make())
+    models["a"].pause(5)
+    newcomers(models)
+    assert models["a"].paused_for == 5
+    await asyncio.sleep(5)
+    newcomers(models)
+    assert "a" not in models
+
+
+@made_of_sets
+async def test_what_sets_share_does_not_keep_them(make: Any) -> None:
+    account = Throttle(1_000)
+    models = Throttles(lambda model: make(account))
+    async with models["a"]:
+        account.charge(500)
+    await asyncio.sleep(0.2)  # what is of the key alone is there again
+    assert account.level < 1_000
+    newcomers(models)
+    assert "a" not in models
+    keys = range(200)
+    for key in keys:
+        async with models[key]:
+            pass
+        await asyncio.sleep(0.1)
+    assert len(models) < 30
+    assert len(models._ages) == len(models)
+
+
+@made_of_sets
+@pytest.mark.parametrize("part", ["limiter", "set", "tokens"])
+async def test_a_set_is_kept_for_whoever_knows_a_part_of_it(make: Any, part: str) -> None:
+    models = Throttles(lambda model: make())
+    kept = models["a"]
+    if part != "limiter":
+        kept = the_set(kept)
+    if part == "tokens":
+        kept = kept["tokens"]
+    newcomers(models)
+    assert "a" in models
+    del kept
+    newcomers(models)
+    assert "a" not in models
+
+
+def test_limits_of_concurry_are_kept_for_whoever_knows_them() -> None:
+    models = Throttles(lambda model: limits.LimitSet([limits.RateLimit("tokens", 60, None, 5)]))
+    parts: list[Callable[[], Any]] = [
+        lambda: models["a"]["tokens"],
+        lambda: models["a"]["tokens"].throttle,
+    ]
+    for part in parts:
+        kept = part()
+        newcomers(models)
+        assert "a" in models
+        del kept
+        newcomers(models)
+        assert "a" not in models
+
+
+@pytest.mark.parametrize(
+    "one", [Throttle(5), threads.Throttle(5), a_set(), a_pool(), Throttle(5)(2)]
+)
+def test_a_limiter_in_the_place_of_a_factory_is_refused_at_once(one: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"as in Throttles\(lambda key: Throttle\(5\)\), got one for"
+    ):
+        Throttles(one)

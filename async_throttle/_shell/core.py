@@ -29,12 +29,17 @@ if TYPE_CHECKING:
     from async_throttle._shell.following import Following
     from async_throttle._shell.tally import Tally
 
-__all__ = ["UNIT", "Core", "burst_of", "checked_priority", "period_of", "slots_of"]
+__all__ = ["UNIT", "Core", "age", "burst_of", "checked_priority", "period_of", "slots_of"]
 
 NO_LANES: Final[dict[tuple[int, ...], Lane]] = {}
 """Stays empty: what a throttle has until it is the youngest of a set."""
 
 _numbers = count(1)
+
+
+def age() -> int:
+    """A number between those of the cores made so far and those made later."""
+    return next(_numbers)
 
 
 class Core(Refusals):

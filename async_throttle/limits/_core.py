@@ -339,6 +339,15 @@ class SetCore(SetRefusals):
         scheduler = find(self)
         return scheduler.behind() or not scheduler.queue.can_take(self.lane, self.unit)
 
+    def idle(self, now: int, since: int) -> bool:
+        """Whether it is as good as a new set, whose throttles no older than *since* are new."""
+        return (
+            not self.closed
+            and not self.paused_for(now)
+            and not self.occupied()
+            and all(member.number < since or member.idle(now) for member in self.members)
+        )
+
     def paused_for(self, now: int) -> int:
         """Nanoseconds until the pause of this set ends."""
         return max(0, self.lane.pauses[0].until - now)

@@ -9,12 +9,12 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 
+from async_throttle._base import BaseLimiter
 from async_throttle._decorator import is_to_be_decorated
 from async_throttle._shell import loop, thread
 from async_throttle._shell.fast import NOTHING
 from async_throttle._shell.lease import Blocks
 from async_throttle._shell.scheduler import find
-from async_throttle._shell.single import Single
 from async_throttle._shell.thread import ThreadScheduler
 from async_throttle._shell.waiting import Attempt, possible
 from async_throttle._units import nanoseconds, seconds
@@ -46,15 +46,14 @@ else:
     T = TypeVar("T")
 
 
-class BaseLimits(Single, ABC, Generic[T]):
+class BaseLimits(BaseLimiter, ABC, Generic[T]):
     """Limits that are taken together: a set, or a pool of sets.
 
     What waits (`lease`, `consume`, `drain`) is to be awaited where an event loop runs. Where none
     runs, limits for threads wait with the thread, as those of `async_throttle.threads` do.
     """
 
-    # _blocks   what the blocks of the limiter itself hold, by task or thread
-    __slots__ = ("__weakref__", "_blocks", "_core")
+    __slots__ = ()
 
     _acquisition: ClassVar[type[LimitSetAcquisition]] = LimitSetAcquisition
     _begun: ClassVar[type[LimitSetAcquisition]] = Begun

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
+from async_throttle._base import known_apart
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell.lease import Blocks
 from async_throttle._shell.scheduler import find, together
@@ -14,7 +16,7 @@ from async_throttle._shell.waiting import Option, Taker
 from async_throttle._units import whole
 from async_throttle.limits._core import SetCore
 from async_throttle.limits._face import BaseLimits, T
-from async_throttle.limits._set import LimitSet, core_of_set
+from async_throttle.limits._set import ALONE, LimitSet, core_of_set
 from async_throttle.limits._tokens import Tokens
 
 if TYPE_CHECKING:
@@ -121,6 +123,14 @@ class LimitPool(BaseLimits[T]):
     def statistics(self) -> tuple[dict[Hashable, Statistics], ...]:
         """By set, how its limits stand: see `LimitSet.statistics`."""
         return tuple([limit_set.statistics() for limit_set in self.limit_sets])
+
+    def _known_apart(self, since: int) -> bool:
+        for n, core in enumerate(self._core.sets):
+            if any(member.number > since for member in core.members) and (
+                getrefcount(self.limit_sets[n]) > ALONE or known_apart(self.limit_sets[n], since)
+            ):
+                return True
+        return False
 
     def __getitem__(self, index: int) -> LimitSet[T]:
         return self.limit_sets[index]
@@ -301,6 +311,10 @@ class PoolCore:
                 if getattr(getattr(waiter, "option", None), "pool", None) is self._mark
             }
         )
+
+    def idle(self, now: int, since: int) -> bool:
+        """Whether all sets are as good as new ones, whose throttles from *since* on are new."""
+        return all(core.idle(now, since) for core in self.sets)
 
     def occupied(self) -> bool:
         """Whether a caller of one of the sets waits, or holds what it was granted."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping
+from sys import getrefcount
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, overload
 
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
     from async_throttle import threads
     from async_throttle.statistics import Statistics
 
-__all__ = ["LimitSet", "core_of_set", "refuse_reserved"]
+__all__ = ["ALONE", "LimitSet", "core_of_set", "refuse_reserved"]
 
 
 NO_CONFIG: Final[Mapping[str, Any]] = MappingProxyType({})
+
+_alone = {0: object()}
+ALONE: Final = getrefcount(_alone[0])
+"""The references to a value, as counted in this way, that only a single container knows."""
 
 
 class LimitSet(BaseLimits[T]):
@@ -241,6 +246,17 @@ class LimitSet(BaseLimits[T]):
 
         cores = self._by_key()
         return find(self._core).ask(lambda now: {key: read(core, now) for key, core in cores})
+
+    def _known_apart(self, since: int) -> bool:
+        limits = self._limits
+        for key in limits:
+            if core_of(throttle_of(limits[key])).number > since:
+                apart = getrefcount(limits[key]) > ALONE
+                if isinstance(limits[key], Limit):
+                    apart = apart or getrefcount(limits[key].throttle) > ALONE
+                if apart:
+                    return True
+        return False
 
     def _by_key(self) -> list[tuple[Hashable, Core]]:
         return [(key, core_of(throttle_of(limit))) for key, limit in self._limits.items()]

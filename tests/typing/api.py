@@ -558,6 +558,14 @@ async def keyed(everybody: Throttle) -> None:
 
     hosts[5]  # type: ignore[index]  # pyright: ignore[reportArgumentType]
     chats["5"]  # type: ignore[index]  # pyright: ignore[reportArgumentType]
+    inferred = Throttles(lambda host: Throttle(2))
+    assert_type(inferred["host"], Throttle)
+    sets = Throttles(lambda model: LimitSet(tokens=Throttle(2)))
+    assert_type(sets["model"]["tokens"], Throttle)
+    assert_type(
+        Throttles(lambda model: LimitPool([LimitSet(threads.Throttle(2))]))[5][0][0],
+        threads.Throttle,
+    )
     Throttles(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Throttles(lambda host: 5)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 
