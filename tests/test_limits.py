@@ -571,7 +571,8 @@ async def test_a_failed_try_holds_nothing() -> None:
     refused.release()
     assert not refused.successful
     assert (refused.weights, refused.config, refused.waited_for) == ({}, {}, {})
-    assert refused.limit_set is None
+    with pytest.raises(RuntimeError, match="nothing was granted"):
+        refused.limit_set  # noqa: B018
     with pytest.raises(RuntimeError, match="nothing was granted"):
         refused.settle({"requests": 5})
     assert state(api) == before

@@ -328,7 +328,7 @@ class FastSet:
 
     def _settle_usage(self: Any, usage: Mapping[Any, float]) -> None:
         """See `LimitSetAcquisition.settle`."""
-        if self.limit_set is not None and len(usage) == 1:
+        if self._set is not None and len(usage) == 1:
             (key,) = usage
             actual: Any = usage[key]
             core = self._core

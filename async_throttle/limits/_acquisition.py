@@ -84,7 +84,6 @@ class LimitSetAcquisition(FastSet, BaseLease):
     it, too.
 
     Attributes:
-        limit_set: whose limits are held; None before the grant.
         waited: seconds from the arrival to the grant.
     """
 
@@ -98,6 +97,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
     #            until one of them has granted it
     # _receipts  what was taken: of the slots, which come first, what is still held
     # _settled   by key: nanotokens now, and debts, of what was settled; None without
+    # _set       whose limits are held; None before the grant
     # _measures  what adaptive limits are to learn from the call; unset without, and once told
     # _spans     for how long each rule was the bottleneck; unset without a wait
     __slots__ = (
@@ -107,11 +107,11 @@ class LimitSetAcquisition(FastSet, BaseLease):
         "_measures",
         "_priority",
         "_receipts",
+        "_set",
         "_settled",
         "_source",
         "_spans",
         "_weights",
-        "limit_set",
     )
 
     _amounts: Mapping[Any, float]
@@ -124,7 +124,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
     _source: Source
     _spans: list[int] | None
     _weights: tuple[Any, ...]
-    limit_set: LimitSet[Any] | None
+    _set: LimitSet[Any] | None
 
     def __bool__(self) -> bool:
         """Whether it was granted: `successful`."""
@@ -133,17 +133,28 @@ class LimitSetAcquisition(FastSet, BaseLease):
     @property
     def successful(self) -> bool:
         """Whether it was granted."""
-        return self._state in (LEASED, HELD, SHARED, EARLY, RELEASED) and self.limit_set is not None
+        return self._state in (LEASED, HELD, SHARED, EARLY, RELEASED) and self._set is not None
+
+    @property
+    def limit_set(self) -> LimitSet[Any]:
+        """Whose limits are held, or were.
+
+        Raises:
+            RuntimeError: nothing was granted.
+        """
+        if self._set is None:
+            raise RuntimeError(f"nothing was granted to {self!r}")
+        return self._set
 
     @property
     def config(self) -> Mapping[str, Any]:
         """The *config* of the set whose limits are held; empty before the grant."""
-        return {} if self.limit_set is None else self.limit_set.config
+        return {} if self._set is None else self._set.config
 
     @property
     def weights(self) -> dict[Hashable, float]:
         """What was taken at the grant, by key."""
-        return {} if self.limit_set is None else self._core.weights_told(self._weights)
+        return {} if self._set is None else self._core.weights_told(self._weights)
 
     @property
     def waited_for(self) -> dict[Hashable, float]:
@@ -151,7 +162,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
 
         They add up to `waited`. If the set itself was paused, that is told under ``"pause"``.
         """
-        if self.limit_set is None:
+        if self._set is None:
             return {}
         return self._core.waits_told(getattr(self, "_spans", None))
 
@@ -181,7 +192,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
             return False
         self._core = source
         self._receipts = receipts
-        self.limit_set = self._face
+        self._set = self._face
         self.waited = 0.0
         source.lane.holders += 1
         self._state = state
@@ -229,7 +240,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
 
     def release(self) -> None:
         """Give the slots back; a second time, or where nothing was granted, does nothing."""
-        if self.limit_set is not None:
+        if self._set is not None:
             super().release()
 
     def __await__(self) -> Generator[Any, Any, Self]:
@@ -253,7 +264,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
         self._tell(Outcome.DROPPED)
 
     def _tell(self, outcome: Outcome) -> None:
-        if self.limit_set is None:
+        if self._set is None:
             raise RuntimeError(f"nothing was granted to {self!r}")
         self._learn(dict.fromkeys(getattr(self, "_measures", ()), outcome))
 
@@ -290,7 +301,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
         self._settle_usage(actual if amounts is None else by_limit(amounts, actual))
 
     def _settle_slowly(self, usage: Mapping[Any, float]) -> None:
-        if self.limit_set is None:
+        if self._set is None:
             raise RuntimeError(f"nothing was granted to {self!r}")
         changes = self._changes(usage)
         if not changes or self._epoch != fast.EPOCH:
@@ -411,7 +422,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
         self._weights = option.weights
         self._receipts = receipts
         self._spans = spans
-        self.limit_set = self._source.granted(self._face, core)
+        self._set = self._source.granted(self._face, core)
         if core.measured:
             self._measures = core.measure(self._weights)
         self.waited = waited / SECOND
@@ -528,7 +539,7 @@ def call_of(
     call._weights = source.weigh(amounts)
     call._settled = None
     call._epoch = fast.EPOCH
-    call.limit_set = None
+    call._set = None
     return call
 
 

@@ -72,7 +72,7 @@ class LimitSetAcquisition(Granted):
 
         Empty as long as no set of a pool has granted it.
         """
-        core = self._source if self.limit_set is None else self._core
+        core = self._source if self._set is None else self._core
         if not isinstance(core, SetCore):
             return {}
         settled, granted = self._settled or {}, self.successful

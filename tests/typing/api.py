@@ -356,7 +356,7 @@ async def in_the_words_of_concurry(chat: Throttle, many: threads.Throttle) -> No
         assert_type(lease, limits.LimitSetAcquisition)
         assert_type(other, limits.LimitSetAcquisition)
     with api.acquire({"tokens": 100}, 5, priority=1) as lease:
-        assert_type(lease.limit_set, LimitSet[Any] | None)
+        assert_type(lease.limit_set, LimitSet[Any])
     assert_type(api.limits, list[Any])
     assert_type(api.shared, bool)
     assert_type(api.mode, ExecutionMode)
@@ -445,7 +445,7 @@ async def a_set_itself(api: LimitSet) -> None:
 def what_a_set_granted(lease: LimitSetAcquisition) -> None:
     assert_type(lease.successful, bool)
     assert_type(lease.config, Mapping[str, Any])
-    assert_type(lease.limit_set, LimitSet[Any] | None)
+    assert_type(lease.limit_set, LimitSet[Any])
     assert_type(lease.weights, dict[Hashable, float])
     assert_type(lease.waited, float)
     assert_type(lease.waited_for, dict[Hashable, float])
