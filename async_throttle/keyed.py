@@ -84,6 +84,27 @@ class Throttles(Single, Generic[K, T]):
     True
     >>> chats[7].name, 5 in chats, 9 in chats
     ('chat 7', True, False)
+
+    A bot that may send 30 messages per second, and 20 per minute to each chat. Those that wait
+    for their chat hold nobody else up:
+
+    >>> import asyncio
+    >>> from async_throttle import LimitSet, testing
+    >>> async def main():
+    ...     loop, everybody = asyncio.get_running_loop(), Throttle(30)
+    ...     chats = Throttles(lambda chat: Throttle(20, period=60))
+    ...     async def send(chat: str) -> None:
+    ...         async with LimitSet(everybody, chats[chat]):
+    ...             ...  # your request
+    ...     busy = asyncio.gather(*(send("busy") for n in range(25)))
+    ...     await asyncio.sleep(0)  # all of them wait now
+    ...     await send("quiet")
+    ...     print(f"the quiet chat was served after {loop.time():.0f} s")
+    ...     await busy
+    ...     print(f"the busy one after {loop.time():.0f} s")
+    >>> testing.run(main())
+    the quiet chat was served after 0 s
+    the busy one after 15 s
     """
 
     __module__ = "async_throttle"

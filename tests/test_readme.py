@@ -10,46 +10,43 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from readme import BLOCKS, EXCERPTS, PYTHON, README, ROOT, Block
 
 from async_throttle import testing
-
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$\n(?:^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
-BLOCKS = [match.groups() for match in BLOCK.finditer(README)]
-PYTHON = [(code, shown) for language, code, shown in BLOCKS if language == "python"]
-
-
-def line_of(code: str) -> str:
-    return f"line {README[: README.index(code)].count(chr(10)) + 1}"
 
 
 def run_in_virtual_time(main: Coroutine[Any, Any, Any]) -> Any:
     return testing.run(main)
 
 
-@pytest.mark.parametrize(("code", "shown"), PYTHON, ids=[line_of(code) for code, _ in PYTHON])
+@pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_python_block_prints_what_the_readme_shows(
-    code: str, shown: str | None, monkeypatch: pytest.MonkeyPatch
+    block: Block, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asyncio, "run", run_in_virtual_time)
     printed = StringIO()
     with redirect_stdout(printed):
-        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
-    assert printed.getvalue() == (shown or "")
+        exec(compile(block.code, "README.md", "exec"), {"__name__": "__main__"})
+    assert printed.getvalue() == (block.shown or "")
+
+
+@pytest.mark.parametrize("block", EXCERPTS, ids=str)
+def test_an_excerpt_stands_in_the_program_that_the_tests_run(block: Block) -> None:
+    source = Path(str(block.source))
+    assert source.parent.as_posix() == "tests/programs"
+    assert block.code in (ROOT / source).read_text(encoding="utf-8")
 
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
     fences = README.count("\n```") // 2
-    shown = sum(1 for _, _, text in BLOCKS if text is not None)
+    shown = sum(block.shown is not None for block in BLOCKS)
     assert len(BLOCKS) + shown == fences
-    assert {language for language, _, _ in BLOCKS} == {"python", "sh"}
+    assert {block.language for block in BLOCKS} == {"python", "sh"}
 
 
 def test_the_commands_are_run_by_the_checks_from_the_readme_itself() -> None:
     checks = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    commands = [code for language, code, _ in BLOCKS if language == "sh"]
+    commands = [block.code for block in BLOCKS if block.language == "sh"]
     marks = re.findall(r"^<!-- (the .*?) -->\n```sh$", README, re.MULTILINE)
     assert len(marks) == len(commands) == 2
     for mark in marks:

@@ -14,7 +14,25 @@ _concurry.py      sets and pools in the words of concurry, which are those of th
                   sets and pools of `async_throttle` are native, and go wherever these go
 ================  ===========================================================================
 
-What is written for concurry 0.13.2 runs with its import line changed. Otherwise than there:
+What is written for concurry 0.13.2 runs with its import line changed:
+
+>>> limits = LimitSet(
+...     limits=[
+...         CallLimit(window_seconds=60, algorithm=RateLimitAlgorithm.SlidingWindow, capacity=100),
+...         RateLimit("tokens", 60, RateLimitAlgorithm.TokenBucket, capacity=1_000),
+...         ResourceLimit(key="connections", capacity=5),
+...     ],
+...     shared=True,
+...     mode="thread",
+... )
+>>> with limits.acquire(requested={"tokens": 100}) as acq:  # one call, and one connection
+...     acq.update(usage={"tokens": 80})
+>>> acq = limits.try_acquire(requested={"tokens": 2, "connections": 5})
+>>> with acq:
+...     acq.successful, limits.get_stats()["connections"]["available"]
+(True, 0)
+
+Otherwise than there:
 
 * Callers go in order of arrival, and nobody polls. Under asyncio `LimitSet.acquire` does not block
   the event loop: what it returns is entered with ``async with``, or awaited; so is that of

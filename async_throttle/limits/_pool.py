@@ -69,6 +69,24 @@ class LimitPool(BaseLimits[T]):
     Raises:
         ValueError: no set, or a parameter out of range.
         TypeError: something that is no set; sets for threads and others.
+
+    >>> import asyncio
+    >>> from collections import Counter
+    >>> from async_throttle import Throttle, testing
+    >>> async def main():
+    ...     us = LimitSet(tokens=Throttle(60_000, period=60), config={"region": "us"})
+    ...     eu = LimitSet(tokens=Throttle(30_000, period=60), config={"region": "eu"})
+    ...     pool, calls = LimitPool([us, eu]), Counter()
+    ...     async def ask() -> None:
+    ...         async with pool(tokens=900) as lease:
+    ...             region = lease.config["region"]
+    ...             calls[region] += 1
+    ...             if region == "eu" and calls["eu"] == 10:
+    ...                 lease.limit_set.pause(60)  # 429 from there: the other one goes on
+    ...     await asyncio.gather(*(ask() for _ in range(100)))
+    ...     return calls
+    >>> testing.run(main())
+    Counter({'us': 90, 'eu': 10})
     """
 
     __module__ = "async_throttle"

@@ -42,9 +42,7 @@ async def answer(pool: LimitPool, prompt: str, max_tokens: int) -> str:
                 pieces.append(piece)
                 used = so_far
         finally:
-            if (
-                pieces
-            ):  # also if the stream broke off; a failed call stays counted, as it does there
+            if pieces:  # also if the stream broke off; a call that failed stays counted
                 lease.settle(tokens=used)
         return "".join(pieces)
 
