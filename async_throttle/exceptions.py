@@ -26,6 +26,7 @@ The retry stands outside, the throttle inside: each try waits for its turn.
 from __future__ import annotations
 
 import builtins
+from collections.abc import Hashable
 from typing import Any
 
 __all__ = [
@@ -49,7 +50,8 @@ class ResourceLimitError(ResourceError):
     """A limit refused the call, and nothing was taken.
 
     Attributes:
-        limit: the name of the limit that refused; None if it has none.
+        limit: the limit that refused, as the caller knows it: the name of a throttle, None if it
+            has none; the key in a set, so that ``api[error.limit]`` is the throttle, or "pause".
         retry_after: seconds after which the same call could be granted, as known at the
             refusal; None where no wait would help or none is known.
     """
@@ -57,7 +59,7 @@ class ResourceLimitError(ResourceError):
     __module__ = "async_throttle"
 
     def __init__(
-        self, message: str = "", *, limit: str | None = None, retry_after: float | None = None
+        self, message: str = "", *, limit: Hashable = None, retry_after: float | None = None
     ) -> None:
         super().__init__(message)
         self.limit = limit
@@ -87,7 +89,7 @@ class WeightTooLarge(ResourceLimitError, ValueError):
         message: str = "",
         *,
         largest: float | None = None,
-        limit: str | None = None,
+        limit: Hashable = None,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message, limit=limit, retry_after=retry_after)

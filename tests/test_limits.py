@@ -848,6 +848,33 @@ def test_weights_go_by_name_or_by_place_and_by_each_of_them_once(say: Any, made:
         say(api, 5)
 
 
+async def test_refusals_call_a_limit_as_the_caller_does() -> None:
+    api = LimitSet(Throttle(5), Throttle(5, 1, max_waiting=0), own=Throttle(5, name="another"))
+    refusals: list[tuple[Any, str]] = [
+        ({0: 6}, "limit 0 of 6 is more than there can be at once"),
+        ({"own": 6}, "own of 6 is more than there can be at once"),
+    ]
+    for amounts, message in refusals:
+        with pytest.raises(WeightTooLarge, match=message) as too_large:
+            await api.lease(amounts)
+        assert too_large.value.limit == next(iter(amounts))
+        assert api[too_large.value.limit].level == 5
+    held = await api.lease()
+    with pytest.raises(ThrottleFull, match="max_waiting of limit 1 is 0") as full:
+        await api.lease()
+    assert full.value.limit == 1
+    with pytest.raises(ThrottleTimeout, match="limit 0 does not grant it within") as late:
+        await api.lease({0: 5, 1: 0}, timeout=0.1)
+    assert (late.value.limit, api.delay({0: 5, 1: 0}).limit) == (0, 0)
+    api[1].close()
+    with pytest.raises(ThrottleClosed, match="limit 1 is closed") as closed:
+        await api.lease()
+    assert closed.value.limit == 1
+    with pytest.raises(ValueError, match="limit 0 must be a finite number of at least 0, got -1"):
+        held.settle({0: -1})
+    held.release()
+
+
 async def test_what_is_said_by_place_is_what_is_taken_and_settled() -> None:
     one, other = Throttle(10), Throttle(10)
     api = LimitSet(one, other)
@@ -920,7 +947,7 @@ async def test_unnamed_limits_are_named_by_their_place() -> None:
     api = LimitSet(Throttle(10), Throttle(1, initial=0))
     with pytest.raises(ThrottleTimeout) as refused:
         await holds(api, timeout=0.5)
-    assert refused.value.limit == "1"
+    assert refused.value.limit == 1
     assert api.delay().limit == 1
 
 

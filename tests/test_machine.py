@@ -21,7 +21,7 @@ import asyncio
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
@@ -429,7 +429,7 @@ class Seen:
     how: str
     at: int
     retry_after: int | float | None = None
-    limit: str | None = None
+    limit: Hashable = None
 
 
 class Machine(RuleBasedStateMachine):

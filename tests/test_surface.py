@@ -532,6 +532,40 @@ def test_in_a_thread_the_same_is_waited_for_with_the_thread(kind: Kind) -> None:
         limiter.lease(kind.says(21))
 
 
+@pytest.mark.parametrize("kind", KINDS[:8], ids=str)
+async def test_a_kept_call_is_entered_many_times_also_by_many_tasks_at_once(kind: Kind) -> None:
+    limiter = kind.make()
+    call = limiter(kind.says(2))
+    inside: list[Any] = []
+
+    async def enter() -> None:
+        async with call as lease:
+            inside.append(lease)
+            await asyncio.sleep(1)
+
+    await asyncio.gather(*(enter() for _ in range(4)))
+    assert len({id(lease) for lease in inside}) == 4
+    assert now() == 2.0  # two at once
+    async with call:
+        assert kind.reads(limiter.active) == 1
+        async with call:
+            assert kind.reads(limiter.active) == 2
+    assert kind.reads(limiter.active) == 0
+
+    @call  # type: ignore[untyped-decorator]
+    async def called() -> Any:
+        await asyncio.sleep(1)
+        return kind.reads(limiter.active)
+
+    assert [*await asyncio.gather(called(), called())] == [2, 1]
+
+
+async def test_a_plain_block_of_a_throttle_gives_none_as_a_semaphore_does() -> None:
+    for throttle in (Throttle(5, 1), threads.Throttle(5, 1)):
+        async with throttle as given, asyncio.Semaphore() as by_a_semaphore:
+            assert given is by_a_semaphore is None
+
+
 # ----------------------------------------------------------------------------------- sets and pools
 
 

@@ -34,6 +34,7 @@ from async_throttle._shell.waiting import Attempt, Option, possible
 from async_throttle._units import SECOND, TOKEN, seconds, shown, tokens
 from async_throttle.adaptive import Outcome
 from async_throttle.limits._core import CALLS, SLOTS, SetCore, Source
+from async_throttle.limits._refusals import called
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import UNLIMITED, Slots
 
@@ -336,7 +337,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
                 if fresh and amount == taken[place + 1]:
                     continue  # as asked for
             else:
-                amount = tokens(str(key), actual)
+                amount = tokens(called(key), actual)
             if kind != SLOTS:
                 changes.append((key, self._receipt_of(core.lane.rules[place + 1]), amount))
         return changes

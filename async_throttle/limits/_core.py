@@ -22,7 +22,7 @@ from async_throttle._shell.thread import ThreadScheduler
 from async_throttle._shell.waiting import Option, Taker, Waiting
 from async_throttle._units import NEVER, SECOND, TOKEN, tokens, whole
 from async_throttle.exceptions import ResourceLimitError
-from async_throttle.limits._refusals import PAUSE, SetRefusals
+from async_throttle.limits._refusals import PAUSE, SetRefusals, called
 from async_throttle.limits._single import CallLimit
 from async_throttle.limits._tokens import Tokens
 from async_throttle.rules import Rule
@@ -201,11 +201,11 @@ class SetCore(SetRefusals):
                 weights[place + 1] = amount * TOKEN
                 continue
             if kind == RATE:
-                weight = tokens(key, amount, tiny=False)
+                weight = tokens(called(key), amount, tiny=False)
             elif kind == CALLS:
-                weight = whole(key, amount) * TOKEN
+                weight = whole(called(key), amount) * TOKEN
             else:
-                weight = weights[place] = whole(key, amount)
+                weight = weights[place] = whole(called(key), amount)
             weights[place + 1] = weight
             if weight == 0:
                 weights[place] = weights[place + 1] = SKIP

@@ -20,7 +20,7 @@ from async_throttle.exceptions import (
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
 
-__all__ = ["PAUSE", "SetRefusals"]
+__all__ = ["PAUSE", "SetRefusals", "called"]
 
 PAUSE = "pause"
 """How the pause of a set is called among what its callers wait for."""
@@ -54,7 +54,7 @@ class SetRefusals:
     def count_refusal(self, error: ResourceLimitError) -> None:
         """A call was refused with *error*: count it at the member that this names."""
         for key in self.limits:
-            if _name(key) == error.limit:
+            if key == error.limit:
                 self.members[self.places[key][0] // 2].count_refusal(error)
 
     def unknown(self, key: Hashable) -> str:
@@ -72,10 +72,10 @@ class SetRefusals:
         unit = TOKEN if place % 2 else 1
         largest = rule.burst / unit
         return WeightTooLarge(
-            f"{key} of {weights[place] / unit:g} is more than there can be at once: the largest "
-            f"that could ever be granted is {largest:g}",
+            f"{called(key)} of {weights[place] / unit:g} is more than there can be at once: the "
+            f"largest that could ever be granted is {largest:g}",
             largest=largest,
-            limit=_name(key),
+            limit=key,
         )
 
     def _held(self, place: int) -> str:
@@ -88,12 +88,12 @@ class SetRefusals:
     def refusal_timeout(self, timeout: float, wait: int, place: int) -> ThrottleTimeout:
         """The call takes longer than *timeout*, for the rule at *place*."""
         key = self.key(place)
-        label = "the set" if key is None or key is PAUSE else key
+        label = "the set" if key is None or key is PAUSE else called(key)
         held = self._held(place)
         return ThrottleTimeout(
             f"{label}{f'{held}, and' if held else ''} does not grant it within a timeout of "
             f"{timeout:g} s{told(wait)}",
-            limit=_name(key),
+            limit=key,
             retry_after=known(wait),
         )
 
@@ -102,8 +102,8 @@ class SetRefusals:
         key = self.key(2 * self.members.index(full))
         most = full.max_waiting
         return ThrottleFull(
-            f"max_waiting of {key} is {most}, and {most} wait already",
-            limit=_name(key),
+            f"max_waiting of {called(key)} is {most}, and {most} wait already",
+            limit=key,
             retry_after=known(wait),
         )
 
@@ -117,9 +117,9 @@ class SetRefusals:
             if self.members[self.places[key][0] // 2].closed
             and weights[self.places[key][0]] != SKIP
         )
-        return ThrottleClosed(f"{key} is closed", limit=_name(key))
+        return ThrottleClosed(f"{called(key)} is closed", limit=key)
 
 
-def _name(key: Hashable) -> str | None:
-    """What an error calls the limit *key*."""
-    return None if key is None else str(key)
+def called(key: Hashable) -> str:
+    """What people are told of the limit *key*: its name, or its place."""
+    return key if isinstance(key, str) else f"limit {key}"

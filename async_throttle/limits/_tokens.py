@@ -12,6 +12,7 @@ from async_throttle._shell.tally import tally_of
 from async_throttle._shell.waiting import Option, Waiting
 from async_throttle._units import tokens
 from async_throttle.exceptions import ResourceLimitError
+from async_throttle.limits._refusals import called
 from async_throttle.rules import Rule
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Tokens:
         """To ask for *amounts*; nothing of limits that are not named."""
         weights = [SKIP] * len(self.core.members)
         for key, amount in amounts.items():
-            weights[self._place(key)] = tokens(str(key), amount, tiny=False) or SKIP
+            weights[self._place(key)] = tokens(called(key), amount, tiny=False) or SKIP
         lane = self.lane_of(priority) if priority else self.lane
         return Option(self, lane, tuple(weights))
 
@@ -57,7 +58,7 @@ class Tokens:
         """The rules that *amounts* are to be taken of, those that keep it for good at last."""
         members = self.core.members
         found = [
-            (members[self._place(key)].rule, tokens(str(key), amount))
+            (members[self._place(key)].rule, tokens(called(key), amount))
             for key, amount in amounts.items()
         ]
         return sorted(found, key=lambda charge: type(charge[0]).refund is Rule.refund)
@@ -80,7 +81,7 @@ class Tokens:
             ValueError: there is no such limit, or it has slots alone.
         """
         if not self.core.has_tokens(key):
-            raise ValueError(f"{key} has slots alone, and no tokens")
+            raise ValueError(f"{called(key)} has slots alone, and no tokens")
         return self.core.places[key][0] // 2
 
     if TYPE_CHECKING:

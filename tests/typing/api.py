@@ -308,7 +308,7 @@ def catching(throttle: Throttle) -> None:
         print(as_builtin, as_ours)
     except (ThrottleFull, ThrottleClosed) as error:
         assert_type(error.retry_after, float | None)
-        assert_type(error.limit, str | None)
+        assert_type(error.limit, Hashable)
     except ResourceLimitError as error:
         as_value: ResourceError = error
         print(as_value)
@@ -684,5 +684,5 @@ def refusals_of_a_set(api: LimitSet) -> None:
     try:
         api.try_acquire(tokens=5)
     except ResourceLimitError as error:
-        assert_type(error.limit, str | None)
+        assert_type(error.limit, Hashable)
         assert_type(error.retry_after, float | None)
