@@ -703,3 +703,24 @@ async def test_a_forgotten_await_is_told() -> None:
         with pytest.warns(RuntimeWarning, match="never awaited"):
             forget()
     assert api.level == {"tokens": 5}
+
+
+@pytest.mark.parametrize("in_a_pool", [False, True])
+async def test_consume_is_refused_by_a_closed_member_that_it_asks_for(in_a_pool: bool) -> None:
+    closed = Throttle(1)
+    api = LimitSet(closed=closed, other=Throttle(1), concurrency=1)
+    limiter: Any = LimitPool([api]) if in_a_pool else api
+    assert limiter.try_consume(closed=1, other=1)
+    waits = await queued(limiter.consume(closed=1))
+    leaves_it_out = await queued(limiter.consume(other=1))
+    closed.close()
+    with pytest.raises(ThrottleClosed, match="closed is closed") as refusal:
+        await waits
+    assert refusal.value.limit == "closed"
+    await leaves_it_out
+    with pytest.raises(ThrottleClosed, match="closed is closed"):
+        await limiter.consume(closed=1)
+    with pytest.raises(ThrottleClosed, match="closed is closed"):
+        limiter.try_consume(closed=1)
+    assert limiter.try_consume(other=1) is False
+    assert closed.statistics().refused.closed == 3

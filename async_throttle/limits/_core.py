@@ -415,7 +415,7 @@ class SetCore(SetRefusals):
         if scheduler.shut:
             if self.closed:
                 raise self.refusal_closed(weights)
-            for member, weight in zip(self.members, weights[::2], strict=True):
+            for member, weight in zip(self.members, weights[1::2], strict=True):
                 if member.closed and weight != SKIP:
                     raise self.refusal_closed(weights)
 

@@ -115,7 +115,7 @@ class SetRefusals:
             key
             for key in self.limits
             if self.members[self.places[key][0] // 2].closed
-            and weights[self.places[key][0]] != SKIP
+            and weights[self.places[key][0] + 1] != SKIP
         )
         return ThrottleClosed(f"{called(key)} is closed", limit=key)
 
