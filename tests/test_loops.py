@@ -301,7 +301,8 @@ def test_queueing_in_two_live_loops_at_once_is_an_error_that_names_the_way_out(
     assert (throttle.active, throttle.waiting) == (1, 0)
 
 
-def test_a_loop_that_runs_in_another_thread_is_told_as_one() -> None:
+@pytest.mark.parametrize("form", ["acquire", "drain"])
+def test_a_loop_that_runs_in_another_thread_is_told_as_one(form: str) -> None:
     throttle = Throttle(math.inf, 1)
     throttle.try_acquire()
     waits, done = threading.Event(), threading.Event()
@@ -318,7 +319,7 @@ def test_a_loop_that_runs_in_another_thread_is_told_as_one() -> None:
     waits.wait()
     try:
         with pytest.raises(RuntimeError, match=r"loop, which runs; .* time: use async_throttle\."):
-            asyncio.run(throttle.acquire())
+            asyncio.run(getattr(throttle, form)())  # drain() was over at once
     finally:
         done.set()
         thread.join()

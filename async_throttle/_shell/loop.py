@@ -310,8 +310,11 @@ async def drained(asked: Asked, occupied: Callable[[], bool]) -> None:
     waits = True
     while waits:
         done = running_loop(asked).create_future()
+        scheduler = find(asked)
+        if scheduler.is_elsewhere():  # the answer would come from there, and too late
+            raise RuntimeError(_two_loops(asked, getattr(scheduler, "loop", None)))
         try:
-            waits = find(asked).watch_out(done, occupied)
+            waits = scheduler.watch_out(done, occupied)
             if waits:
                 await done
         finally:
