@@ -252,9 +252,10 @@ def _differences_of(lane: Lane) -> Iterator[tuple[str, Any, Any]]:
     fresh = Lane(lane.rules, lane.pauses, lane.priority, lane.places)
     for waiter in lane:
         fresh.append(waiter)
-    for name in ("slots", "rates", "takes", "fed", "backdates", "bursts", "plain", "opens_at"):
+    for name in ("slots", "rates", "takes", "fed", "backdates", "plain", "opens_at"):
         yield from _unequal(f"lane.{name}", getattr(lane, name), getattr(fresh, name))
-    fits = [weight <= burst for weight, burst in zip(lane.fits, lane.bursts, strict=False)]
+    yield from _unequal("lane.bursts", lane.bursts or fresh.most(), fresh.most())
+    fits = [weight <= burst for weight, burst in zip(lane.fits, fresh.most(), strict=False)]
     yield from _unequal("lane.fits", all(fits), True)
     nothing = [0] * len(lane.rules)
     for n, _ in lane.rates:

@@ -230,7 +230,7 @@ class Lane:
         fed: the rates that get their permits from outside.
         single: whether the lane asks for a single rate, or none, and for slots of one kind at most.
         backdates: whether a late grant counts from the instant at which it was due.
-        bursts: by rule, the largest weight that may ever go.
+        bursts: by rule, the largest weight that may ever go; empty until a set asks.
         fits: weights that were found to be no more than these, if any were looked at.
         plain: whether all rates are plain buckets, which a shortcut may reach into.
         opens_at: the latest end of *pauses*.
@@ -412,13 +412,19 @@ class Lane:
         self.takes = tuple(sorted(rates, key=_keeps)) if any(map(_keeps, rates)) else self.rates
         self.fed = tuple([(n, rule) for n, rule in rates if type(rule).demand is not Rule.demand])
         self.backdates = all(rule.backdates for _, rule in rates)
-        self.bursts = tuple([rule.burst for rule in self.rules])
+        self.bursts: tuple[int | float, ...] = ()
         self.fits: tuple[int, ...] = ()
         self.plain = all(type(rule) in PLAIN for _, rule in rates)
         self.backlog = NONE_YET if self.waiters is NOBODY else [0] * len(self.rules)
         for waiter in self:
             for n, _ in self.rates:
                 self.backlog[n] += max(0, waiter.weights[n])
+
+    def most(self) -> tuple[int | float, ...]:
+        """By rule, the largest weight that may ever go."""
+        if not self.bursts:
+            self.bursts = tuple([rule.burst for rule in self.rules])
+        return self.bursts
 
     def see(self, counts: Mapping[Rule, Callers]) -> None:
         """See anew all that follows from the rules, the pauses and what is counted."""

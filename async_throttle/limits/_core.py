@@ -405,7 +405,7 @@ class SetCore(SetRefusals):
         """Refuse what can never be granted."""
         lane = self.lane
         if weights is not lane.fits:
-            for weight, burst in zip(weights, lane.bursts, strict=True):
+            for weight, burst in zip(weights, lane.bursts or lane.most(), strict=True):
                 if weight > burst:
                     raise self.refusal_weight(weights)
             lane.fits = weights
