@@ -783,6 +783,25 @@ async def test_the_short_way_is_open_again_after(
     assert long_ways == []
 
 
+async def test_a_newcomer_of_a_better_class_puts_off_the_head_that_it_ranks_before() -> None:
+    """Behind the head of its own lane, too, it is owed a token that a head of others would take."""
+    rate = Throttle(1, burst=2, initial=0)
+    urgent, usual = LimitSet(rate, Throttle(100)), LimitSet(rate)
+    urgent.pause(2)
+    went = []
+
+    async def call(api: LimitSet, priority: int) -> None:
+        await api.lease(priority=priority)
+        went.append((priority, asyncio.get_running_loop().time()))
+
+    tasks = []
+    for api, priority in ((urgent, -1), (usual, 0), (urgent, -1)):
+        tasks.append(await queued(call(api, priority)))
+        core_of(rate).scheduler.here().check()
+    await asyncio.gather(*tasks)
+    assert went == [(-1, 2), (-1, 2), (0, 3)]
+
+
 @pytest.mark.parametrize("use", [_use, _use_call])
 async def test_the_short_way_is_closed_by_a_pause_by_those_who_wait_and_by_close(
     use: Callable[[Throttle], Awaitable[None]],

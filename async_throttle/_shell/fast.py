@@ -690,6 +690,7 @@ def join_behind(scheduler: LoopScheduler, attempt: Attempt) -> LoopWaiter | None
         not scheduler.usual
         or not lane.waiters
         or scheduler.busy
+        or queue.ranked  # the newcomer may rank before heads of other lanes, which go later then
         or attempt.timeout is not None
         or len(attempt.options) > 1
         or asked.max_waiting is not None
