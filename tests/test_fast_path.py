@@ -783,6 +783,18 @@ async def test_the_short_way_is_open_again_after(
     assert long_ways == []
 
 
+async def test_the_short_way_is_open_again_after_a_release_that_finds_a_cancelled_waiter_only() -> (
+    None
+):
+    api = LimitSet(Throttle(100, 1), Throttle(1_000))
+    async with api():
+        waiter = await queued(api.lease())
+        waiter.cancel()
+    await others_run()
+    core_of(api[0]).scheduler.here().check()
+    assert core_of(api[0]).scheduler.here().calm
+
+
 async def test_a_newcomer_of_a_better_class_puts_off_the_head_that_it_ranks_before() -> None:
     """Behind the head of its own lane, too, it is owed a token that a head of others would take."""
     rate = Throttle(1, burst=2, initial=0)

@@ -893,6 +893,8 @@ def promptly(scheduler: LoopScheduler, change: Callable[[int], object]) -> bool:
         queue.advance(now)
         scheduler.tell_decided()
         scheduler.arm()
+        if not queue.waiting:  # the last waiter was a cancelled one, which no event will start
+            scheduler.recalm()
     except BaseException:
         scheduler.recover()
         raise
