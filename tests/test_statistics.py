@@ -13,6 +13,7 @@ import pytest
 from support import now, queued
 
 from async_throttle import (
+    LimitPool,
     LimitSet,
     Refused,
     Statistics,
@@ -210,3 +211,21 @@ async def test_a_call_of_a_set_counts_at_the_limit_that_held_it_up() -> None:
             pass
     assert requests.statistics().refused == Refused(timeout=1)
     assert tokens.statistics().refused == Refused(weight=1)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_questions_of_sets_and_pools_are_no_calls_either(pooled: bool) -> None:
+    tokens = Throttle(5)
+    api = LimitSet(tokens=tokens)
+    limiter: Any = LimitPool([api, LimitSet(tokens=Throttle(5))]) if pooled else api
+    with pytest.raises(WeightTooLarge):
+        limiter.delay(tokens=6)
+    assert tokens.statistics().refused == Refused()
+    for take in (limiter.try_acquire, limiter.try_consume):
+        with pytest.raises(WeightTooLarge):
+            take(tokens=6)
+    assert tokens.statistics().refused == Refused(weight=2)
+    api.close()
+    with pytest.raises(ThrottleClosed):
+        api.delay()
+    assert tokens.statistics().refused == Refused(weight=2)

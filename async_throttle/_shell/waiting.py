@@ -202,13 +202,16 @@ class Attempt:
             waiter.rivals = ()
 
 
-def possible(options: Sequence[Option]) -> Sequence[Option]:
+def possible(options: Sequence[Option], *, asks: bool = False) -> Sequence[Option]:
     """The *options* that may ever be granted.
+
+    Args:
+        asks: the caller only asks, as `delay` does: its refusal is not counted.
 
     Raises:
         ResourceLimitError: no option may; the error is that of the first.
     """
-    if len(options) == 1:
+    if len(options) == 1 and not asks:
         checked(options[0])
         return options
     found = []
@@ -221,7 +224,7 @@ def possible(options: Sequence[Option]) -> Sequence[Option]:
             refusals.append(refusal)
     try:
         if not found:
-            raise refused(options[0].asked, refusals[0])
+            raise refusals[0] if asks else refused(options[0].asked, refusals[0])
     finally:
         refusals.clear()  # or they and their tracebacks would keep each other
     return found

@@ -596,7 +596,7 @@ def _seize(acquisition: LimitSetAcquisition) -> bool:
 def soonest(options: Sequence[Option]) -> Delay:
     """How long a caller who asks for any of *options* waits, and for what."""
     core = cast(SetCore, options[0].asked)
-    options = possible(options)
+    options = possible(options, asks=True)
 
     def question(now: int) -> Delay:
         scheduler = find(core)

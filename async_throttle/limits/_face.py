@@ -16,7 +16,7 @@ from async_throttle._shell.fast import NOTHING
 from async_throttle._shell.lease import Blocks
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.thread import ThreadScheduler
-from async_throttle._shell.waiting import Attempt, possible
+from async_throttle._shell.waiting import Attempt
 from async_throttle._units import nanoseconds, seconds
 from async_throttle.limits._acquisition import (
     Begun,
@@ -158,7 +158,7 @@ class BaseLimits(BaseLimiter, ABC, Generic[T]):
             Whether they were taken; if not, nothing was.
         """
         core = self._core
-        options = possible(core.consuming(by_limit(amounts, named), priority))
+        options = core.consuming(by_limit(amounts, named), priority)
         return find(core.whom()).seize(Attempt(options, None, core.counter()))
 
     @overload
