@@ -129,3 +129,27 @@ def test_what_only_loops_enter_decorates_nothing_else(make: Any, func: Any) -> N
 def test_a_generator_would_run_when_its_block_is_over_and_is_refused(make: Any, func: Any) -> None:
     with pytest.raises(TypeError, match=rf"got a generator: .*{func.__name__}"):
         make()(func)
+
+
+class Later:
+    async def __call__(self) -> None: ...
+
+
+@pytest.mark.parametrize("make", FOR_THREADS.values(), ids=FOR_THREADS)
+@pytest.mark.parametrize("func", [Later(), functools.partial(Later())], ids=["object", "partial"])
+def test_an_object_to_be_awaited_would_run_when_its_block_is_over_too(make: Any, func: Any) -> None:
+    with pytest.raises(TypeError, match=r"got an object to be awaited: .*Later object"):
+        make()(func)
+
+
+@pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
+def test_what_decorates_goes_under_classmethod(make: Any) -> None:
+    class Client:
+        @classmethod
+        @make()  # type: ignore[untyped-decorator]
+        async def name(cls) -> str:
+            return cls.__name__
+
+    assert inspect.iscoroutinefunction(Client.name)
+    with pytest.raises(TypeError, match=r"decorates .* got <classmethod"):
+        make()(classmethod(wait))  # type: ignore[arg-type]
