@@ -200,15 +200,35 @@ class BaseLimits(BaseLimiter, ABC, Generic[T]):
         )
         return call._lease() if self._with_the_thread() else call._wait()
 
+    @overload
     def consume(
-        self,
+        self: BaseLimits[Throttle],
         amounts: Mapping[Any, float] | None = None,
         /,
         *,
         timeout: float | None = None,
         priority: int = 0,
         **named: float,
-    ) -> Coroutine[Any, Any, None]:
+    ) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def consume(
+        self: BaseLimits[threads.Throttle],
+        amounts: Mapping[Any, float] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        **named: float,
+    ) -> Awaitable[None]: ...
+    def consume(
+        self: Any,
+        amounts: Mapping[Any, float] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        **named: float,
+    ) -> Any:
         """Wait for tokens and take them: ``await api.consume(tokens=5)``; see `Throttle.consume`.
 
         Only of the limits that are named, no slot, and nothing to release: for use inside a body
@@ -225,7 +245,11 @@ class BaseLimits(BaseLimiter, ABC, Generic[T]):
             return NOTHING
         return loop.wait(core.whom(), options, timeout, core.counter())
 
-    def drain(self) -> Coroutine[Any, Any, None]:
+    @overload
+    def drain(self: BaseLimits[Throttle]) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def drain(self: BaseLimits[threads.Throttle]) -> Awaitable[None]: ...
+    def drain(self: Any) -> Any:
         """Wait until no caller of this waits, or holds what it was granted.
 
         Those who use its throttles alone, or by other sets, are not waited for.

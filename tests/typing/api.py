@@ -614,6 +614,22 @@ def in_threads(throttle: threads.Throttle) -> None:
     throttle.level = 5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def sets_in_threads(throttle: threads.Throttle) -> None:
+    api = LimitSet(tokens=throttle)
+    pool = LimitPool([api])
+    with api.lease(tokens=5) as lease:
+        assert_type(lease, LimitSetAcquisition)
+    api.consume(tokens=5)  # has waited: nothing is to be awaited
+    api.drain()
+    pool.consume(tokens=5)
+    pool.drain()
+
+
+async def sets_for_threads_in_a_loop(api: LimitSet[threads.Throttle]) -> None:
+    assert_type(await api.consume(tokens=5, timeout=2), None)
+    assert_type(await api.drain(), None)
+
+
 async def in_several_event_loops(throttle: threads.Throttle) -> None:
     async with throttle as nothing:
         assert_type(nothing, None)
