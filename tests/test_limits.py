@@ -420,6 +420,8 @@ async def test_calls_are_counted_in_whole_numbers(count: float) -> None:
         lambda: api.acquire({"call_count": count}),
         lambda: api.try_acquire({"call_count": count}),
         lambda: api.delay(call_count=count),
+        lambda: api.try_consume(call_count=count),
+        lambda: api.charge(call_count=count),
     ):
         with pytest.raises(ValueError, match=f"call_count must be a whole .*got {count}"):
             call()

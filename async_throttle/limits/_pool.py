@@ -16,6 +16,7 @@ from async_throttle._shell.waiting import Option, Taker
 from async_throttle._units import whole
 from async_throttle.limits._core import SetCore
 from async_throttle.limits._face import BaseLimits, T
+from async_throttle.limits._refusals import unknown
 from async_throttle.limits._set import ALONE, LimitSet, core_of_set
 from async_throttle.limits._tokens import Tokens
 
@@ -229,7 +230,8 @@ class PoolCore:
         if not able:
             missing = [key for key in amounts if all(key not in core.limits for core in self.sets)]
             if missing:
-                raise ValueError(self.sets[0].unknown(missing[0]))
+                names = {key: None for core in self.sets for key in core.limits}
+                raise ValueError(unknown(missing[0], names, "any set of the pool"))
             raise ValueError(f"no set of the pool has all of {', '.join(map(repr, amounts))}")
         return able
 

@@ -20,7 +20,7 @@ from async_throttle.exceptions import (
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
 
-__all__ = ["PAUSE", "SetRefusals", "called"]
+__all__ = ["PAUSE", "SetRefusals", "called", "unknown"]
 
 PAUSE = "pause"
 """How the pause of a set is called among what its callers wait for."""
@@ -59,9 +59,7 @@ class SetRefusals:
 
     def unknown(self, key: Hashable) -> str:
         """What is said of a name that is none."""
-        names = ", ".join(map(repr, self.limits))
-        there = f"there are {names}" if names else "there are none"
-        return f"no limit of the set is called {key!r}; {there}"
+        return unknown(key, self.limits, "the set")
 
     def refusal_weight(self, weights: tuple[int, ...]) -> WeightTooLarge:
         """*weights* are more than there can be at once."""
@@ -123,3 +121,10 @@ class SetRefusals:
 def called(key: Hashable) -> str:
     """What people are told of the limit *key*: its name, or its place."""
     return key if isinstance(key, str) else f"limit {key}"
+
+
+def unknown(key: Hashable, limits: Mapping[Hashable, Any], whose: str) -> str:
+    """What is said of a name that is none of *limits*, which are *whose*."""
+    names = ", ".join(map(repr, limits))
+    there = f"there are {names}" if names else "there are none"
+    return f"no limit of {whose} is called {key!r}; {there}"

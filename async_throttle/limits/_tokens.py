@@ -10,9 +10,10 @@ from async_throttle._shell.core import checked_priority
 from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle._shell.tally import tally_of
 from async_throttle._shell.waiting import Option, Waiting
-from async_throttle._units import tokens
+from async_throttle._units import TOKEN, tokens, whole
 from async_throttle.exceptions import ResourceLimitError
 from async_throttle.limits._refusals import called
+from async_throttle.limits._single import CallLimit
 from async_throttle.rules import Rule
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Tokens:
         """To ask for *amounts*; nothing of limits that are not named."""
         weights = [SKIP] * len(self.core.members)
         for key, amount in amounts.items():
-            weights[self._place(key)] = tokens(called(key), amount, tiny=False) or SKIP
+            weights[self._place(key)] = self._weight(key, amount, tiny=False) or SKIP
         lane = self.lane_of(priority) if priority else self.lane
         return Option(self, lane, tuple(weights))
 
@@ -58,7 +59,7 @@ class Tokens:
         """The rules that *amounts* are to be taken of, those that keep it for good at last."""
         members = self.core.members
         found = [
-            (members[self._place(key)].rule, tokens(called(key), amount))
+            (members[self._place(key)].rule, self._weight(key, amount))
             for key, amount in amounts.items()
         ]
         return sorted(found, key=lambda charge: type(charge[0]).refund is Rule.refund)
@@ -73,6 +74,12 @@ class Tokens:
             give_back(now, taken)
             raise
         self.core.tell("change", charges)
+
+    def _weight(self, key: Hashable, amount: float, *, tiny: bool = True) -> int:
+        """What *amount* of the limit *key* is in nanotokens; calls come in whole numbers."""
+        if isinstance(self.core.limits[key], CallLimit):
+            return whole(called(key), amount) * TOKEN
+        return tokens(called(key), amount, tiny=tiny)
 
     def _place(self, key: Hashable) -> int:
         """Where the rate of the limit *key* stands.
