@@ -43,7 +43,7 @@ from async_throttle._engine.bounds import is_within
 from async_throttle._engine.check import check, repair
 from async_throttle._engine.forecast import quote
 from async_throttle._engine.foresight import Actor, Foresight
-from async_throttle._engine.lane import GRANTED, QUEUED, Lane
+from async_throttle._engine.lane import GRANTED, QUEUED, Lane, Pause
 from async_throttle._shell.scheduler import find
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.rules.slots import Slots
@@ -571,6 +571,25 @@ def test_a_newcomer_is_not_foreseen_behind_one_that_waits_for_the_head_of_its_ow
     story.join("second", 1, 1, lane=2)
     assert story.quote(1, 1, lane=2) == 240
     assert story.quote(1, 1, lane=1) == 50
+
+
+def test_a_newcomer_waits_for_what_the_waiter_before_it_leaves_of_a_limit_of_their_own() -> None:
+    # It waits for the second rate until 190: not only for the first one, as others do.
+    shared, own = bucket(1, 10, 8, level=0), bucket(1, 100, 2)
+    story = trusting(Story([shared], [shared, own], sets=True))
+    story.join("heavy", 8)
+    story.join("first", 1, 2, lane=1)
+    assert story.quote(1, 1, lane=1) == 190
+    assert story.quote(1) == 100
+
+
+def test_a_set_is_told_its_limit_where_a_throttle_was_told_the_same() -> None:
+    story = idle_lanes(none_is_there(), none_is_there())
+    shared = story.rules[0][0]
+    alone = story.queue.lane((shared,), (story.pauses[shared],))
+    assert quote(story.queue, alone, (TOKEN,)) == (40, -1)
+    of_a_set = story.queue.lane((shared,), (Pause(), story.pauses[shared]), 0, (0,))
+    assert quote(story.queue, of_a_set, (TOKEN,)) == (40, 0)
 
 
 def test_a_newcomer_that_could_go_at_once_is_told_no_limit() -> None:

@@ -341,7 +341,7 @@ class Foresight:
             return lane.waiters[0].order not in self.actors
         played = self.lanes.get(lane)
         self._pass(now)
-        single = self._single(lane, weights, now)
+        single = self._single(lane, weights, now, len(lane.waiters) - 1)
         if not self._admits(lane, weights, single, now):
             return False
         if single is not None:
@@ -408,9 +408,12 @@ class Foresight:
         copy.advance(at)
         copy.decided.clear()
 
-    def _single(self, lane: Lane, weights: tuple[int, ...], now: int) -> _Single | None:
-        """The rate for which a newcomer to *lane* waits, if it waits for nothing else."""
-        if not self.grows or len(lane.waiters) > 1 or lane.opens_for(weights) > now:
+    def _single(self, lane: Lane, weights: tuple[int, ...], now: int, ahead: int) -> _Single | None:
+        """The rate for which a newcomer to *lane* waits, if it waits for nothing else.
+
+        With waiters *ahead* in the lane it waits for them, and for what they leave of other rates.
+        """
+        if not self.grows or ahead or lane.opens_for(weights) > now:
             return None
         shared = []
         for n, rule in lane.rates:
@@ -464,12 +467,11 @@ class Foresight:
 
     def known(self, now: int, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int] | None:
         """What another caller was told who asked for the same, if that still holds."""
-        single = self._single(lane, weights, now)
+        single = self._single(lane, weights, now, len(lane.waiters))
         answer = self.answers.get(single or (lane, weights))
         if answer is None or answer.at <= now:
             return None
-        at, place = answer.told(now)
-        return at, place if single is None or place < 0 else lane.rules.index(single[0])
+        return _told(answer, now, lane, single)
 
     def ask(self, queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int] | None:
         """When a newcomer to *lane* goes, and the place of its bottleneck; see `quote`.
@@ -481,7 +483,7 @@ class Foresight:
         known = self.known(now, lane, weights)
         if known is not None:
             return known
-        single = self._single(lane, weights, now)
+        single = self._single(lane, weights, now, len(lane.waiters))
         if len(self.lanes) > 2 * self.spare:  # most of them are idle
             return None
         if self.kept and not self._admits(lane, weights, single, now):
@@ -502,8 +504,7 @@ class Foresight:
         if len(self.answers) > self.spare:
             self.answers.clear()
         self.answers[single or (lane, weights)] = answer
-        at, place = answer.told(now)
-        return at, place if single is None or place < 0 else lane.rules.index(single[0])
+        return _told(answer, now, lane, single)
 
     def _behind_all(self, played: Lane, weights: tuple[int, ...]) -> _Answer | None:
         """When a newcomer goes behind its lane, if nobody else waits then; or None."""
@@ -542,6 +543,18 @@ class Foresight:
         assert isinstance(bottleneck, _Bottleneck), "every lane that is played has got one"
         bottleneck.account(self.copy.now)
         return _Answer(at, bottleneck, list(bottleneck.spans))
+
+
+def _told(answer: _Answer, now: int, lane: Lane, single: _Single | None) -> tuple[int, int]:
+    """What a newcomer to *lane* is told at *now*; see `quote`.
+
+    The *answer* to those who wait for a *single* rate was given in any lane, also in one that is
+    not measured.
+    """
+    at, place = answer.told(now)
+    if single is not None and at > now and lane.bottleneck is not None:
+        place = lane.rules.index(single[0])
+    return at, place
 
 
 def _is_known(lane: Lane) -> bool:
