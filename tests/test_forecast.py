@@ -592,6 +592,22 @@ def test_a_set_is_told_its_limit_where_a_throttle_was_told_the_same() -> None:
     assert quote(story.queue, of_a_set, (TOKEN,)) == (40, 0)
 
 
+def test_who_comes_to_a_forecast_after_the_classes_have_gone_arrives_there_as_here() -> None:
+    shared, slow = none_is_there(), bucket(1, 1000, 1, level=0)
+    lanes = [[shared, bucket(1, 5, 3)] for _ in range(3)]
+    story = trusting(Story(*lanes, [slow], sets=True))
+    story.join("head", 3, 1)
+    story.join("waits throughout", 1, lane=3)
+    story.join("urgent", 1, 1, lane=1, priority=-1)
+    story.leave("urgent")
+    assert story.queue.patience.heads
+    assert story.quote(2, 1, lane=1) == 50
+    foresight = story.queue.foresight
+    story.join("first", 2, 1, lane=1)
+    story.join("second", 1, 1, lane=2)
+    assert story.queue.foresight is foresight is not None
+
+
 def test_a_newcomer_that_could_go_at_once_is_told_no_limit() -> None:
     story = idle_lanes(bucket(1, 5, 1), bucket(1, 10, 5))
     story.join("later", 1, 1)

@@ -268,7 +268,8 @@ class Foresight:
         elif self.kept:
             self.kept = not _stuck(asked, queue.now)
         self.grows = not (rivals or queue.ranked or asked.priority)
-        self._copy_patience(queue.patience)
+        if not self.grows:
+            self._copy_patience(queue.patience)
         self.copy.emptying = [self.twins[pause] for pause in queue.emptying]
 
     def _copy_patience(self, known: Patience) -> None:
