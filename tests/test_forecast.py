@@ -37,6 +37,7 @@ from async_throttle import (
     ThrottleFull,
     ThrottleTimeout,
     TokenBucket,
+    WeightTooLarge,
 )
 from async_throttle._base import core_of
 from async_throttle._engine.bounds import is_within
@@ -1018,6 +1019,22 @@ async def test_a_question_leaves_a_cancelled_head_out_that_was_foreseen(number: 
     assert throttle.delay() == number
     for task in tasks:
         task.cancel()
+
+
+async def test_a_wait_at_a_window_is_not_bounded_by_a_weight_that_no_longer_fits() -> None:
+    everybody = Throttle(2, period=10, algorithm=FixedWindow, max_waiting=9)
+    await everybody.acquire(2)
+    one, other = (LimitSet(everybody, own=Throttle(100)) for _ in range(2))
+    heavy = await queued(everybody.acquire(2))
+    tasks = [await queued(each.lease()) for each in (one, other, other)]
+    everybody.capacity = 1
+    with pytest.raises(WeightTooLarge):
+        await heavy
+    assert float(other.delay()) == 40
+    with pytest.raises(ThrottleTimeout):
+        await other(timeout=25)
+    assert now() == 0
+    await asyncio.gather(*tasks)
 
 
 # ---------------------------------------------------------------------- callers are counted

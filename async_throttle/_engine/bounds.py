@@ -175,7 +175,7 @@ class _Common:
         callers = _callers(queue, rate)
         self.rate = rate
         self.weight = callers.weight + weight
-        self.heaviest = max(callers.heaviest, weight)
+        self.heaviest = min(max(callers.heaviest, weight), int(rate.burst))
         self.room = int(rate.burst) - self.heaviest + 1
         self.groups = [group for group in groups if rate in group.key]
         self.full = rate.clears_at(queue.now, int(rate.burst)) if rate.divisible else queue.now
