@@ -77,7 +77,7 @@ class Tokens:
 
     def _weight(self, key: Hashable, amount: float, *, tiny: bool = True) -> int:
         """What *amount* of the limit *key* is in nanotokens; calls come in whole numbers."""
-        if isinstance(self.core.limits[key], CallLimit):
+        if isinstance(self.core.limits.get(key), CallLimit):
             return whole(called(key), amount) * TOKEN
         return tokens(called(key), amount, tiny=tiny)
 
