@@ -46,7 +46,7 @@ class Options:
     json: bool
 
     def throttle(self) -> Throttle:
-        """A new throttle that keeps these limits; fixed windows count from its birth."""
+        """A new throttle that keeps these limits."""
         limits = self.limits
         return Throttle(
             limits.capacity,

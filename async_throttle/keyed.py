@@ -65,8 +65,6 @@ class Throttles(Single, Generic[K, T]):
 
         models = Throttles(lambda model: LimitSet(account, tokens=Throttle(90_000, period=60)))
 
-    (A new `FixedWindow` has its edges where it was made. `guarantee()` holds all the same.)
-
     From any number of threads, if the throttles are `async_throttle.threads.Throttle`. Two
     threads that ask for a new key at once may both call *factory*; one result is used.
 

@@ -123,8 +123,9 @@ class Throttle(FastThrottle, BaseThrottle):
       `SlidingWindow`.
     - It wants them evenly spaced: `LeakyBucket`.
 
-    `guarantee()` gives the number for each. `FixedWindow` may let through twice the capacity
-    across an edge; take it only to imitate.
+    `guarantee()` gives the number for each. `FixedWindow` opens with its first call, is over
+    *period* later, and may let through twice the capacity across an edge; take it only to
+    imitate.
 
     Guarantees. Callers go in order of arrival; a heavy one is not starved by light ones.
     Tokens, slot and pause are granted together: who waits holds nothing. A call that is

@@ -195,22 +195,40 @@ class Sliding(Window):
 
 
 class Fixed(Window):
-    """Every [k * period, (k + 1) * period) since birth holds at most *capacity*."""
+    """A window opens when something counts, is over a period later, and holds at most *capacity*.
 
-    def index(self, at: Instant) -> int:
-        return int((at - self.born) // self.period)
+    The history is what was taken in the last window. If nothing of it counts, it is not open.
+    """
+
+    def __init__(self, born: int, capacity: int, period: int, initial: int) -> None:
+        super().__init__(born, capacity, period, initial)
+        self.over: Instant = born + period
+
+    def is_open(self, at: Instant) -> bool:
+        return at < self.over and any(entry.weight for entry in self.history)
 
     def together(self, entry: Instant, at: Instant) -> bool:
-        return self.index(entry) == self.index(at)
+        return at < self.over
 
     def leaves(self, entry: Instant) -> int:
-        return self.born + (self.index(entry) + 1) * self.period
+        return math.ceil(self.over)
+
+    def take(self, at: Instant, weight: int) -> Entry:
+        self.open(at)
+        return super().take(at, weight)
+
+    def open(self, at: Instant) -> None:
+        if not self.is_open(at):
+            self.history, self.over = [], at + self.period
+
+    def empty(self, at: Instant) -> None:
+        self.open(at)
+        super().empty(at)
 
     def change(self, at: Instant, capacity: int, period: int, burst: int) -> None:
-        """The level stays: what was inside counts in that new window in which the change falls."""
+        """What is inside counts until a new period after the window opened."""
+        self.over += period - self.period if self.is_open(at) else at - self.over
         super().change(at, capacity, period, burst)
-        for entry in self.history:
-            entry.at = at
 
 
 class Unlimited:
@@ -509,8 +527,13 @@ class Hall:
             if isinstance(self.rules[limit], Unlimited):
                 continue
             rest = fork(self.rules[limit], at)
+            claims = self.claims(limit, newcomer, rank, ahead, at)
+            if isinstance(rest, Fixed) and not rest.is_open(at):
+                if moves_edges(rest, at, weight, claims):
+                    return True
+                continue
             rest.take(at, weight)
-            for instant, claim in self.claims(limit, newcomer, rank, ahead, at):
+            for instant, claim in claims:
                 if forgotten(rest, at, instant):
                     break
                 rest.take(instant, claim)
@@ -602,6 +625,16 @@ class Hall:
 
 def kept_for_others(kept: Kept, limit: Limit, call: Call) -> int:
     return sum(slots for keeper, slots in kept.get(limit, {}).items() if keeper is not call)
+
+
+def moves_edges(rule: Fixed, at: int, weight: int, claims: list[tuple[int, int]]) -> bool:
+    """Whether a window that opens now would take the place of one that opens with a claim.
+
+    If so, later windows have other edges. Nobody minds if all that is to come fits into one.
+    """
+    first = min((instant for instant, claim in claims if claim), default=math.inf)
+    total = weight + sum(claim for _, claim in claims)
+    return first < at + rule.period and total > rule.capacity
 
 
 def forgotten(rule: Rule, taken: int, at: int) -> bool:

@@ -127,13 +127,47 @@ def test_tokens_are_kept_for_those_behind_a_head_unless_they_lack_a_slot(lacks: 
 
 
 def test_a_fixed_window_forgets_a_newcomer_at_its_edge() -> None:
-    shared, own = FixedWindow(0, 4 * TOKEN, 10), bucket(1, 10, 1, level=0)
+    shared, own = FixedWindow(0, 4 * TOKEN, 10), bucket(1, 12, 1, level=0)
     story = Story([shared, own], [shared])
     story.run(1)
     story.join("a", 4, 1)
     story.run(2)
-    assert story.ask(4, lane=1)
-    assert story.run(100) == [(10, "a")]
+    assert story.ask(1, lane=1)
+    story.run(3)
+    assert story.ask(3, lane=1)
+    assert story.run(100) == [(12, "a")]
+
+
+def sleepers_before_a_fixed_window() -> Story:
+    """They are awake at 50, 120 and 160 ns, and want 1, 9 and 9 of 10 in 100 ns."""
+    shared = FixedWindow(0, 10 * TOKEN, 100)
+    story = Story(*([shared, bucket(1, at, 1, level=0)] for at in (50, 120, 160)), [shared])
+    for lane, (name, weight) in enumerate({"a": 1, "b": 9, "c": 9}.items()):
+        story.join(name, weight, 1, lane=lane)
+    return story
+
+
+def test_a_newcomer_does_not_open_a_fixed_window_that_would_open_later_for_those_ahead() -> None:
+    # b and c go in two windows, as that of a is over at 150. One that opened at 1 would be over
+    # when b comes, which then would open one for itself, and for c, which does not fit.
+    story = sleepers_before_a_fixed_window()
+    story.run(1)
+    story.join("newcomer", 1, lane=3)
+    story.join("one behind it that takes nothing", 0, lane=3)
+    assert story.run(1_000) == [
+        *((50, "a"), (120, "b")),
+        *((150, "newcomer"), (150, "one behind it that takes nothing"), (160, "c")),
+    ]
+
+
+def test_a_newcomer_opens_a_fixed_window_that_is_over_before_anybody_ahead_wants_it() -> None:
+    shared, own = FixedWindow(0, 10 * TOKEN, 10), bucket(1, 50, 1, level=0)
+    story = Story([shared, own], [shared])
+    story.join("a", 10, 1)
+    story.run(40)
+    assert story.ask(10, lane=1)
+    story.run(50)
+    assert story.grants == [(50, "a")]
 
 
 # ------------------------------------------------------------------------------------ random limits

@@ -212,15 +212,18 @@ def test_the_guarantee_of_a_bucket_is_reached_to_the_last_nanosecond(
 )
 @examples(100)
 def test_the_guarantee_of_a_window_is_reached(limit: Limit, periods: int, more: Fraction) -> None:
-    # All of it just before an edge, and again at that edge and every period later.
+    # All of it just before an edge, and again at that edge and every period later. A fixed window
+    # is opened a period before that edge by a nanotoken.
     length = periods * limit.period + 2 + share(more, limit.period - 2)
     rule = limit.rule()
     start = 3 * limit.period - 1
     step = limit.period
-    later = range(start + (1 if limit.algorithm is FixedWindow else step), start + length, step)
-    for now in (start, *later):
-        assert rule.ready_at(now, limit.capacity) == now
-        rule.take(now, limit.capacity)
+    opener = int(limit.algorithm is FixedWindow)
+    rule.take(start + 1 - step, opener)
+    later = range(start + (1 if opener else step), start + length, step)
+    for now, weight in [(start, limit.capacity - opener), *((at, limit.capacity) for at in later)]:
+        assert rule.ready_at(now, weight) == now
+        rule.take(now, weight)
     assert rule.guarantee(length) == limit.capacity * (1 + len(later))
 
 
@@ -455,24 +458,18 @@ def test_a_rule_holds_what_it_would_have_held_with_the_true_weights(
 ) -> None:
     rule, taken = limit.rule(), Taken()
     yardstick, entries = Replayed(limit), Taken()
-    now, exact = 0, True
+    now = 0
     for step in steps:
-        if isinstance(step, Configure) and limit.algorithm is FixedWindow:
-            # The level stays until the next edge of the new period, also where the new edges
-            # would have forgotten some of it.
-            exact &= step.period in (None, rule.period)
         now = after(step, rule, now)
         if do(step, rule, now, taken):
             follows = replace(step, debt=True) if isinstance(step, Take) else step
             do(follows, yardstick, now, entries)
-        assert rule.level(now) <= float(yardstick.level(now) / TOKEN)
         if isinstance(rule, TokenBucket):
             assert exact_level(rule, now) == yardstick.level(now)
-        if exact:
-            assert rule.level(now) == float(yardstick.level(now) / TOKEN)
-            for part in (Fraction(0), Fraction(1, 3), Fraction(1)):
-                weight = share(part, rule.burst)
-                assert rule.ready_at(now, weight) == yardstick.ready_at(now, weight)
+        assert rule.level(now) == float(yardstick.level(now) / TOKEN)
+        for part in (Fraction(0), Fraction(1, 3), Fraction(1)):
+            weight = share(part, rule.burst)
+            assert rule.ready_at(now, weight) == yardstick.ready_at(now, weight)
 
 
 # ------------------------------------------------------------------------------ refunds, by hand
@@ -565,18 +562,81 @@ def test_what_was_missing_stays_noted_in_finer_ticks_and_under_new_parameters() 
     assert rule.level(100 * MS) == 9.5
 
 
-def test_a_fixed_window_begins_anew_at_an_edge_and_its_edges_follow_the_period() -> None:
+OPENED: dict[str, Callable[[FixedWindow], object]] = {
+    "a grant": lambda rule: rule.take(700 * MS, TOKEN),
+    "a charge": lambda rule: rule.charge(700 * MS, 5 * TOKEN),
+    "the end of a pause that empties": lambda rule: rule.empty(700 * MS),
+}
+
+
+@pytest.mark.parametrize("opening", OPENED.values(), ids=OPENED.keys())
+def test_a_fixed_window_opens_when_something_counts_and_is_over_a_period_later(
+    opening: Callable[[FixedWindow], object],
+) -> None:
     rule = FixedWindow(0, 3 * TOKEN, SECOND)
-    assert rule.guarantee(SECOND) == 6 * TOKEN
+    rule.take(600 * MS, 0)  # counts nothing
+    assert (rule.level(600 * MS), rule.fresh_at(600 * MS)) == (3, 600 * MS)
+    assert rule.forgets_at(600 * MS, TOKEN) == 1600 * MS
+    opening(rule)
+    rule.charge(900 * MS, 3 * TOKEN)
+    rule.empty(950 * MS)
+    rule.take(1000 * MS, 0)
+    over = 1700 * MS
+    assert [rule.ready_at(now, TOKEN) for now in (1000 * MS, over - 1, over)] == [over] * 3
+    assert rule.fresh_at(1000 * MS) == rule.forgets_at(1000 * MS, TOKEN) == over
+    assert (rule.level(over), rule.fresh_at(over)) == (3, over)
+    rule.take(2500 * MS, 3 * TOKEN)
+    assert rule.ready_at(2500 * MS, TOKEN) == 3500 * MS
+
+
+@pytest.mark.parametrize(("initial", "over"), [(None, 1500 * MS), (10, 1500 * MS), (0, SECOND)])
+async def test_a_fixed_window_opens_at_the_construction_only_with_less_than_its_capacity(
+    initial: float | None, over: int
+) -> None:
+    throttle = Throttle(10, algorithm=FixedWindow, initial=initial)
+    await asyncio.sleep(0.5)
+    throttle.try_acquire(10)
+    assert core_of(throttle).rule.ready_at(500 * MS, TOKEN) == over
+
+
+def test_a_refund_moves_no_edge_and_a_fixed_window_in_which_nothing_counts_is_not_open() -> None:
+    rule = FixedWindow(0, 3 * TOKEN, SECOND)
+    first, second = rule.take(0, TOKEN), rule.take(500 * MS, 2 * TOKEN)
+    rule.refund(600 * MS, first, TOKEN)
+    assert (rule.level(600 * MS), rule.ready_at(600 * MS, 2 * TOKEN)) == (1, SECOND)
+    rule.refund(700 * MS, second, 2 * TOKEN)
+    assert rule.fresh_at(700 * MS) == 700 * MS
+    rule.take(800 * MS, 3 * TOKEN)
+    rule.refund(900 * MS, second, 0)
+    assert rule.ready_at(900 * MS, TOKEN) == 1800 * MS
+    later = rule.take(1800 * MS, TOKEN)
+    rule.refund(2800 * MS, later, TOKEN)  # too late
+    rule.take(2800 * MS, 3 * TOKEN)
+    rule.refund(2800 * MS, later, TOKEN)
+    assert rule.level(2800 * MS) == 0
+
+
+@pytest.mark.parametrize(
+    ("period", "over"), [(5 * SECOND, 5100 * MS), (800 * MS, 900 * MS), (SECOND // 10, 500 * MS)]
+)
+def test_a_new_period_of_a_fixed_window_counts_from_its_opening(period: int, over: int) -> None:
+    rule = FixedWindow(0, 3 * TOKEN, SECOND)
+    receipt = rule.take(100 * MS, 3 * TOKEN)
+    rule.configure(500 * MS, 4 * TOKEN, period, None)
+    assert rule.ready_at(500 * MS, 2 * TOKEN) == over
+    rule.take(over, TOKEN)
+    rule.refund(over, receipt, TOKEN)
+    assert (rule.level(over), rule.ready_at(over, 4 * TOKEN)) == (3, over + period)
+
+
+def test_a_longer_period_does_not_bring_back_a_fixed_window_that_is_over() -> None:
+    rule = FixedWindow(0, 3 * TOKEN, SECOND)
     receipt = rule.take(0, 3 * TOKEN)
-    assert [rule.ready_at(now, TOKEN) for now in (SECOND - 1, SECOND)] == [SECOND, SECOND]
-    rule.take(SECOND, 3 * TOKEN)
-    rule.refund(SECOND, receipt, TOKEN)
-    assert (rule.level(SECOND), rule.ready_at(SECOND, TOKEN)) == (0, 2 * SECOND)
     rule.configure(SECOND, 3 * TOKEN, 5 * SECOND, None)
-    assert rule.ready_at(SECOND, TOKEN) == rule.forgets_at(SECOND, TOKEN) == 5 * SECOND
-    rule.empty(6 * SECOND)
-    assert rule.ready_at(6 * SECOND, TOKEN) == 10 * SECOND
+    rule.refund(SECOND, receipt, TOKEN)
+    assert (rule.level(SECOND), rule.fresh_at(SECOND)) == (3, SECOND)
+    rule.take(2 * SECOND, TOKEN)
+    assert rule.fresh_at(2 * SECOND) == 7 * SECOND
 
 
 def test_a_charge_leaves_no_receipt_to_look_after() -> None:
@@ -845,7 +905,7 @@ def test_a_bucket_is_fresh_when_it_is_full_and_its_credit_of_a_part_of_a_nanosec
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "fresh_at"), [(SlidingWindow, 1105 * MS), (FixedWindow, 1000 * MS)]
+    ("algorithm", "fresh_at"), [(SlidingWindow, 1105 * MS), (FixedWindow, 1005 * MS)]
 )
 def test_a_window_is_fresh_when_all_has_left_it_or_was_given_back(
     algorithm: type[Rule], fresh_at: int
@@ -893,7 +953,7 @@ def answers(rule: Rule, now: int) -> list[float]:
     found: list[float] = [rule.guarantee(rule.period // 3)]
     for at in (now, now + 1, now + rule.period // 3, now + rule.period):
         fitting = [weight for weight in weights if weight <= rule.burst]
-        found += [rule.level(at), rule.fresh_at(at)]
+        found += [rule.level(at), rule.fresh_at(at), rule.opens(at)]
         found += [rule.ready_at(at, weight) for weight in fitting]
         found += [rule.forgets_at(at, weight) for weight in fitting]
         found += [rule.clears_at(at, 3 * weight) for weight in weights]

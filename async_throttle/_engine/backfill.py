@@ -23,7 +23,7 @@ from async_throttle.rules import Rule
 from async_throttle.rules.bucket import TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots
 
-__all__ = ["Claim", "Rank", "Reservations", "claims_of", "obstacle", "within"]
+__all__ = ["Claim", "Rank", "Reservations", "claims_of", "moves_edges", "obstacle", "within"]
 
 Rank = tuple[float, float]
 """A class and an order of arrival; the lower rank goes first."""
@@ -101,7 +101,8 @@ def obstacle(
     The proof, for a bucket. As long as the newcomer makes a difference, the bucket has not been
     full since. So its level is the level before, plus the tokens regained, less the tokens taken;
     and by an instant no more was taken than at the earliest instants possible. A window counts in
-    the same way until the newcomer is no longer inside.
+    the same way until the newcomer is no longer inside. A fixed window that the newcomer opens is
+    another matter: see `moves_edges`.
 
     The second number is an instant before which the newcomer may not go either, or NEVER, if it
     is not before *limit*: then one is to look again. Waiters ahead may wait for each other
@@ -114,6 +115,11 @@ def obstacle(
         weight = weights[n]
         others = [other for other in ahead if rate in other.rules]
         if not others or weight == SKIP:
+            continue
+        if rate.opens(at):
+            sources = (claims_of(other, rate, asked, at, rank, rivals) for other in others)
+            if moves_edges(rate, at, weight, merge(*sources)):
+                return n, NEVER
             continue
         most = inf if rate.divisible else rate.burst
         until = rate.forgets_at(at, weight)
@@ -146,6 +152,27 @@ def obstacle(
                 return n, max(again, at + 1)
             until = rate.forgets_at(at, weight)
     return -1, NEVER
+
+
+def moves_edges(window: Rule, at: int, weight: int, claims: Iterator[Claim]) -> bool:
+    """Whether a waiter ahead may go later if a newcomer opens the fixed *window* at *at*.
+
+    If the newcomer does not, the first claim opens the window, later, so that all windows after it
+    may have other edges: two waiters that would have gone in two windows may then meet in one. That
+    is of no matter if the window of the newcomer is over before the first claim. Nor is it if there
+    is room in one window for all claims and the newcomer: then nobody ever waits for it. Time alone
+    changes neither: instants that move on with time lie at least a lead ahead, all the time. Who
+    takes nothing opens no window, but waits as long: it passes nobody that waits for the same.
+    """
+    until, opened = window.forgets_at(at, weight), False
+    for instant, claim, _ in claims:
+        if claim and not opened and instant >= until:
+            return False
+        opened = opened or claim > 0
+        weight += claim
+        if weight > window.burst:
+            return True
+    return False
 
 
 def claims_of(

@@ -31,6 +31,8 @@ H asks for has not forgotten H by then.
 - A window forgets H within a period. While it holds H up, more than its room was granted within the
   period before, or wakes within the next. Of moments two periods apart each has waiters of its own,
   but for those that wake at one of them and are granted at the next.
+- While a fixed window holds H up in which nothing counts, a claim of a waiter that wakes within a
+  period would open it: there is one for each waiter.
 - Nobody is held up by a rate of which no more than its room is queued.
 
 The sum of these times bounds every stretch of time in which always somebody is awake, or a bucket
@@ -52,6 +54,7 @@ from async_throttle._engine.lane import ENDED, SKIP, Callers, Lane
 from async_throttle._engine.queue import Queue
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import Slots
+from async_throttle.rules.window import FixedWindow
 
 __all__ = ["FEW", "is_within"]
 
@@ -186,6 +189,7 @@ class _Common:
         rate, weight = self.rate, min(self.weight, number * self.heaviest)
         if self.turn:
             held = min(number, 2 * (2 * weight // self.room)) if weight >= self.room else 0
+            held += number if held and isinstance(rate, FixedWindow) else 0
             return (1 + min(number, weight // self.room) + held) * self.turn
         regained: int = rate.clears_at(now, int(rate.burst) + weight)
         return regained - self.full + 1

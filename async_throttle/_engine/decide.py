@@ -12,7 +12,7 @@ from heapq import heappop, heappush, merge
 from math import inf
 from typing import Any
 
-from async_throttle._engine.backfill import Claim, Rank, claims_of, within
+from async_throttle._engine.backfill import Claim, Rank, claims_of, moves_edges, within
 from async_throttle._engine.index import Cluster, Group, Index, Standing, is_orderly
 from async_throttle._engine.lane import ENDED, SKIP, Lane
 from async_throttle._units import NEVER
@@ -197,6 +197,8 @@ def _walk(rate: Any, at: int, weight: int, claims: Iterator[Claim]) -> int:
 
 def _walk_window(window: Rule, at: int, weight: int, claims: Iterator[Claim]) -> int:
     """What `_walk` finds, of a window, which gives its burst at most until it has forgotten."""
+    if window.opens(at):
+        return NEVER if moves_edges(window, at, weight, claims) else at
     total, forgets_at = weight, window.forgets_at(at, weight)
     again, longest = NEVER, 0
     for instant, claim, lead in claims:

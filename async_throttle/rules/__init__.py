@@ -9,7 +9,7 @@ TokenBucket        a burst at once, then a steady rate
 GCRA               the same rule under its other name
 LeakyBucket        a token bucket whose burst is 1 unless told otherwise: evenly spaced
 SlidingWindow      never more than *capacity* in any window of *period*
-FixedWindow        never more than *capacity* between two ticks of a clock
+FixedWindow        never more than *capacity* in a window that opens with its first call
 Slots              so many at once
 =================  ==================================================================
 
@@ -19,8 +19,8 @@ that is put to it must change nothing, and a `take` that raises must have change
 A rule has two parts. Its *parameters* are frozen, and are replaced as a whole by `configure`.
 Its *state* is a small object, changed in place by `take`, `charge`, `refund`, `empty`, `shift`
 and `configure` alone. A question (`ready_at`, `level`, `guarantee`, `fresh_at`, `forgets_at`,
-`clears_at`, `fork`, `dump`) writes nothing: tests/test_rules.py asks each of them of a state that
-cannot be written.
+`opens`, `clears_at`, `fork`, `dump`) writes nothing: tests/test_rules.py asks each of them of a
+state that cannot be written.
 
 Interruption. A signal handler may raise (KeyboardInterrupt does) in the middle of a method. CPython
 runs handlers where a Python function is entered, where a loop jumps back, and after a call of a
@@ -231,6 +231,14 @@ class Rule(metaclass=_Kind):
         if self.divisible:
             return self.ready_at(now, int(self.burst) + weight)  # full again
         return NEVER
+
+    def opens(self, now: int) -> bool:
+        """Whether what is taken at *now* decides when all that is taken after it is forgotten.
+
+        A fixed window in which nothing counts opens then. So to take sooner may cost those who
+        take after what was taken is forgotten: their windows have other edges.
+        """
+        return False
 
     def clears_at(self, now: int, weight: int) -> int:
         """An instant by which *weight* has gone, as fast as may be, in pieces up to the burst.

@@ -234,29 +234,32 @@ class SlidingWindow(_Window):
 
 
 class FixedState:
-    """What changes in a fixed window.
+    """What changes in a fixed window. The window is open while something is *inside* it.
 
     Attributes:
-        birth: an edge, from which all others are counted.
-        until: the next edge, as of the last change.
-        inside: nanotokens that went since the edge before that.
-        window: number of that window; a receipt is the number of a window.
+        inside: nanotokens that count in the window.
+        until: when the window is over.
+        window: number of the window; a receipt is the number of a window.
     """
 
-    __slots__ = ("birth", "inside", "until", "window")
+    __slots__ = ("inside", "until", "window")
 
-    def __init__(self, birth: int, until: int, inside: int = 0, window: int = 0) -> None:
-        self.birth = birth
-        self.until = until
+    def __init__(self, inside: int, until: int, window: int) -> None:
         self.inside = inside
+        self.until = until
         self.window = window
 
 
 class FixedWindow(_Window):
-    """Never more than *capacity* in each [k * period, (k + 1) * period) since the birth.
+    """Never more than *capacity* in a window that opens with its first call, for a *period*.
 
-    Twice that may go across an edge. For servers that count by the clock; the edges here are
-    those of this limiter's birth, not the server's.
+    As the windows of many servers do, it opens at the first instant at which something counts in
+    it: a grant, a charge, the end of a pause that empties, the construction with less than all of
+    *capacity*. It is over *period* later, and the next one opens when something counts again. A
+    weight of 0 does not open it. A refund does not move the end; where nothing is left inside, it
+    is as if the window had never opened. A new *period* counts from the instant of the opening.
+
+    Twice *capacity* may go across the end of a window: late in the one, early in the next.
     """
 
     __module__ = "async_throttle"
@@ -272,17 +275,19 @@ class FixedWindow(_Window):
         period: int,
         burst: int | float | None = None,
     ) -> None:
-        self.state = FixedState(now, now + period)
+        self.state = FixedState(0, now, 0)
         super().__init__(now, capacity, period, burst)
 
     def configure(
         self, now: int, capacity: int | float, period: int, burst: int | float | None
     ) -> None:
-        parameters = self._checked(capacity, period, burst)
-        self._forget(now)
-        until = self._edge(now, period)
+        parameters, state = self._checked(capacity, period, burst), self.state
+        if now >= state.until:  # by the old period: what has left does not come back
+            state.inside = 0
+            state.window += 1
+        until = state.until + period - self.parameters.period if state.inside else now
         self.parameters = parameters
-        self.state.until = until
+        state.until = until
 
     def ready_at(self, now: int, weight: int) -> int:
         state = self.state
@@ -291,23 +296,30 @@ class FixedWindow(_Window):
         return state.until
 
     def take(self, now: int, weight: int) -> int | None:
-        if isinstance(self.parameters.capacity, float):
+        parameters, state = self.parameters, self.state
+        if isinstance(parameters.capacity, float):
             return None
-        self._forget(now)
-        self.state.inside += weight
-        return self.state.window
+        if state.inside and now < state.until:
+            state.inside += weight
+        else:
+            state.inside = weight
+            state.until = now + parameters.period
+            state.window += 1
+        return state.window
 
     def refund(self, now: int, receipt: int | None, weight: int) -> None:
-        self._forget(now)
-        if receipt == self.state.window:
-            self.state.inside -= weight
+        state = self.state
+        if receipt == state.window and now < state.until:
+            state.inside -= weight
 
     def empty(self, now: int) -> None:
         capacity, state = self.parameters.capacity, self.state
         if isinstance(capacity, float):
             return
-        self._forget(now)
-        inside = max(state.inside, capacity)
+        before = self._inside(now)
+        inside = max(before, capacity)
+        if not before:
+            state.until = now + self.parameters.period
         state.inside = inside
         state.window += 1  # what was taken before counts as used: nothing to refund
 
@@ -321,17 +333,18 @@ class FixedWindow(_Window):
         return max(now, self.state.until)
 
     def forgets_at(self, now: int, weight: int) -> int:
-        return self._edge(now, self.parameters.period)
+        return now + self.parameters.period if self.opens(now) else self.state.until
+
+    def opens(self, now: int) -> bool:
+        return not self._inside(now)
 
     def shift(self, by: int) -> None:
-        state = self.state
-        state.birth += by
-        state.until += by
+        self.state.until += by
 
     def fork(self) -> Self:
         twin, state = object.__new__(type(self)), self.state
         twin.parameters = self.parameters
-        twin.state = FixedState(state.birth, state.until, state.inside, state.window)
+        twin.state = FixedState(state.inside, state.until, state.window)
         return twin
 
     def dump(self) -> bytes:
@@ -340,9 +353,8 @@ class FixedWindow(_Window):
             "fixed window",
             parameters.capacity,
             parameters.period,
-            state.birth,
-            state.until,
             state.inside,
+            state.until,
             state.window,
         )
 
@@ -356,16 +368,3 @@ class FixedWindow(_Window):
 
     def _inside(self, now: int) -> int:
         return 0 if now >= self.state.until else self.state.inside
-
-    def _edge(self, now: int, period: int) -> int:
-        """The first edge after *now*."""
-        return now - (now - self.state.birth) % period + period
-
-    def _forget(self, now: int) -> None:
-        """Begin the window that *now* is in, if it is another."""
-        state = self.state
-        if now >= state.until:
-            until = self._edge(now, self.parameters.period)
-            state.until = until
-            state.inside = 0
-            state.window += 1
