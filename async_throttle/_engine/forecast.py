@@ -64,7 +64,8 @@ def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
 def at_least(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
     """A lower bound of `quote`, and of slots that are missing the place; no dearer where many wait.
 
-    The bound counts those ahead in *lane* alone, and of rates that are not divisible nobody.
+    It counts those ahead in *lane* alone, and of rates that are not divisible nobody. Callers
+    of a pool may go elsewhere: where they are ahead it is no bound, but a guess.
     """
     at, place = lane.held_until(queue.now, weights)
     for n, rate in lane.rates:
