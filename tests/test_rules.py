@@ -1003,7 +1003,19 @@ def test_a_rule_holds_up_what_is_cleared_no_longer_than_it_said(
         span -= due - now
         now = due
         rule.take(now, weight)
-    assert span >= 0
+    assert span >= min(0, 1 - len(pieces))
+
+
+def test_what_a_full_bucket_forgets_of_a_nanosecond_counts_for_each_piece() -> None:
+    # Half a token is missing, and a token takes half a nanosecond. The first piece waits one, in
+    # which the bucket fills up; so does the third.
+    rule = TokenBucket(0, 2 * TOKEN, 1, TOKEN)
+    rule.take(0, TOKEN // 2)
+    pieces = [TOKEN // 2 + 1, 1, TOKEN]
+    assert rule.clears_at(0, sum(pieces)) == 1
+    rule.take(1, pieces[0])
+    rule.take(2, pieces[1])
+    assert rule.ready_at(2, pieces[2]) == 3
 
 
 def test_it_is_not_known_when_a_rule_clears_that_says_nothing_of_it() -> None:

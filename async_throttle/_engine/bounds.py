@@ -95,7 +95,7 @@ def _is_within_beside_few(queue: Queue, lane: Lane, weights: tuple[int, ...], un
         if rate in emptied:
             rate = rate.fork()
             rate.empty(now)
-        at += rate.clears_at(now, weight) - now
+        at += rate.clears_at(now, weight) - now + queue.waiting  # a nanosecond for each piece
     return at <= until
 
 

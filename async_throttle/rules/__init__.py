@@ -244,8 +244,9 @@ class Rule(metaclass=_Kind):
         """An instant by which *weight* has gone, as fast as may be, in pieces up to the burst.
 
         In whatever order they come, and whatever else they wait for meanwhile: the time during
-        which nothing but this rule holds them up is no longer than from *now* until then. NEVER,
-        if that is not known.
+        which nothing but this rule holds them up is no longer than from *now* until then, and a
+        nanosecond for each piece but the first: instants are rounded up, and a bucket that fills
+        up meanwhile keeps no fraction. NEVER, if that is not known.
         """
         return self.ready_at(now, weight) if self.divisible else NEVER
 
