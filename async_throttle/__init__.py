@@ -17,15 +17,15 @@ statistics.py          what limiters say of themselves, for metrics
 exceptions.py          every error, drawn as a tree
 testing.py             an event loop whose clock jumps
 pytest_plugin.py       gives that loop to pytest
-rules/                 the arithmetic of each limit, bucket.py, window.py and slots.py, with
-                       the names of them in algorithm.py; `Rule`, to bring your own
+rules/                 the arithmetic of each limit, bucket.py, window.py, clock.py and
+                       slots.py, with their names in algorithm.py; `Rule`, to bring your own
 adaptive/              limits that follow how calls end: aimd.py, gradient.py, backoff.py;
                        `Adaptive`, to bring your own
 _engine/               who goes next: lane.py, queue.py, patience.py, overtaking.py,
                        backfill.py, forecast.py; index.py has the lanes by what blocks them,
                        decide.py asks it; check.py compares what the queue keeps by hand
-_shell/                what waits: clock.py and alarm.py, door.py, admission.py and scheduler.py,
-                       waiting.py and refusals.py, loop.py and thread.py;
+_shell/                what waits: clock.py, wall.py and alarm.py, door.py, admission.py and
+                       scheduler.py, waiting.py and refusals.py, loop.py and thread.py;
                        core.py is what a throttle is, readings.py what is read of it,
                        tally.py what it counts, following.py what adapts it;
                        lease.py and states.py are what a call is;
@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     from async_throttle.rules import Rule
     from async_throttle.rules.algorithm import RateLimitAlgorithm
     from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
+    from async_throttle.rules.clock import ClockWindow
     from async_throttle.rules.window import FixedWindow, SlidingWindow
     from async_throttle.schedule import Schedule
     from async_throttle.statistics import Refused, Statistics
@@ -116,6 +117,7 @@ __all__ = [
     "BackOff",
     "BaseThrottle",
     "CallLimit",
+    "ClockWindow",
     "ConcurrencyLimiter",
     "FixedWindow",
     "Gradient",
@@ -168,6 +170,7 @@ _HOMES = {
         "rules": "Rule",
         "rules.algorithm": "RateLimitAlgorithm",
         "rules.bucket": "GCRA LeakyBucket TokenBucket",
+        "rules.clock": "ClockWindow",
         "rules.window": "FixedWindow SlidingWindow",
         "schedule": "Schedule",
         "statistics": "Refused Statistics",

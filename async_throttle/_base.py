@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from async_throttle._engine.forecast import amid_an_event, quote
 from async_throttle._shell import fast
@@ -19,7 +19,7 @@ from async_throttle._shell.thread import ThreadScheduler
 from async_throttle._shell.waiting import Attempt
 from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, positive, seconds, tokens
 from async_throttle.rules import Rule
-from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
+from async_throttle.rules.algorithm import RateLimitAlgorithm, configured
 from async_throttle.rules.bucket import TokenBucket
 from async_throttle.rules.slots import UNLIMITED
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from async_throttle.adaptive import Adaptive
+    from async_throttle.rules.clock import ClockWindow
     from async_throttle.statistics import Statistics
 
 __all__ = ["BaseLimiter", "BaseThrottle", "core_of", "known_apart"]
@@ -63,10 +64,10 @@ class BaseThrottle(BaseLimiter):
         self,
         capacity: float,
         concurrency: int = 0,
-        period: float = 1.0,
+        period: float | Literal["day", "week", "month"] = 1.0,
         *,
         burst: float | None = None,
-        algorithm: type[Rule] | RateLimitAlgorithm = TokenBucket,
+        algorithm: type[Rule] | ClockWindow | RateLimitAlgorithm = TokenBucket,
         initial: float | None = None,
         max_waiting: int | None = None,
         timer: Callable[[], float] | None = None,
@@ -78,7 +79,7 @@ class BaseThrottle(BaseLimiter):
         core = self._core = Core(
             type(self).__qualname__,
             type(self)._scheduler(timer),
-            rule_class(algorithm),
+            configured(algorithm),
             capacity,
             concurrency,
             period,
@@ -334,8 +335,8 @@ class BaseThrottle(BaseLimiter):
         return self._core.rule.period / SECOND
 
     @period.setter
-    def period(self, value: float) -> None:
-        core, period = self._core, period_of(value)
+    def period(self, value: float | Literal["day", "week", "month"]) -> None:
+        core, period = self._core, period_of(value, self._core.rule)
         self._configure(lambda: (core.rule.capacity, period, core.burst))
 
     @property

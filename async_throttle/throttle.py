@@ -122,6 +122,7 @@ class Throttle(FastThrottle, BaseThrottle):
     - It counts calls in windows and must never see more than *capacity* in one:
       `SlidingWindow`.
     - It wants them evenly spaced: `LeakyBucket`.
+    - Its quota is reset by the clock, at full minutes or at midnight somewhere: `ClockWindow`.
 
     `guarantee()` gives the number for each. `FixedWindow` opens with its first call, is over
     *period* later, and may let through twice the capacity across an edge; take it only to
@@ -139,11 +140,13 @@ class Throttle(FastThrottle, BaseThrottle):
         concurrency: callers that may hold a slot at once; 0 is no limit. A slot comes back when
             its block ends. If the block is cancelled while it waits for ``asyncio.to_thread``, the
             thread goes on without one: take the slot in the thread, of a `threads.Throttle`.
-        period: seconds, rounded to whole nanoseconds.
+        period: seconds, rounded to whole nanoseconds. With `ClockWindow` also ``"day"``,
+            ``"week"`` or ``"month"``.
         burst: most tokens that may go at once. Unset, it is ``max(1, capacity)`` and follows
             *capacity* (1 for `LeakyBucket`). The windows have none.
         algorithm: a rule class (`TokenBucket`, `GCRA`, `LeakyBucket`, `SlidingWindow`,
-            `FixedWindow`, or one of your own), or a member of `RateLimitAlgorithm`.
+            `FixedWindow`, `ClockWindow`, or one of your own), a configured
+            ``ClockWindow(tz=...)``, or a member of `RateLimitAlgorithm`.
         initial: tokens at the start; unset, as many as there can be.
         max_waiting: most callers that may queue; the next one is refused at once.
         timer: a clock in seconds; unset, the monotonic clock. One that does not show what the

@@ -12,6 +12,7 @@ loop.py          the scheduler whose callers wait in an event loop: futures and 
 thread.py        the scheduler whose callers wait in threads and in event loops: wake-ups
 readings.py      what can be read of a throttle, for people
 tally.py         what is counted of calls that waited or were refused
+wall.py          wall time, for the rules whose windows lie on the wall clock
 core.py          `Core`: a throttle without its public face
 following.py     limits that follow how calls end: a law sets a rate, or a number of slots
 lease.py         the state machine of leases, for throttles, sets and pools

@@ -58,6 +58,20 @@ class Clock:
         """The present instant, without letting time pass."""
         return max(self.seen, self.read() + self.shift)
 
+    def ahead(self) -> int:
+        """By how much the wall clock is ahead of instants: the one place where it is read.
+
+        A timer of the user's is taken as Unix time. So is a monotonic clock that was replaced
+        where the wall clock was not: virtual time.
+        """
+        reading = self.read()
+        wall = reading
+        if self.timer is None:
+            read = time.time_ns
+            if not (self.local and isinstance(read, BuiltinFunctionType)):
+                wall = read()
+        return wall - reading - self.shift
+
     @property
     def local(self) -> bool:
         """Whether threads are shown different clocks: in virtual time they are."""

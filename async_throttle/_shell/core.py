@@ -20,9 +20,11 @@ from async_throttle._shell.readings import told
 from async_throttle._shell.refusals import Refusals
 from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle._shell.waiting import Attempt, Option, Waiting
+from async_throttle._shell.wall import Wall
 from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, positive, tokens, whole
 from async_throttle.rules import Rule
 from async_throttle.rules.bucket import PLAIN, TokenBucket
+from async_throttle.rules.clock import PERIODS, ClockWindow
 from async_throttle.rules.slots import UNLIMITED, Slots
 
 if TYPE_CHECKING:
@@ -95,10 +97,10 @@ class Core(Refusals):
         self,
         face: str,
         scheduler: Scheduler,
-        rule: type[Rule],
+        rule: type[Rule] | ClockWindow,
         capacity: float,
         concurrency: int,
-        period: float,
+        period: float | str,
         burst: float | None,
         initial: float | None,
         max_waiting: int | None,
@@ -112,7 +114,12 @@ class Core(Refusals):
         self.burst = burst
         now = scheduler.clock.seen
         per_period = positive("capacity", capacity, infinite=True)
-        self.rule = rule(now, per_period, period_of(period), burst_of(burst, per_period))
+        most = burst_of(burst, per_period)
+        self.rule: Rule
+        if isinstance(rule, ClockWindow):
+            self.rule = rule.begun(now, per_period, period_of(period, rule), most, Wall(self))
+        else:
+            self.rule = rule(now, per_period, period_of(period), most)
         if initial is not None:
             self.rule.charge(now, _spent(initial, self.rule.burst))
         scheduler.clock.span = self.span()
@@ -398,9 +405,15 @@ def checked_priority(priority: int) -> int:
         raise wrong(f"priority must be a whole number, got {priority!r}") from None
 
 
-def period_of(value: float) -> int:
-    """A period in nanoseconds."""
-    span = nanoseconds("period", value)
+def period_of(value: float | str, rule: Rule | None = None) -> int:
+    """A period of *rule* in nanoseconds. Only windows of the wall clock have some with a name."""
+    if isinstance(value, str) and (isinstance(rule, ClockWindow) or value in PERIODS):
+        if not isinstance(rule, ClockWindow):
+            raise ValueError(f"period must be in seconds without ClockWindow, got {value!r}")
+        if value not in PERIODS:
+            raise ValueError(f"period must be one of {', '.join(PERIODS)}, got {value!r}")
+        return PERIODS[value]
+    span = nanoseconds("period", cast("float", value))
     if not 0 < span < NEVER:
         least = "at least 1e-9 s" if value and span == 0 else "positive and finite"
         raise ValueError(f"period must be {least}, got {value!r}")

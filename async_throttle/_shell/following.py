@@ -11,6 +11,7 @@ from async_throttle._shell.scheduler import find
 from async_throttle._units import SECOND, TOKEN
 from async_throttle.adaptive import Adaptive, Outcome
 from async_throttle.rules import Rule
+from async_throttle.rules.clock import ClockWindow
 from async_throttle.rules.window import FixedWindow, SlidingWindow
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Following:
             self.law.begin(concurrency or self.law.start, clock.seen)
         else:
             _check_finite(core.rule.capacity)
-            if isinstance(core.rule, (SlidingWindow, FixedWindow)):
+            if isinstance(core.rule, (SlidingWindow, FixedWindow, ClockWindow)):
                 raise ValueError(
                     "algorithm must be a bucket where the capacity adapts, got "
                     f"{type(core.rule).__name__}: what a window lets go at once is its capacity"

@@ -13,6 +13,7 @@ from async_throttle.limits._window import Window, one_window
 from async_throttle.rules import Rule
 from async_throttle.rules.algorithm import RateLimitAlgorithm, rule_class
 from async_throttle.rules.bucket import TokenBucket
+from async_throttle.rules.clock import ClockWindow
 from async_throttle.threads import Throttle
 
 __all__ = ["RESERVED", "CallLimit", "Limit", "RateLimit", "ResourceLimit"]
@@ -75,7 +76,8 @@ class RateLimit(Limit):
     Args:
         key: what it is called in its set.
         window_seconds: seconds in which *capacity* comes back, or a name: see `RateWindow`.
-        algorithm: a `RateLimitAlgorithm`, its name, or a rule class; unset, a sliding window.
+        algorithm: a `RateLimitAlgorithm`, its name, a rule class, or a configured `ClockWindow`;
+            unset, a sliding window.
         capacity: most per window. For the buckets, the leaky one too, it is also the burst, even
             if it is below 1: `Throttle` says what that lets through in the first window.
         window, per: *window_seconds* under other names.
@@ -97,7 +99,7 @@ class RateLimit(Limit):
         self,
         key: str,
         window_seconds: Window | None = None,
-        algorithm: RateLimitAlgorithm | type[Rule] | str | None = None,
+        algorithm: RateLimitAlgorithm | type[Rule] | ClockWindow | str | None = None,
         capacity: float | None = None,
         *,
         window: Window | None = None,
@@ -186,8 +188,7 @@ class RateLimit(Limit):
         return f"c{capacity}w{window}{self._algorithm_name()[:3].lower()}"
 
     def _algorithm_name(self) -> str:
-        algorithm = self.algorithm
-        return algorithm.value if isinstance(algorithm, RateLimitAlgorithm) else algorithm.__name__
+        return rule_class(self.algorithm).__name__
 
 
 class CallLimit(RateLimit):
@@ -205,7 +206,7 @@ class CallLimit(RateLimit):
     def __init__(
         self,
         window_seconds: Window | None = None,
-        algorithm: RateLimitAlgorithm | type[Rule] | str | None = None,
+        algorithm: RateLimitAlgorithm | type[Rule] | ClockWindow | str | None = None,
         capacity: float | None = None,
         *,
         window: Window | None = None,
@@ -285,7 +286,7 @@ def _key(key: str) -> str:
     return key
 
 
-def _algorithm(algorithm: Any) -> RateLimitAlgorithm | type[Rule]:
+def _algorithm(algorithm: Any) -> RateLimitAlgorithm | type[Rule] | ClockWindow:
     if algorithm is None:
         return RateLimitAlgorithm.SlidingWindow
     if isinstance(algorithm, str):
@@ -293,7 +294,7 @@ def _algorithm(algorithm: Any) -> RateLimitAlgorithm | type[Rule]:
         if algorithm not in names:
             raise ValueError(f"algorithm must be one of {', '.join(names)}, got {algorithm!r}")
         return RateLimitAlgorithm(algorithm)
-    if not isinstance(algorithm, RateLimitAlgorithm):
+    if not isinstance(algorithm, RateLimitAlgorithm | ClockWindow):
         return rule_class(algorithm)
     return algorithm
 

@@ -10,6 +10,7 @@ GCRA               the same rule under its other name
 LeakyBucket        a token bucket whose burst is 1 unless told otherwise: evenly spaced
 SlidingWindow      never more than *capacity* in any window of *period*
 FixedWindow        never more than *capacity* in a window that opens with its first call
+ClockWindow        never more than *capacity* in any minute, day or month of the wall clock
 Slots              so many at once
 =================  ==================================================================
 
@@ -109,8 +110,8 @@ class Rule(metaclass=_Kind):
 
     The queue promises: *now* never goes back; `take` is called only for weights up to
     `burst` at an instant that `ready_at` named, or for a debt. The rule promises: once
-    `ready_at` says that a weight may go, it may go until something is taken; a question changes
-    nothing; a `take` that raises has changed nothing.
+    `ready_at` says that a weight may go, it may go until something is taken (`ClockWindow`: or
+    until its window closes); a question changes nothing; a `take` that raises has changed nothing.
     """
 
     __module__ = "async_throttle"

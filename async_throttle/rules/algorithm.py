@@ -6,9 +6,10 @@ from enum import Enum
 
 from async_throttle.rules import Rule
 from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
+from async_throttle.rules.clock import ClockWindow
 from async_throttle.rules.window import FixedWindow, SlidingWindow
 
-__all__ = ["RateLimitAlgorithm", "rule_class"]
+__all__ = ["RateLimitAlgorithm", "configured", "rule_class"]
 
 
 class RateLimitAlgorithm(Enum):
@@ -46,6 +47,8 @@ def rule_class(algorithm: object) -> type[Rule]:
         found = meant.get(algorithm.replace("_", "").replace("-", "").replace(" ", "").lower())
         write = f"async_throttle.{found}" if found else f"one of {', '.join(_BY_NAME)}"
         raise ValueError(f"algorithm must be a rule class: write {write}, got {algorithm!r}")
+    if isinstance(algorithm, ClockWindow):
+        return type(algorithm)
     if isinstance(algorithm, Rule):
         name = type(algorithm).__name__
         raise TypeError(f"algorithm must be the class itself: write {name}, got {algorithm!r}")
@@ -56,3 +59,11 @@ def rule_class(algorithm: object) -> type[Rule]:
     name = algorithm.__name__
     hint = f"; did you mean async_throttle.{name}?" if name in _BY_NAME else ""
     raise TypeError(f"algorithm must be a rule class, got {algorithm.__module__}.{name}{hint}")
+
+
+def configured(algorithm: object) -> type[Rule] | ClockWindow:
+    """The rule class that *algorithm* stands for, or a configured rule; errors as `rule_class`."""
+    if isinstance(algorithm, ClockWindow):
+        return algorithm
+    found = rule_class(algorithm)
+    return found() if issubclass(found, ClockWindow) else found

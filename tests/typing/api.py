@@ -21,6 +21,7 @@ from async_throttle import (
     AdaptiveRateLimiter,
     BackOff,
     CallLimit,
+    ClockWindow,
     ConcurrencyLimiter,
     FixedWindow,
     Gradient,
@@ -74,6 +75,10 @@ def construction() -> None:
     for algorithm in (TokenBucket, GCRA, LeakyBucket, SlidingWindow, FixedWindow):
         Throttle(10, algorithm=algorithm)
     Throttle(10, algorithm=RateLimitAlgorithm.GCRA)
+    Throttle(1_200, period=60, algorithm=ClockWindow)
+    days = Throttle(1_000, period="day", algorithm=ClockWindow(tz="America/Los_Angeles", margin=1))
+    days.period = "week"
+    Throttle(10, period="fortnight")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Throttle(10, burst=None, initial=None, max_waiting=None, timer=None, name=None)
 
     Throttle()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
