@@ -69,6 +69,7 @@ from async_throttle import (
     WeightTooLarge,
 )
 from async_throttle._shell import fast
+from async_throttle._units import nanoseconds as of_users
 from async_throttle.testing import VirtualTimeLoop
 
 T = TypeVar("T")
@@ -596,6 +597,8 @@ class Machine(RuleBasedStateMachine):
             return
         over = [c for c in self.callers if c.holds is None and c.ident in self.seen]
         for caller in over[:-3]:
+            if caller.lease is not None and caller.source.sets and caller.leave is None:
+                caller.lease.release()  # it holds no slot, and is waited for all the same
             caller.lease = caller.source.real = None
             caller.source.sets.clear()
 
@@ -823,6 +826,7 @@ class Machine(RuleBasedStateMachine):
             if isinstance(timeout, UntilNext):
                 known = self.delay(caller)
                 timeout = SECOND if known == math.inf else known + timeout.beside
+                timeout = of_users("timeout", max(0, seconds(timeout)))  # as far as a float tells
             self.oracle.arrive(caller.call, timeout)
             if alone:
                 self.the_delay_is_the_one_that_the_oracle_knows(caller)
@@ -1476,6 +1480,9 @@ class Machine(RuleBasedStateMachine):
                 self.oracle.release(caller.call)
                 real = caller.source.real if caller.lease is None else caller.lease
                 real.release()
+            for caller in self.callers:  # those that hold no slot, which are waited for as well
+                if caller.lease is not None and caller.leave is None and caller.source.sets:
+                    caller.lease.release()
 
         self.do(all_end)
         throttles = [*self.throttles.values(), *(self.keyed[key] for key in self.keyed)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dis
+import gc
 import itertools
 import math
 import random
@@ -1097,6 +1098,7 @@ class Interrupter:
     def interrupts(self, change: Callable[[], object]) -> bool:
         """Whether there was such a place in *change*."""
         usual = sys.gettrace()
+        gc.disable()  # a finalizer that happened to run here would be interrupted in the place
         sys.settrace(self)
         try:
             change()
@@ -1104,6 +1106,7 @@ class Interrupter:
             return True
         finally:
             sys.settrace(usual)
+            gc.enable()
         return False
 
 

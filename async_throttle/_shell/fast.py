@@ -722,7 +722,7 @@ def join_behind(scheduler: LoopScheduler, attempt: Attempt) -> LoopWaiter | None
 def queue_behind(core: Core) -> LoopWaiter | None:
     """Queue up behind the head of a throttle's usual lane, for a slot and a token.
 
-    Nothing comes in from the first store to the queue to the last, which is that of `append`.
+    What comes in between the first store to the queue and the last is noted, and done then.
     """
     scheduler: Any = core.scheduler
     queue = scheduler.queue
@@ -749,12 +749,21 @@ def queue_behind(core: Core) -> LoopWaiter | None:
             and core.rule.parameters.burst >= TOKEN
             and now >= scheduler.clock.seen
         ):
-            scheduler.clock.seen = waiter.arrived = now
-            if lane.rates:
-                lane.backlog[1] += TOKEN
-            queue.waiting += 1
-            waiter.state = QUEUED
-            lane.waiters.append(waiter)
+            scheduler.busy = True
+            try:
+                scheduler.clock.seen = waiter.arrived = now
+                if lane.rates:
+                    lane.backlog[1] += TOKEN
+                queue.waiting += 1
+                waiter.state = QUEUED
+                lane.waiters.append(waiter)
+            except BaseException:
+                scheduler.recover()
+                raise
+            finally:
+                scheduler.busy = False
+            if scheduler.notes:
+                scheduler.catch_up()
             return waiter
     except BaseException:
         if waiter.state is not GONE:

@@ -312,6 +312,10 @@ EXCEPT: Mapping[str, Mapping[str, float]] = {
         LINEAR,
     ),
     "a pool of n sets": dict.fromkeys(PROMISED, LINEAR) | {"delay()": SORTED},
+    # Up to a number of lanes that does not grow each of them is looked at.
+    "chats in 5 regions": dict.fromkeys(
+        ("arrival, long timeout", "the same, also for its chat"), LINEAR
+    ),
 }
 """The same where it differs."""
 
