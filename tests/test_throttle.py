@@ -20,6 +20,7 @@ from async_throttle import (
     GCRA,
     FixedWindow,
     LeakyBucket,
+    LimitSet,
     RateLimitAlgorithm,
     Rule,
     SlidingWindow,
@@ -32,7 +33,7 @@ from async_throttle import (
     threads,
 )
 from async_throttle._base import core_of
-from async_throttle._shell.core import Core
+from async_throttle._engine.queue import Queue
 from async_throttle._shell.waiting import known
 from async_throttle._units import NEVER
 from async_throttle.testing import VirtualTimeLoop
@@ -973,18 +974,20 @@ async def test_an_interrupt_in_the_middle_of_a_grant_forgets_nobody() -> None:
     assert (throttle.active, throttle.waiting) == (2, 0)
 
 
+@pytest.mark.parametrize("kind", [Throttle, LimitSet])
 async def test_a_close_that_is_interrupted_is_made_all_the_same_and_hides_no_interrupt(
-    monkeypatch: pytest.MonkeyPatch,
+    kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(core: Core) -> None:
+    def interrupted(*args: object) -> None:
         monkeypatch.undo()
         raise KeyboardInterrupt
 
     throttle = Throttle(10, initial=0)
-    waiter = await queued(throttle.acquire())
-    monkeypatch.setattr(Core, "_drop_waiting", interrupted)
+    limiter = throttle if kind is Throttle else LimitSet(throttle)
+    waiter = await queued(limiter.lease())
+    monkeypatch.setattr(Queue, "drop", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        throttle.close()
+        limiter.close()
     with pytest.raises(ThrottleClosed):
         await waiter
 

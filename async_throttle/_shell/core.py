@@ -11,8 +11,7 @@ from itertools import count
 from operator import index
 from typing import TYPE_CHECKING, Final, cast
 
-from async_throttle._engine.check import repair
-from async_throttle._engine.lane import DROPPED, GRANTED, Lane, Pause
+from async_throttle._engine.lane import GRANTED, Lane, Pause
 from async_throttle._engine.queue import wants
 from async_throttle._shell import fast
 from async_throttle._shell.fast import UNIT
@@ -260,16 +259,8 @@ class Core(Refusals):
         self.closed = scheduler.shut = True
         self.state = None
         if drop_waiting:
-            try:
-                self._drop_waiting()
-            except BaseException:  # interrupted: closed is closed
-                repair(scheduler.queue)
-                self._drop_waiting()
-                raise
+            scheduler.drop(lambda waiter: wants(waiter, self.rule))
         self.tell("close")
-
-    def _drop_waiting(self) -> None:
-        find(self).queue.drop(DROPPED, lambda waiter: wants(waiter, self.rule))
 
     def resize(self, limit: int, burst: int | None = None) -> None:
         """Have *limit* slots, of which a single caller may have *burst*."""

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 from async_throttle._engine.check import repair
+from async_throttle._engine.lane import DROPPED
 from async_throttle._engine.queue import Queue
 from async_throttle._shell import fast
 from async_throttle._shell.alarm import GRACE
@@ -238,6 +239,15 @@ class Door(ABC):
     def is_elsewhere(self) -> bool:
         """Whether changes are to be made in a different thread than this."""
         return False
+
+    def drop(self, mine: Callable[[Any], bool]) -> None:
+        """What the waiters that are *mine* ask for was closed: fail them, also if interrupted."""
+        try:
+            self.queue.drop(DROPPED, mine)
+        except BaseException:  # closed is closed
+            repair(self.queue)
+            self.queue.drop(DROPPED, mine)
+            raise
 
     def recover(self) -> None:
         """An exception came in the middle of an event: repair the queue, and decide."""

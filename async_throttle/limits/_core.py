@@ -12,8 +12,7 @@ from operator import attrgetter
 from typing import Any, Final, Protocol
 
 from async_throttle._base import BaseThrottle, core_of
-from async_throttle._engine.check import repair
-from async_throttle._engine.lane import DROPPED, GRANTED, SKIP, Lane, Pause
+from async_throttle._engine.lane import GRANTED, SKIP, Lane, Pause
 from async_throttle._shell.core import checked_priority
 from async_throttle._shell.following import Measure
 from async_throttle._shell.scheduler import Scheduler, find, together
@@ -284,17 +283,9 @@ class SetCore(SetRefusals):
         scheduler = find(self)
         self.closed = scheduler.shut = True
         if drop_waiting:
-            try:
-                self._drop_waiting()
-            except BaseException:  # interrupted: closed is closed
-                repair(scheduler.queue)
-                self._drop_waiting()
-                raise
+            asked = (self, self._tokens)
+            scheduler.drop(lambda waiter: asked_of(waiter) in asked)
         self.tell("close")
-
-    def _drop_waiting(self) -> None:
-        asked = (self, self._tokens)
-        find(self).queue.drop(DROPPED, lambda waiter: asked_of(waiter) in asked)
 
     def tell(self, what: str, detail: object = None) -> None:
         """Tell the listeners what has happened."""
