@@ -171,8 +171,8 @@ class LimitSet(BaseLimits[T]):
             ValueError: as a call does; a limit that has slots alone.
         """
         core = self._core
-        charges = core.tokens.charges(by_limit(amounts, named))
-        find(core).do(lambda now: core.tokens.charge(now, charges))
+        weights = core.tokens.weigh(by_limit(amounts, named))
+        find(core).do(lambda now: core.tokens.charge(now, weights))
 
     # -- looking ------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from async_throttle._engine.lane import SKIP, UNTAKEN, Lane, Receipt, give_back
+from async_throttle._engine.lane import SKIP, Lane, Receipt, give_back
 from async_throttle._shell.core import checked_priority
 from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle._shell.tally import tally_of
@@ -14,7 +14,6 @@ from async_throttle._units import TOKEN, tokens, whole
 from async_throttle.exceptions import ResourceLimitError
 from async_throttle.limits._refusals import called
 from async_throttle.limits._single import CallLimit
-from async_throttle.rules import Rule
 
 if TYPE_CHECKING:
     from async_throttle.limits._core import SetCore
@@ -49,35 +48,32 @@ class Tokens:
 
     def option(self, amounts: Mapping[Any, float], priority: int) -> Option:
         """To ask for *amounts*; nothing of limits that are not named."""
+        lane = self.lane_of(priority) if priority else self.lane
+        return Option(self, lane, self.weigh(amounts, tiny=False))
+
+    def weigh(self, amounts: Mapping[Any, float], *, tiny: bool = True) -> tuple[int, ...]:
+        """What *amounts* are to be taken of each rate; *tiny* ones, of less than 1e-9, are 0."""
         weights = [SKIP] * len(self.core.members)
         for key, amount in amounts.items():
-            weights[self._place(key)] = self._weight(key, amount, tiny=False) or SKIP
-        lane = self.lane_of(priority) if priority else self.lane
-        return Option(self, lane, tuple(weights))
+            place = self._place(key)
+            weights[place] = self._weight(key, amount, tiny=tiny) or SKIP
+        return tuple(weights)
 
-    def charges(self, amounts: Mapping[Any, float]) -> list[tuple[Rule, int]]:
-        """The rules that *amounts* are to be taken of, those that keep it for good at last."""
-        members = self.core.members
-        found = [
-            (members[self._place(key)].rule, self._weight(key, amount))
-            for key, amount in amounts.items()
-        ]
-        return sorted(found, key=lambda charge: type(charge[0]).refund is Rule.refund)
-
-    def charge(self, now: int, charges: list[tuple[Rule, int]]) -> None:
-        """Take *charges* for good: all of them, or none if a rule raises."""
-        find(self.core).queue.touched(*(rule for rule, _ in charges))
+    def charge(self, now: int, weights: tuple[int, ...]) -> None:
+        """Take *weights* for good: all of them, or none if a rule raises."""
+        rates = self.lane.rates
+        find(self.core).queue.touched(*(rule for n, rule in rates if weights[n] != SKIP))
         taken: list[Receipt] = []
         try:
-            _take(now, charges, taken)
+            self.lane.take_into(taken, now, weights)
         except BaseException:
             give_back(now, taken)
             raise
-        self.core.tell("change", charges)
+        self.core.tell("change", weights)
 
-    def _weight(self, key: Hashable, amount: float, *, tiny: bool = True) -> int:
+    def _weight(self, key: Hashable, amount: float, *, tiny: bool) -> int:
         """What *amount* of the limit *key* is in nanotokens; calls come in whole numbers."""
-        if isinstance(self.core.limits.get(key), CallLimit):
+        if isinstance(self.core.limits[key], CallLimit):
             return whole(called(key), amount) * TOKEN
         return tokens(called(key), amount, tiny=tiny)
 
@@ -147,14 +143,6 @@ class Tokens:
 
     def __repr__(self) -> str:
         return repr(self.core)
-
-
-def _take(now: int, charges: list[tuple[Rule, int]], taken: list[Receipt]) -> None:
-    """Take *charges*; *taken* has what was taken, at any moment: see `Lane.take_into`."""
-    for rule, amount in charges:
-        receipt: Receipt = [rule, amount, UNTAKEN]
-        taken.append(receipt)
-        receipt[2] = rule.take(now, amount)
 
 
 def _wide(weights: tuple[int, ...]) -> tuple[int, ...]:
