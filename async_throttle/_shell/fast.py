@@ -779,11 +779,7 @@ def start_unit(core: Core, waiter: LoopWaiter) -> bool:
     if waiter.state is not GRANTED or scheduler.drainers or waiter not in scheduler.handed_over:
         return False
     scheduler.handed_over.discard(waiter)
-    span = waiter.granted_at - waiter.arrived
-    tally.granted += 1
-    tally.waited += span
-    if span > tally.longest:
-        tally.longest = span
+    tally.wait(waiter.granted_at - waiter.arrived)
     if not scheduler.queue.waiting and not scheduler.busy:
         scheduler.recalm()
     return True

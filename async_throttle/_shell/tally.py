@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from async_throttle.exceptions import (
@@ -12,7 +13,7 @@ from async_throttle.exceptions import (
     WeightTooLarge,
 )
 
-__all__ = ["Tally", "tally_of"]
+__all__ = ["Tally", "count_waits", "tally_of"]
 
 
 class Tally:
@@ -52,3 +53,10 @@ def tally_of(core: Any) -> Tally:
         core.tally = Tally()
     tally: Tally = core.tally
     return tally
+
+
+def count_waits(cores: Iterable[Any], spans: Iterable[int]) -> None:
+    """A call was granted: count it at each of *cores* that held it up, for that one's span."""
+    for core, span in zip(cores, spans, strict=False):
+        if span:
+            tally_of(core).wait(span)

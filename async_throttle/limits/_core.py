@@ -16,7 +16,7 @@ from async_throttle._engine.lane import GRANTED, SKIP, Lane, Pause
 from async_throttle._shell.core import checked_priority
 from async_throttle._shell.following import Measure
 from async_throttle._shell.scheduler import Scheduler, find, together
-from async_throttle._shell.tally import tally_of
+from async_throttle._shell.tally import count_waits
 from async_throttle._shell.thread import ThreadScheduler
 from async_throttle._shell.waiting import Option, Taker, Waiting
 from async_throttle._units import NEVER, SECOND, TOKEN, tokens, whole
@@ -272,11 +272,9 @@ class SetCore(SetRefusals):
 
         What it waited for a pause of this set is no member's.
         """
-        spans = waiter.spans
-        for n, member in enumerate(self.members):
-            span = spans[2 * n] + spans[2 * n + 1]
-            if span:
-                tally_of(member).wait(span)
+        spans = waiter.spans  # of the slots and the rate of each, and of that pause
+        both = zip(spans[::2], spans[1::2], strict=False)
+        count_waits(self.members, map(sum, both))
 
     def close(self, now: int, drop_waiting: bool) -> None:
         """Refuse callers of this set, and fail its waiters as well if *drop_waiting*."""

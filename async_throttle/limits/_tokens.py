@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from async_throttle._engine.lane import SKIP, Lane, Receipt, give_back
 from async_throttle._shell.core import checked_priority
 from async_throttle._shell.scheduler import Scheduler, find
-from async_throttle._shell.tally import tally_of
+from async_throttle._shell.tally import count_waits
 from async_throttle._shell.waiting import Option, Waiting
 from async_throttle._units import TOKEN, tokens, whole
 from async_throttle.exceptions import ResourceLimitError
@@ -111,9 +111,7 @@ class Tokens:
 
     def count_wait(self, waiter: Waiting) -> None:
         """The caller of *waiter* was granted: count it at each member that held it up."""
-        for member, span in zip(self.core.members, waiter.spans[:-1], strict=True):
-            if span:
-                tally_of(member).wait(span)
+        count_waits(self.core.members, waiter.spans)
 
     def count_refusal(self, error: ResourceLimitError) -> None:
         """A call was refused with *error*: count it at the member that this names."""
