@@ -265,7 +265,7 @@ class BaseThrottle(BaseLimiter):
     @property
     def paused_for(self) -> float:
         """Seconds until the pause ends; 0.0 if there is none."""
-        return find(self._core).ask(self._core.paused_for)
+        return seconds(find(self._core).ask(self._core.pause.left))
 
     def statistics(self) -> Statistics:
         """A snapshot: how things stand, and what became of calls that were not granted at once.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from async_throttle._shell.tally import Tally
-from async_throttle._units import SECOND, TOKEN
+from async_throttle._units import SECOND, TOKEN, seconds
 
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
@@ -90,7 +90,7 @@ def read(core: Core, now: int) -> Statistics:
         capacity=core.rule.capacity / TOKEN,
         active=core.active(),
         waiting=core.waiting(),
-        paused=core.paused_for(now),
+        paused=seconds(core.pause.left(now)),
         queued_granted=tally.granted,
         refused=Refused(tally.timeout, tally.full, tally.closed, tally.weight),
         waited=tally.waited / SECOND,

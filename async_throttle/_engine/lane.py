@@ -124,6 +124,10 @@ class Pause:
         self.until = ENDED
         self.empties = False
 
+    def left(self, now: int) -> int:
+        """Nanoseconds until it ends; 0 if it has ended, NEVER without an end."""
+        return NEVER if self.until >= NEVER else max(0, self.until - now)
+
 
 class Bottleneck:
     """The rule that holds up the head of a lane, and for how long every rule has done so.

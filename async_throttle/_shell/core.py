@@ -20,7 +20,7 @@ from async_throttle._shell.refusals import Refusals
 from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle._shell.waiting import Attempt, Option, Waiting
 from async_throttle._shell.wall import Wall
-from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, positive, tokens, whole
+from async_throttle._units import NEVER, TOKEN, nanoseconds, positive, tokens, whole
 from async_throttle.rules import Rule
 from async_throttle.rules.bucket import PLAIN, TokenBucket
 from async_throttle.rules.clock import PERIODS, ClockWindow
@@ -308,11 +308,6 @@ class Core(Refusals):
     def active(self) -> int:
         """Slots held, without that which a grant under way is taking."""
         return self.slots.used - find(self).queue.pending(self.slots)
-
-    def paused_for(self, now: int) -> float:
-        """Seconds until the pause ends."""
-        until = self.pause.until
-        return math.inf if until >= NEVER else max(0, until - now) / SECOND
 
     def occupied(self) -> bool:
         """Whether a caller waits, is handed over, or holds a slot."""

@@ -267,9 +267,10 @@ def known(wait: int) -> float | None:
 
 def paused(pause: Pause, now: int) -> str:
     """How long *pause* lasts, after the name of what it holds; empty if it is over."""
-    if pause.until <= now:
+    left = pause.left(now)
+    if not left:
         return ""
-    span = known(pause.until - now)
+    span = known(left)
     return " is paused until resume()" if span is None else f" is paused for another {span:g} s"
 
 

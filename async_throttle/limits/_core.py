@@ -339,7 +339,7 @@ class SetCore(SetRefusals):
 
     def paused_for(self, now: int) -> int:
         """Nanoseconds until the pause of this set ends."""
-        return max(0, self.lane.pauses[0].until - now)
+        return self.lane.pauses[0].left(now)
 
     def key(self, place: int) -> Hashable:
         """Which limit the rule at *place* of the lane belongs to, or PAUSE; None is no limit."""

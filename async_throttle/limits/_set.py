@@ -201,18 +201,13 @@ class LimitSet(BaseLimits[T]):
     def level(self) -> dict[Hashable, float]:
         """By limit, tokens left now, whoever uses them; see `Throttle.level`."""
         cores = self._by_key()
-        return find(self._core).ask(
-            lambda now: {key: core.rule.level(now) for key, core in cores},
-            lambda now: {key: core.level(now) for key, core in cores},
-        )
+        return find(self._core).ask(lambda now: {key: core.level(now) for key, core in cores})
 
     @property
     def active(self) -> dict[Hashable, int]:
         """By limit, slots held, whoever holds them."""
-        cores, pending = self._by_key(), find(self._core).queue.pending
-        return find(self._core).ask(
-            lambda now: {key: core.slots.used - pending(core.slots) for key, core in cores}
-        )
+        cores = self._by_key()
+        return find(self._core).ask(lambda now: {key: core.active() for key, core in cores})
 
     @property
     def capacity(self) -> dict[Hashable, float]:
