@@ -205,8 +205,11 @@ class Core(Refusals):
             ValueError: no slot is held.
         """
         give_quickly = fast.release_slot if self.slots.free > 0 else fast.hand_over
-        if give_quickly(self, done):
-            return
+        if not give_quickly(self, done):
+            self.release_slowly(done)
+
+    def release_slowly(self, done: list[bool]) -> None:
+        """`release` where no shortcut leads."""
 
         def give(now: int) -> None:
             slots = self.slots

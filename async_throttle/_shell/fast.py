@@ -179,11 +179,12 @@ class FastThrottle:
         else:
             left: list[Any] = []
             try:
-                if self._blocks is None:
-                    if slots.free != 0 or not hand_over(core, left):
-                        core.release(left)
-                else:
+                if self._blocks is not None:
                     self._exit_slowly(exc, left)
+                elif slots.free != 0:
+                    core.release(left)
+                elif not hand_over(core, left):
+                    core.release_slowly(left)
             except BaseException as late:
                 self._exit_again(late, exc, left)
         return NOTHING
