@@ -12,6 +12,7 @@ Without ``deep`` all examples are the same each time: a change that fails is at 
 """
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -94,11 +95,13 @@ def calls_of(work: Callable[[], object]) -> int:
         calls += what in ("call", "c_call")
 
     before = sys.getprofile()
+    gc.disable()  # what it happens to collect, and who is told of that, is none of the work
     sys.setprofile(seen)
     try:
         work()
     finally:
         sys.setprofile(before)
+        gc.enable()
     return calls
 
 

@@ -721,7 +721,7 @@ async def calls_of_an_event(
 
 
 @pytest.mark.parametrize("common", [False, True])
-@pytest.mark.parametrize(("event", "most"), [(ask, 5), (come, 27), (free, 9), (refund, 34)])
+@pytest.mark.parametrize(("event", "most"), [(ask, 5), (come, 27), (free, 9), (refund, 28)])
 async def test_what_each_set_of_a_pool_costs_a_caller(
     event: Callable[..., None], most: int, *, common: bool
 ) -> None:
