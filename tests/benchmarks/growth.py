@@ -312,10 +312,6 @@ EXCEPT: Mapping[str, Mapping[str, float]] = {
         LINEAR,
     ),
     "a pool of n sets": dict.fromkeys(PROMISED, LINEAR) | {"delay()": SORTED},
-    # Up to a number of lanes that does not grow each of them is looked at.
-    "chats in 5 regions": dict.fromkeys(
-        ("arrival, long timeout", "the same, also for its chat"), LINEAR
-    ),
 }
 """The same where it differs."""
 
@@ -325,7 +321,7 @@ NOT_YET: Mapping[str, Sequence[str]] = {}
 
 
 async def growth(bench: Bench) -> list[Growth]:
-    sizes = bench.pick((30, 300, 3_000), (30, 300))
+    sizes = bench.pick((30, 300, 3_000), (30, 1_000))
     rows = []
     for name, crowd in CROWDS.items():
         found = {}
