@@ -1021,6 +1021,19 @@ async def test_a_question_leaves_a_cancelled_head_out_that_was_foreseen(number: 
         task.cancel()
 
 
+async def test_an_answer_is_dropped_when_a_limit_changes_for_which_nobody_waits() -> None:
+    fast, slow = Throttle(1, algorithm=SlidingWindow), Throttle(1)
+    both = LimitSet(fast=fast, slow=slow)
+    slow.charge(0.5)
+    waiting = asyncio.create_task(slow.acquire(1, priority=1))
+    async with fast(1) as lease:
+        await asyncio.sleep(0)
+        assert [both.delay(), slow.delay()] == [1, 0.5]  # the second question takes the first over
+        lease.settle(0)
+        assert both.delay() == 0.5
+    waiting.cancel()
+
+
 async def test_a_wait_at_a_window_is_not_bounded_by_a_weight_that_no_longer_fits() -> None:
     everybody = Throttle(2, period=10, algorithm=FixedWindow, max_waiting=9)
     await everybody.acquire(2)

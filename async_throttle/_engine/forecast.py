@@ -33,8 +33,7 @@ def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
         at = _of_rates_with_enough(queue, lane, weights)
     if at is not None:
         return at, -1
-    foresight = queue.foresight
-    answers = {}
+    foresight, former = queue.foresight, None
     if isinstance(foresight, Foresight) and foresight.holds(queue, lane):
         if foresight.grows:
             answer = foresight.ask(queue, lane, weights)
@@ -44,16 +43,17 @@ def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
             queue.forget()
         if answer is not None:
             return answer
-        answers = foresight.answers
+        former = foresight
     if queue.sweep_all_cancelled():
-        answers = {}
+        former = None
     queue.forget()
     foresight = Foresight(queue, lane)
     try:
         answer = foresight.ask(queue, lane, weights)
         assert answer is not None, "a new copy is not ahead yet"
         if foresight.kept and foresight.actors:
-            foresight.answers.update(answers)
+            if former is not None:
+                foresight.take_over(former)
             queue.foresee(foresight)
         return answer
     finally:

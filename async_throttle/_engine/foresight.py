@@ -227,6 +227,7 @@ class Foresight:
         asking: how many of these lanes ask for a rule.
         actors: for the waiters of those lanes, by their order of arrival.
         answers: what newcomers were told, by lane and weights, or by their single rate and weight.
+        depends: the rules on which answers depend that were taken over from another copy.
         slotted: whether any lane asks for slots, which are not foreseen.
         spare: how many more arrivals the copy is extended by until it is asked.
     """
@@ -239,6 +240,7 @@ class Foresight:
         "asking",
         "begun",
         "copy",
+        "depends",
         "grows",
         "kept",
         "lanes",
@@ -257,6 +259,7 @@ class Foresight:
         self.asking: Counter[Rule] = Counter()
         self.actors: dict[int, Actor] = {}
         self.answers: dict[tuple[Hashable, ...], _Answer] = {}
+        self.depends: set[Hashable] = set()
         self.slotted = False
         rivals: dict[int, list[Waiter]] = {}
         for lane in queue.busy:
@@ -326,6 +329,12 @@ class Foresight:
             if actor.rivals:
                 actor.rivals = ()
 
+    def take_over(self, other: Foresight) -> None:
+        """Know the answers of *other* too, which still hold."""
+        if len(self.answers) + len(other.answers) <= self.spare:
+            self.answers.update(other.answers)
+            self.depends.update(other.depends, other.twins)
+
     # -- what comes to pass ---------------------------------------------------------------
 
     def joined(self, waiter: Waiter, now: int) -> bool:
@@ -370,7 +379,7 @@ class Foresight:
         """*rule* is about to change; whether the copy is good nevertheless."""
         if isinstance(rule, Slots):
             return self.grows or not self.slotted
-        return rule not in self.twins
+        return rule not in self.twins and rule not in self.depends
 
     def holds(self, queue: Queue, asked: Lane) -> bool:
         """Whether *queue* is as foreseen for this instant, where a newcomer to *asked* asks."""
