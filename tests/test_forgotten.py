@@ -113,3 +113,30 @@ async def test_it_may_be_collected_in_another_thread() -> None:
     with ThreadPoolExecutor() as threads_of_others, pytest.warns(ResourceWarning):
         threads_of_others.submit(forgotten.clear).result()
     (await waiting).release()
+
+
+@pytest.mark.parametrize("entered", [False, True])
+@of_each_kind
+async def test_a_call_for_which_one_task_waits_is_not_given_to_another(
+    make: Callable[[], Any], entered: bool
+) -> None:
+    api = make()
+    held = [api.try_acquire() for _ in range(2)]
+    call = api.acquire()
+    assert not call.successful
+
+    async def first() -> None:
+        if entered:
+            async with call:
+                pass
+        else:
+            (await call).release()
+
+    waiting = asyncio.create_task(first())
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match=r"another task waits for <.*waiting.*a call for each"):
+        await call
+    for lease in held:
+        lease.release()
+    await waiting
+    assert free(api) == 2

@@ -15,6 +15,7 @@ from async_throttle._shell.fast import who
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.single import Single
 from async_throttle._shell.states import (
+    ASKING,
     EARLY,
     ENTERING,
     FRESH,
@@ -164,6 +165,7 @@ class BaseLease(Single, ABC):
     async def _lease_async(self) -> Self:
         """Be granted without a block."""
         try:
+            self._state = ASKING
             await loop.wait(self._whom(), self._options(), self._timeout, self)
         except BaseException:
             self._unclaim()

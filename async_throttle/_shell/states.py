@@ -4,8 +4,8 @@
 
     FRESH ──► ENTERING ──► HELD ──► EARLY ──► RELEASED      entered with a block
       │                     └─────────────────►┘
-      └─────► LEASED ─────► HELD                            granted without, then perhaps entered
-                 └────────────────────────────► RELEASED
+      └─ ASKING ─► LEASED ─► HELD                           granted without, then perhaps entered
+                     └────────────────────────► RELEASED
       └─────► REFUSED                                       asked for at once, and not had
 
 Tasks or threads may enter the same call again meanwhile: the first entry is the lease itself,
@@ -18,6 +18,7 @@ from __future__ import annotations
 from enum import Enum
 
 __all__ = [
+    "ASKING",
     "EARLY",
     "ENTERING",
     "FRESH",
@@ -41,6 +42,7 @@ class LeaseState(Enum):
     EARLY = 5, "released"
     RELEASED = 6, "released"
     REFUSED = 7, "refused"
+    ASKING = 8, "waiting"
 
     @property
     def told(self) -> str:
@@ -48,4 +50,4 @@ class LeaseState(Enum):
         return self.value[1]
 
 
-FRESH, ENTERING, LEASED, HELD, SHARED, EARLY, RELEASED, REFUSED = LeaseState
+FRESH, ENTERING, LEASED, HELD, SHARED, EARLY, RELEASED, REFUSED, ASKING = LeaseState

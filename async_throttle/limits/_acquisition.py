@@ -19,6 +19,7 @@ from async_throttle._shell.following import Measure
 from async_throttle._shell.lease import BaseLease, settle
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.states import (
+    ASKING,
     EARLY,
     ENTERING,
     FRESH,
@@ -248,6 +249,8 @@ class LimitSetAcquisition(FastSet, BaseLease):
         return self._wait().__await__()
 
     async def _wait(self) -> Self:
+        if self._state in (ASKING, ENTERING):
+            raise RuntimeError(f"another task waits for {self!r}: make a call for each")
         if self._state is FRESH and not self._grab(LEASED):
             await self._lease_async()
         return self
