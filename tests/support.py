@@ -2,8 +2,10 @@
 
 ``HYPOTHESIS_PROFILE`` in the environment says how much:
 
-- ``quick``, the default: a fifth of what ``ci`` tries.
-- ``ci``: the numbers that the tests name, see :func:`examples`.
+- ``quick``, the default: a fifth of what ``full`` tries.
+- ``brief``: a twentieth, where the same code runs once more on another interpreter.
+- ``ci``: a half.
+- ``full``: the numbers that the tests name, see :func:`examples`.
 - ``mutants``: as ``quick``, but what fails is not made smaller, which would take long.
 - ``deep``: ten times as much, and other examples each time; what fails is found again by the seed
   that is printed, or from ``.hypothesis/``.
@@ -29,9 +31,9 @@ T = TypeVar("T")
 
 SEARCH = [Phase.explicit, Phase.reuse, Phase.generate]
 
-PROFILES = {"quick": 20, "mutants": 20, "ci": 100, "deep": 1_000}
+PROFILES = {"brief": 5, "quick": 20, "mutants": 20, "ci": 50, "full": 100, "deep": 1_000}
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
-QUICK = PROFILE == "quick"
+QUICK = PROFILE in ("brief", "quick")
 
 for profile, tries in PROFILES.items():
     settings.register_profile(
@@ -47,15 +49,15 @@ for profile, tries in PROFILES.items():
 settings.load_profile(PROFILE)
 
 
-def scaled(ci: int, *, least: int = 5) -> int:
-    """How often to try in this profile what ``ci`` tries so often; never fewer times than *least*
-    unless ``ci`` itself does."""
-    return max(min(ci, least), ci * settings().max_examples // 100)
+def scaled(full: int, *, least: int = 5) -> int:
+    """How often to try in this profile what ``full`` tries so often; never fewer times than *least*
+    unless ``full`` itself does."""
+    return max(min(full, least), full * settings().max_examples // 100)
 
 
-def examples(ci: int) -> settings:
-    """Decorates a test that draws so many examples in ``ci``, and in proportion elsewhere."""
-    return settings(max_examples=scaled(ci))
+def examples(full: int) -> settings:
+    """Decorates a test that draws so many examples in ``full``, and in proportion elsewhere."""
+    return settings(max_examples=scaled(full))
 
 
 def refusal_of(value: object) -> type[TypeError | ValueError]:
