@@ -138,7 +138,7 @@ def test_a_turn_is_one_on_every_rule_for_which_a_better_class_waits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("until", "level", "weight", "turn"), [(1000, 1, 1, 100), (0, 0, 1, 100), (0, -2, None, 32)]
+    ("until", "level", "weight", "turn"), [(1000, 1, 1, 99), (0, 0, 1, 99), (0, -2, None, 32)]
 )
 def test_a_lane_has_no_turn_while_a_pause_or_a_rule_of_its_own_holds_it(
     until: int, level: int, weight: int | None, turn: int

@@ -1008,6 +1008,15 @@ def nothing_happens_before_it_is_due(queue: Queue, ahead: int) -> None:
         Act(5, "join", 2, (1, 0, 0), 60),
     ],
 )
+@example(  # the class that was passed has its turn at the end of a pause
+    acts=[
+        Act(0, "join", 0, (2, 0, None), 50, 1),
+        Act(0, "join", 0, (0, 0, None), 50, 0),
+        Act(0, "join", 0, (0, 0, 0), 50, 0),
+        Act(0, "join", 0, (0, 0, 0), 50, 0),
+        Act(0, "pause", 0, (0, 0, 0), 50, 0),
+    ],
+)
 def test_a_queue_does_what_a_naive_one_does_and_nothing_before_it_is_due(
     layout: Layout, acts: list[Act]
 ) -> None:

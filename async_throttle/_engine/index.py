@@ -598,6 +598,7 @@ class Index:
         quitters: the lanes that were looked at, whose head's caller was cancelled.
         turns: the lanes that stand in the index as if they had a turn out of rank.
         turns_at: an instant at which they had one, if nothing has changed since.
+        turns_until: when time alone gives one to another lane.
         present: the instant of the event; a late grant may count from an earlier one.
     """
 
@@ -616,6 +617,7 @@ class Index:
         "standings",
         "turns",
         "turns_at",
+        "turns_until",
     )
 
     def __init__(self) -> None:
@@ -633,6 +635,7 @@ class Index:
         self.quitters: list[Lane] = NONE_YET
         self.turns: list[Lane] = NONE_YET
         self.turns_at = ENDED
+        self.turns_until = NEVER
 
     def clear(self) -> None:
         """Know nothing of any lane. This comes before the first lane, too."""
@@ -643,6 +646,7 @@ class Index:
         self.entangled = 0
         self.soonest, self.quitters, self.turns = [], [], []
         self.turns_at = ENDED
+        self.turns_until = NEVER
 
     def rebuild(self, busy: Sequence[Lane]) -> None:
         """Know the lanes that are *busy*, if there are several."""

@@ -23,6 +23,7 @@ from typing import Final
 
 from async_throttle._engine.lane import SKIP, Lane
 from async_throttle._engine.overtaking import Head, Overtaking, Run
+from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 
 __all__ = ["MAX_OVERTAKEN", "Patience"]
@@ -147,16 +148,20 @@ class Patience:
 
     # -- turns --------------------------------------------------------------------------
 
-    def turns(self, now: int, newcomers: Lane | None = None) -> list[Lane]:
-        """The lanes that rank before all others; no two of them ask for the same rule."""
+    def turns(self, now: int, newcomers: Lane | None = None) -> tuple[list[Lane], int]:
+        """The lanes that rank before all others; no two of them ask for the same rule.
+
+        The instant comes next at which time alone gives a turn to another lane; NEVER if none.
+        """
         if not self.aged:
-            return []
+            return [], NEVER
         # A lane was overtaken on one of its rules: if none had grants enough, nor had that.
         early = {rule for rule, grants in self.in_rank.items() if grants < MAX_OVERTAKEN}
         families = {rules: None for rules in self.aged if not early.issuperset(rules)}
         if not families:
-            return []
+            return [], NEVER
         turns: list[Lane] = []
+        until = NEVER
         taken: set[Rule] = set()
         for lane in self._aged(families):
             if lane.rules not in families or not taken.isdisjoint(lane.rules):
@@ -166,14 +171,17 @@ class Patience:
                 for rule, times in zip(lane.rules, self.times(lane), strict=True)
                 if times or self._best(rule, newcomers) < lane.priority
             ]
-            if all(
-                self.in_rank.get(rule, MAX_OVERTAKEN) >= MAX_OVERTAKEN for rule in shared
-            ) and not _waits_elsewhere(lane, shared, now):
-                turns.append(lane)
-                taken.update(lane.rules)
-                if len(turns) == len(families):  # of lanes with the same rules one has a turn
-                    break
-        return turns
+            if any(self.in_rank.get(rule, MAX_OVERTAKEN) < MAX_OVERTAKEN for rule in shared):
+                continue
+            waits_until = _waits_elsewhere(lane, shared, now)
+            if waits_until > now:
+                until = min(until, waits_until)
+                continue
+            turns.append(lane)
+            taken.update(lane.rules)
+            if len(turns) == len(families):  # of lanes with the same rules one has a turn
+                break
+        return turns, until
 
     def _aged(self, families: Iterable[tuple[Rule, ...]]) -> Iterator[Lane]:
         """The aged lanes with a rule of *families*, as they have turns; some come again."""
@@ -234,18 +242,17 @@ def _turn(runs: Sequence[Run], number: int, place: int) -> tuple[int, int, int, 
     return times - run.grants, priority, order, number, place
 
 
-def _waits_elsewhere(lane: Lane, shared: Collection[Rule], now: int) -> bool:
-    """Whether the head waits for a rule that no better class asks for, or for a pause.
+def _waits_elsewhere(lane: Lane, shared: Collection[Rule], now: int) -> int:
+    """Until when the head waits for rules that no better class asks for, or for a pause.
 
     A rule that raises gives no turn. The head fails when it is looked at in rank.
     """
     weights = lane.waiters[0].weights
-    if lane.opens_for(weights) > now:
-        return True
+    at = max(now, lane.opens_for(weights))
     try:
-        return any(
-            weights[n] != SKIP and rule not in shared and rule.ready_at(now, weights[n]) > now
-            for n, rule in (*lane.slots, *lane.rates)
-        )
+        for n, rule in (*lane.slots, *lane.rates):
+            if at < NEVER and weights[n] != SKIP and rule not in shared:
+                at = max(at, rule.ready_at(at, weights[n]))
     except Exception:
-        return True
+        return NEVER
+    return at

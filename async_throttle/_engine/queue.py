@@ -348,6 +348,10 @@ class Queue:
                 due = self._grant_lone(lane, now)
             if due < 0:
                 lane, due = self.next_grant()
+            turn = NEVER
+            if self.ranked and len(self.busy) > 1:
+                turn = self.index.turns_until
+                due = min(due, turn)
             if self.emptying and self._ends_pauses(min(now, due)):
                 continue
             if lane is None:
@@ -359,6 +363,8 @@ class Queue:
                 self._expire(expires_at)
             elif due > now:
                 break
+            elif due == turn:  # another lane may rank first from here on
+                self.now = max(self.now, turn, now - self.grace)
             else:
                 if not lane.backdates:
                     self.now = now
@@ -485,7 +491,7 @@ class Queue:
             self.doubtful = False
         index = self.index
         if (self.ranked or index.turns) and index.turns_at != self.now:
-            turns = self._turns()
+            turns, index.turns_until = self._turns()
             if turns != index.turns:
                 for lane in [*index.turns, *turns]:
                     index.changed(lane)
@@ -510,7 +516,7 @@ class Queue:
         No other lane asks for their rules.
         """
         present = self.index.present
-        turns = self._turns()
+        turns, _ = self._turns()
         ranked = sorted(lanes, key=lambda lane: _rank(lane, turns))
         ahead = Reservations()
         before: list[tuple[Reservations, int]] = []  # by lane: the reservations of earlier ranks
@@ -636,15 +642,15 @@ class Queue:
         self._part(waiter)
         self._remove(waiter, FAILED)
 
-    def _turns(self, newcomers: Lane | None = None) -> list[Lane]:
-        """The lanes that rank before the rest, and before *newcomers*."""
+    def _turns(self, newcomers: Lane | None = None) -> tuple[list[Lane], int]:
+        """The lanes that rank before the rest, and before *newcomers*; and until when."""
         if not self.ranked and (newcomers is None or not newcomers.priority):
-            return []
+            return [], NEVER
         return self.patience.turns(self.now, newcomers)
 
     def _is_out_of_rank(self, lane: Lane) -> bool:
         """Whether a better class that asks for a rule of *lane* has a head that could go now."""
-        turns = self.index.turns if self.index.turns_at == self.now else self._turns()
+        turns = self.index.turns if self.index.turns_at == self.now else self._turns()[0]
         return (lane in turns and self.patience.has_better(lane)) and any(
             other.priority < lane.priority
             and not set(other.rules).isdisjoint(lane.rules)
@@ -681,7 +687,7 @@ class Queue:
         if not self.trusting:
             self.doubt()
         while len(self.busy) > 1 and self._renew():
-            if not decide.is_simple(self.index, lane) or self._turns(lane) != self.index.turns:
+            if not decide.is_simple(self.index, lane) or self._turns(lane)[0] != self.index.turns:
                 break
             if decide.may_take(self.index, lane, weights, now):
                 return True
@@ -716,7 +722,7 @@ class Queue:
 
     def _ahead_of(self, lane: Lane) -> Reservations:
         """The reservations of the lanes that rank before a newcomer to *lane*."""
-        turns = self._turns(lane)
+        turns, _ = self._turns(lane)
         better = [
             other
             for other in self.busy
