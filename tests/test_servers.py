@@ -10,12 +10,18 @@ slow is tried again, alone.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from servers import FEW
+from servers.__main__ import table
+from servers.frameworks import EXPRESS
+from servers.programs import Missing, Program
 from servers.saturate import Figures, Way
+from servers.server import Server, serve
 from servers.visits import Outcome, Visit, make
 
 pytestmark = pytest.mark.real_time
@@ -88,3 +94,37 @@ def test_hardly_anything_is_lost_of_what_counting_to_the_end_allows(
 def test_who_counts_from_the_start_is_refused(visit: Visit, outcome: Outcome) -> None:
     refused = figures_of(visit, outcome).refused
     assert refused > 0
+
+
+def test_the_share_is_that_of_the_shortest_time_in_which_so_many_could_be_served() -> None:
+    # Ten at once, a round trip of 0.1 s, and each goes again 1 s after its end: nine times ten take
+    # eight times 1.1 s, and the last round trip.
+    figures = Figures(
+        served=90, refused=0, seconds=8.9, round_trip=0.1, at_once=10, forgotten=1.0, late=0.0
+    )
+    assert figures.share == pytest.approx(1.0)
+    assert replace(figures, seconds=17.8).share == pytest.approx(0.5)
+    assert replace(figures, served=80, refused=10).share < 0.9
+
+
+def test_a_server_that_cannot_be_had_is_missing_and_the_others_are_visited(tmp_path: Path) -> None:
+    def program() -> Program:
+        raise Missing("nobody has it")
+
+    none = Server("none", program, lambda folder, port: [], (EXPRESS.twins[0],))
+    visits = [Visit(none, none.twins[0], "end", "direct")]
+    told: list[str] = []
+    outcome = asyncio.run(make(visits, tmp_path, tell=told.append), debug=False)
+    assert outcome.missing == {none: "nobody has it"}
+    assert told == ["none: SKIPPED: nobody has it"]
+    assert table([none], outcome).count("\n") == 1
+
+
+def test_a_server_that_ends_at_once_is_heard(tmp_path: Path) -> None:
+    program = Program([sys.executable, "-c", "print('no memory left')"], "1.0")
+    server = Server("short", lambda: program, lambda folder, port: [])
+    with (
+        pytest.raises(RuntimeError, match=r"(?s)short does not answer.*no memory left"),
+        serve(server, tmp_path),
+    ):
+        pass

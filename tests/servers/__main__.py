@@ -82,7 +82,7 @@ def main() -> int:
             )
             # Not in debug mode, which takes milliseconds per request.
             outcome = asyncio.run(made, debug=False)
-        print("Served / refused, share of the bound.\n")
+        print("Served / refused, share of the bound of calls that count to their end.\n")
         print(table(servers, outcome))
         missing = len(outcome.missing)
     if missing:
