@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from async_throttle._engine.forecast import amid_an_event, quote
 from async_throttle._shell import fast
 from async_throttle._shell.core import UNIT, Core, burst_of, period_of, slots_of
+from async_throttle._shell.count import Count
 from async_throttle._shell.fast import NOTHING
-from async_throttle._shell.lease import Blocks
+from async_throttle._shell.lease import BaseLease, Blocks
 from async_throttle._shell.loop import LoopScheduler
 from async_throttle._shell.readings import told
 from async_throttle._shell.scheduler import find
@@ -47,7 +48,74 @@ class BaseLimiter(Single):
         return False
 
 
-class BaseThrottle(BaseLimiter):
+class Told(BaseLimiter):
+    """A throttle that is told, once it is known, how much calls and others have used."""
+
+    __slots__ = ()
+
+    _core: Core
+
+    def charge(self, weight: float) -> None:
+        """Take *weight* tokens now, unasked and into debt if need be.
+
+        For usage that is learnt afterwards, from a response. Later callers wait it out.
+        """
+        core, amount = self._core, tokens("weight", weight)
+        find(core).do(lambda now: core.charge(now, amount))
+
+    def sync(
+        self,
+        *,
+        remaining: float | None = None,
+        used: float | None = None,
+        limit: float | None = None,
+        reset: float | None = None,
+        shared: bool = False,
+        lease: BaseLease | None = None,
+        at: float | None = None,
+    ) -> None:
+        """Take note of what the server says of its own count, as answers do in their headers.
+
+        Others may have used the quota: the level is lowered to what is left, and never raised.
+        Call it for each answer; it waits for nothing. A call that is settled later gives back no
+        more than leaves a bucket at *remaining*.
+
+        With *shared* it is lowered to what will be left once the calls in flight are counted as
+        well: those that hold a slot, with the weights of their leases. (What has none, a plain
+        block, or `acquire` until its `release`, counts as 1.) That costs throughput where nobody
+        else uses the quota. The first time, all objects of the process are searched for leases.
+
+        Without *remaining* and *used*, or without a rate, nothing happens. A reading that is void
+        is ignored, and counted in `Statistics.ignored`: with a number that is negative, infinite,
+        no number, a bool, or above 1e15; with a *reset* that has passed; read before one that was
+        heard, or in the future.
+
+        Args:
+            remaining: tokens that the server has left; it goes before *used*.
+            used: tokens that it has counted, of *limit*; of *capacity* if that is not said.
+            limit: nothing else follows from it.
+            reset: seconds after which a window forgets what was lowered: when that of the server
+                is over. Unset, a period; a `ClockWindow` forgets at its edge, a bucket never.
+            shared: whether others use the quota as well.
+            lease: of the call whose answer this is, which is in flight no more.
+            at: when the answer was read, by `time.monotonic` or *timer*; unset, now.
+
+        Raises:
+            TypeError: something is of another type; names the parameter and the value.
+
+        >>> from async_throttle.threads import Throttle
+        >>> throttle = Throttle(100, period=86_400)
+        >>> with throttle(10) as first, throttle(20):
+        ...     throttle.sync(remaining=50, shared=True, lease=first)
+        >>> round(throttle.level)
+        30
+        """
+        core = self._core
+        count = Count(remaining, used, limit, reset, shared, lease, at)
+        find(core).do(lambda now: count.lower(core, now))
+
+
+class BaseThrottle(Told):
     """What a `Throttle` and an `async_throttle.threads.Throttle` have in common.
 
     A rate and a number of slots, with all that can be asked of them without waiting.
@@ -57,7 +125,6 @@ class BaseThrottle(BaseLimiter):
 
     __slots__ = ()
 
-    _core: Core
     _scheduler: ClassVar[type[LoopScheduler] | type[ThreadScheduler]]
 
     def __init__(
@@ -133,14 +200,6 @@ class BaseThrottle(BaseLimiter):
         core = self._core
         option = core.tokens_option(weight, priority)
         return find(core).seize(Attempt((option,), None, None))
-
-    def charge(self, weight: float) -> None:
-        """Take *weight* tokens now, unasked and into debt if need be.
-
-        For usage that is learnt afterwards, from a response. Later callers wait it out.
-        """
-        core, amount = self._core, tokens("weight", weight)
-        find(core).do(lambda now: core.charge(now, amount))
 
     # -- holding everybody --------------------------------------------------------------
 

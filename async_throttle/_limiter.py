@@ -73,6 +73,10 @@ class _Asked(Protocol):
         """Take *weight* of tokens unasked, into debt if need be."""
         ...
 
+    def sync(self, *counts: Any, **said: Any) -> None:
+        """Take note of what a server says of its own count: by limit, of a set."""
+        ...
+
     def pause(self, seconds: float | timedelta, *, empty: bool = False) -> Awaitable[None]:
         """Grant nobody anything before *seconds* from now."""
         ...

@@ -52,7 +52,8 @@ class Statistics:
     ...         return throttle.statistics()
     >>> testing.run(main())  # doctest: +NORMALIZE_WHITESPACE
     Statistics(level=0.0, capacity=1.0, active=4, waiting=0, paused=0.0, queued_granted=2,
-        refused=Refused(timeout=1, full=0, closed=0, weight=0), waited=30.0, longest=20.0)
+        refused=Refused(timeout=1, full=0, closed=0, weight=0), waited=30.0, longest=20.0,
+        ignored=0)
 
     Attributes:
         level: tokens left; negative in debt, infinite without a rate.
@@ -67,6 +68,7 @@ class Statistics:
         waited: seconds that the calls of *queued_granted* waited, together; in a set, those in
             which this limit was what they waited for.
         longest: the largest of these waits, in seconds.
+        ignored: counts of the server that `Throttle.sync` was told, and that were void.
     """
 
     level: float
@@ -78,6 +80,7 @@ class Statistics:
     refused: Refused
     waited: float
     longest: float
+    ignored: int = 0
 
     __module__ = "async_throttle"
 
@@ -95,4 +98,5 @@ def read(core: Core, now: int) -> Statistics:
         refused=Refused(tally.timeout, tally.full, tally.closed, tally.weight),
         waited=tally.waited / SECOND,
         longest=tally.longest / SECOND,
+        ignored=tally.ignored,
     )

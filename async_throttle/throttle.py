@@ -84,6 +84,7 @@ from async_throttle._decorator import is_to_be_decorated, within
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
 from async_throttle._shell.core import Core, checked_priority
+from async_throttle._shell.count import know
 from async_throttle._shell.fast import NOTHING, UNIT, FastLease, FastThrottle
 from async_throttle._shell.lease import BaseLease, Blocks, settle
 from async_throttle._shell.loop import LoopScheduler, drained, wait, wait_for_unit
@@ -243,14 +244,17 @@ class Throttle(FastThrottle, BaseThrottle):
         if weight.__class__ is not int and is_to_be_decorated(weight):
             return Lease._of(self, 1, timeout, priority)(weight)
         lease = _new(Lease)
+        core = self._core
         lease._throttle = self
-        lease._core = self._core
+        lease._core = core
         lease._timeout = timeout
         lease._state = FRESH
         lease._epoch = fast.EPOCH
         lease.weight = weight
         if priority:
             lease._priority = checked_priority(priority)
+        if core.calls is not None:
+            know(core, (lease,))
         return lease
 
     async def acquire(
@@ -415,13 +419,15 @@ class Lease(FastLease, BaseLease):
         """A call of *throttle* that has not begun."""
         lease = object.__new__(cls)
         lease._throttle = throttle
-        lease._core = core_of(throttle)
+        core = lease._core = core_of(throttle)
         lease._timeout = timeout
         lease._state = FRESH
         lease._epoch = fast.EPOCH
         lease.weight = weight
         if priority:
             lease._priority = checked_priority(priority)
+        if core.calls is not None:
+            know(core, (lease,))
         return lease
 
     def ok(self) -> None:
@@ -527,6 +533,11 @@ class Lease(FastLease, BaseLease):
         changed = (core.slots, core.rule) if core.rule.wants_ends else (core.slots,)
         find(core).queue.touched(*changed)
         self._core.slots.free += 1
+
+    def _in_flight(self, core: Core) -> tuple[int, int]:
+        if core is not self._core or not self._holds():
+            return 0, 0
+        return 1, tokens("weight", self._settled)
 
     def _released(self) -> None:
         core, rule = self._core, self._core.rule

@@ -660,6 +660,7 @@ WHATS: Final[dict[str, Callable[[Life], object]]] = {
     "settle below": _settle(0),
     "settle above": _settle(6),
     "charge": lambda life: life.throttle.charge(3),
+    "sync": lambda life: life.throttle.sync(remaining=1_000 if life.loop is None else 4),
     "pause": _pause,
     "resume": _resume,
     "close": _close(True),
@@ -757,6 +758,7 @@ async def controls(life: Life) -> None:
         for name, call in (
             ("settle", lambda: other.settle(0)),
             ("charge", lambda: t.charge(1)),
+            ("sync", lambda: t.sync(remaining=5, shared=True)),
             ("pause", lambda: t.pause(0.1)),
             ("resume", lambda: t.resume()),
             ("capacity", lambda: setattr(t, "capacity", 12)),

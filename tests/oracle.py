@@ -65,12 +65,23 @@ class Emptied:
     at: Instant
 
 
+@dataclass(slots=True)
+class Lowered:
+    """A server had counted *by* more than was taken here, and had *said* what it had left."""
+
+    at: Instant
+    by: Fraction
+    said: int
+
+
 class Bucket:
     """*capacity* tokens trickle in per *period*, never above *burst*; debt is a level below 0."""
 
     def __init__(self, born: int, capacity: int, period: int, burst: int, level: int) -> None:
         self.initial = level
-        self.history: list[Entry | Change | Emptied] = [Change(born, capacity, period, burst)]
+        self.history: list[Entry | Change | Emptied | Lowered] = [
+            Change(born, capacity, period, burst)
+        ]
         self.forget()
 
     def forget(self) -> None:
@@ -91,6 +102,8 @@ class Bucket:
                     self.numbers = event
                 case Emptied(_):
                     self.left = min(self.left, Fraction(0))
+                case Lowered(_, by, said):
+                    self.left = min(self.left - by, Fraction(said))
             self.lived += 1
         return self._at(at)
 
@@ -129,6 +142,10 @@ class Bucket:
     def empty(self, at: Instant) -> None:
         self.history.append(Emptied(at))
 
+    def lower(self, at: Instant, level: int, said: int, until: int | None) -> None:
+        """*level* at most is left, and *said* at most with what is given back later of before."""
+        self.history.append(Lowered(at, max(Fraction(0), self.level(at) - level), said))
+
     def change(self, at: Instant, capacity: int, period: int, burst: int) -> None:
         self.history.append(Change(at, capacity, period, burst))
 
@@ -143,6 +160,7 @@ class Window:
     def __init__(self, born: int, capacity: int, period: int, initial: int) -> None:
         self.born, self.capacity, self.period = born, capacity, period
         self.history = [Entry(born, capacity - initial)]
+        self.lowered: list[Entry] = []  # by when it is forgotten
 
     def together(self, entry: Instant, at: Instant) -> bool:
         """Whether something taken at *entry* still counts at *at*."""
@@ -154,10 +172,12 @@ class Window:
 
     def level(self, at: Instant) -> Fraction:
         inside = sum(entry.weight for entry in self.history if self.together(entry.at, at))
+        inside += sum(entry.weight for entry in self.lowered if at < entry.at)
         return Fraction(self.capacity - inside)
 
     def ready(self, at: Instant, weight: int) -> Instant:
         instants = [at, *(self.leaves(entry.at) for entry in self.history)]
+        instants += [entry.at for entry in self.lowered]
         return min(t for t in instants if t >= at and self.level(t) >= weight)
 
     def take(self, at: Instant, weight: int) -> Entry:
@@ -170,9 +190,14 @@ class Window:
 
     def empty(self, at: Instant) -> None:
         """As if all of the capacity had been used at *at*: what was inside is one entry now."""
-        inside = [entry for entry in self.history if self.together(entry.at, at)]
-        full = max(self.capacity, sum(entry.weight for entry in inside))
-        self.history = [Entry(at, full)]
+        full = max(self.capacity, math.ceil(self.capacity - self.level(at)))
+        self.history, self.lowered = [Entry(at, full)], []
+
+    def lower(self, at: Instant, level: int, said: int, until: int | None) -> None:
+        """What others have used counts until *until*, whatever becomes of the calls here."""
+        more = math.ceil(self.level(at)) - level
+        if more > 0:
+            self.lowered.append(Entry(at + self.period if until is None else until, more))
 
     def change(self, at: Instant, capacity: int, period: int, burst: int) -> None:
         """What has left has left: a longer period does not bring it back."""
@@ -205,7 +230,8 @@ class Fixed(Window):
         self.over: Instant = born + period
 
     def is_open(self, at: Instant) -> bool:
-        return at < self.over and any(entry.weight for entry in self.history)
+        counts = any(entry.weight for entry in self.history)
+        return at < self.over and (counts or any(at < entry.at for entry in self.lowered))
 
     def together(self, entry: Instant, at: Instant) -> bool:
         return at < self.over
@@ -224,6 +250,11 @@ class Fixed(Window):
     def empty(self, at: Instant) -> None:
         self.open(at)
         super().empty(at)
+
+    def lower(self, at: Instant, level: int, said: int, until: int | None) -> None:
+        if self.level(at) > level:
+            self.open(at)
+        super().lower(at, level, said, until)
 
     def change(self, at: Instant, capacity: int, period: int, burst: int) -> None:
         """What is inside counts until a new period after the window opened."""

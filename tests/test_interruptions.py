@@ -323,7 +323,7 @@ SINGLE = dict.fromkeys(("__copy__", "__deepcopy__", "__reduce_ex__"), PURE)
 
 THROTTLE = {
     **SINGLE,
-    **dict.fromkeys(("charge", "close", "pause", "release", "resume"), NOTED),
+    **dict.fromkeys(("charge", "close", "pause", "release", "resume", "sync"), NOTED),
     **dict.fromkeys(("burst", "capacity", "concurrency", "period"), BOTH),
     **dict.fromkeys(("active", "delay", "guarantee", "level", "locked", "paused_for"), BEFORE),
     **dict.fromkeys(("statistics", "try_acquire", "try_consume", "waiting"), BEFORE),
@@ -370,7 +370,7 @@ ROWS: dict[type, dict[str, str]] = {
     threads.Lease: {**LEASE, **SYNC},
     LimitSet: {
         **SETS,
-        "charge": NOTED,
+        **dict.fromkeys(("charge", "sync"), NOTED),
         **dict.fromkeys(("config", "keys", "max_waiting"), PURE),
         **dict.fromkeys(("__call__", "__contains__", "__getitem__", "__init__"), PURE),
         **dict.fromkeys(("__iter__", "__len__"), PURE),
@@ -387,7 +387,7 @@ ROWS: dict[type, dict[str, str]] = {
     },
     LimitPool: {
         **SETS,
-        "charge": PURE,
+        **dict.fromkeys(("charge", "sync"), PURE),
         **dict.fromkeys(("limit_sets", "load_balancing", "worker_index"), PURE),
         **dict.fromkeys(("__call__", "__getitem__", "__init__", "__iter__", "__len__"), PURE),
     },

@@ -313,6 +313,9 @@ class Replayed:
     def empty(self, now: int) -> None:
         self.it.empty(now)
 
+    def lower(self, now: int, level: int, said: int, until: int | None) -> None:
+        self.it.lower(now, level, said, until)
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
@@ -361,7 +364,19 @@ class Empty:
     pass
 
 
-Step = Wait | Take | Charge | Refund | Configure | Empty
+@dataclass(frozen=True, slots=True)
+class Lower:
+    """A share of the burst is what a server has left, and another what is on its way.
+
+    Its window is over after a share of two periods; without one it does not say when.
+    """
+
+    said: Fraction
+    flies: Fraction
+    reset: Fraction | None
+
+
+Step = Wait | Take | Charge | Refund | Configure | Empty | Lower
 Taken = list[tuple[Any, int]]
 """Receipts, and what is left of each weight."""
 
@@ -371,7 +386,8 @@ TAKES = st.builds(Take, PARTS, st.booleans(), st.booleans())
 REFUNDS = st.builds(Refund, st.integers(0, 7), PARTS)
 EMPTIES = st.just(Empty())
 CONFIGURES = st.builds(Configure, AMOUNTS, st.none() | PERIODS, AMOUNTS)
-UNCHANGED = st.one_of(WAITS, TAKES, TAKES, st.builds(Charge, PARTS), REFUNDS, EMPTIES)
+LOWERS = st.builds(Lower, PARTS, PARTS, st.none() | PARTS)
+UNCHANGED = st.one_of(WAITS, TAKES, TAKES, st.builds(Charge, PARTS), REFUNDS, EMPTIES, LOWERS)
 STEPS = UNCHANGED | CONFIGURES
 
 
@@ -408,6 +424,10 @@ def changing(step: Step | int, rule: Any, now: int, taken: Taken) -> Callable[[]
             return partial(rule.configure, now, capacity, period or rule.period, most)
         case Empty():
             return partial(rule.empty, now)
+        case Lower(said, flies, reset):
+            left = share(said, rule.burst)
+            until = None if reset is None else now + share(reset, 2 * rule.period)
+            return partial(rule.lower, now, left - share(flies, rule.burst), left, until)
         case _:
             return bool
 

@@ -351,6 +351,26 @@ async def test_what_is_charged_is_waited_out(kind: Kind) -> None:
     assert now() == 2.0
 
 
+@asks("sync", of=WITH_RATE)
+async def test_what_a_server_has_counted_lowers_the_level_and_never_raises_it(kind: Kind) -> None:
+    limiter = kind.make()
+    said: Any = {"x": {"remaining": 15}} if kind.sets else {}
+    if kind.sets == 2:
+        with pytest.raises(TypeError, match=r"say pool\[i\]\.sync\(\) or lease\.limit_set"):
+            limiter.sync(said)
+        limiter[0].sync(said)
+    elif kind.sets:
+        limiter.sync(said)
+    else:
+        limiter.sync(remaining=15)
+    kind.throttle(limiter).sync(remaining=18)
+    assert kind.reads(limiter.level) == 15
+    await later(limiter, "consume", kind.says(20))
+    assert now() == 0.5
+    kind.throttle(limiter).sync(remaining=-1)
+    assert kind.reads(limiter.statistics()).ignored == 1
+
+
 @asks("drain")
 async def test_all_are_waited_for_who_wait_or_hold(kind: Kind) -> None:
     limiter = kind.make()

@@ -170,7 +170,7 @@ def moves_edges(window: Rule, at: int, weight: int, claims: Iterator[Claim]) -> 
             return False
         opened = opened or claim > 0
         weight += claim
-        if weight > window.burst:
+        if weight > window.burst or window.ready_at(at, weight) > at:
             return True
     return False
 

@@ -27,7 +27,10 @@ from async_throttle.rules.clock import PERIODS, ClockWindow
 from async_throttle.rules.slots import UNLIMITED, Slots
 
 if TYPE_CHECKING:
+    from weakref import ref
+
     from async_throttle._shell.following import Following
+    from async_throttle._shell.lease import BaseLease
     from async_throttle._shell.tally import Tally
 
 __all__ = ["UNIT", "Core", "age", "burst_of", "checked_priority", "period_of", "slots_of"]
@@ -66,6 +69,8 @@ class Core(Refusals):
         burst: as the user gave it; None follows the capacity.
         following: the law that sets a limit by how calls end; None if the limits are fixed.
         max_waiting: most callers that may queue; None is no bound.
+        heard: the reading of the clock when the newest count of a server was read; None before.
+        calls: the leases that there are, weakly; None until a count was first shared.
         tally: what is counted of calls that waited or were refused; None until there is one.
     """
 
@@ -74,9 +79,11 @@ class Core(Refusals):
         "_tokens_lane",
         "altered",
         "burst",
+        "calls",
         "closed",
         "face",
         "following",
+        "heard",
         "lane",
         "lanes_of_sets",
         "max_waiting",
@@ -131,6 +138,8 @@ class Core(Refusals):
         self.following: Following | None = None
         self.closed = False
         self.tally: Tally | None = None
+        self.heard: int | None = None
+        self.calls: dict[ref[BaseLease], None] | None = None
         self.plain = rule in PLAIN  # the flattened entry reaches into the bucket
         self.altered = self.rule.fresh_at(now) > now  # less than full: unlike later
         if self.rule.wants_ends:

@@ -82,6 +82,7 @@ class Door(ABC):
             effect, which the shortcuts do not know.
         listeners: called with every `Event`.
         shut: a throttle here was closed.
+        shared: a throttle here shares its quota with others, so leases are to be known.
         alone: no scheduler was absorbed here.
         into: the scheduler that has absorbed this one.
         locks: the door has a lock, so nothing may be changed beside it.
@@ -105,6 +106,7 @@ class Door(ABC):
         "notes",
         "queue",
         "quiet",
+        "shared",
         "shut",
         "usual",
     )
@@ -120,6 +122,7 @@ class Door(ABC):
         self.measured = False
         self.inherits = False
         self.shut = False
+        self.shared = False
         self.listeners: tuple[Callable[[Event], object], ...] = ()
         self.alone = True
         self.into: Scheduler | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast, loop, thread
@@ -29,6 +29,9 @@ from async_throttle._shell.states import (
 from async_throttle._shell.waiting import Asked, Option, note
 from async_throttle._units import SECOND
 from async_throttle.rules import Rule
+
+if TYPE_CHECKING:
+    from async_throttle._shell.core import Core
 
 __all__ = ["BaseLease", "Blocks", "settle"]
 
@@ -117,6 +120,15 @@ class BaseLease(Single, ABC):
     def _give_back(self, now: int) -> None:
         """Give the slots back, inside the door. Nothing can be interrupted between the first change
         and the last."""
+
+    @abstractmethod
+    def _in_flight(self, core: Core) -> tuple[int, int]:
+        """Slots and nanotokens of *core* that this call holds: 0 of both once it has ended."""
+
+    def _holds(self) -> bool:
+        """Whether the call was granted in this process, and has not ended."""
+        held = getattr(self, "_state", FRESH) in (LEASED, HELD, SHARED)  # it may be in the making
+        return held and self._epoch == fast.EPOCH
 
     @abstractmethod
     def _released(self) -> None:

@@ -113,6 +113,7 @@ class Scheduler(Admission):
         self.measured = self.measured or other.measured
         self.inherits = self.inherits or other.inherits
         self.shut = self.shut or other.shut
+        self.shared = self.shared or other.shared
         self.alone = other.calm = other.quiet = other.usual = False
         other.into = self
         self.decide()

@@ -24,12 +24,13 @@ class Tally:
         waited: nanoseconds that those waited, together.
         longest: nanoseconds that the most patient of them waited.
         timeout, full, closed, weight: calls that were refused, by kind.
+        ignored: counts of a server that were void.
     """
 
-    __slots__ = ("closed", "full", "granted", "longest", "timeout", "waited", "weight")
+    __slots__ = ("closed", "full", "granted", "ignored", "longest", "timeout", "waited", "weight")
 
     def __init__(self) -> None:
-        self.granted = self.waited = self.longest = 0
+        self.granted = self.waited = self.longest = self.ignored = 0
         self.timeout = self.full = self.closed = self.weight = 0
 
     def wait(self, span: int) -> None:

@@ -40,6 +40,7 @@ from async_throttle.rules import Rule
 from async_throttle.rules.slots import UNLIMITED, Slots
 
 if TYPE_CHECKING:
+    from async_throttle._shell.core import Core
     from async_throttle.limits._set import LimitSet
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+V = TypeVar("V")
 A = TypeVar("A", bound="LimitSetAcquisition")
 
 Change = tuple[Hashable, Receipt, int]
@@ -192,6 +194,8 @@ class LimitSetAcquisition(FastSet, BaseLease):
         if receipts is None:
             self._unclaim()
             return False
+        if scheduler.shared:
+            source.know(self)
         self._core = source
         self._receipts = receipts
         self._set = self._face
@@ -429,6 +433,8 @@ class LimitSetAcquisition(FastSet, BaseLease):
         self._set = self._source.granted(self._face, core)
         if core.measured:
             self._measures = core.measure(self._weights)
+        if core.scheduler.shared:
+            core.know(self)
         self.waited = waited / SECOND
         state = self._granted_state()
         core.lane.holders += 1  # with the state, or not at all: no call comes in between
@@ -463,6 +469,16 @@ class LimitSetAcquisition(FastSet, BaseLease):
             slots.free += receipts[0][1]
             del receipts[0]
         self._core.lane.holders -= 1  # last: with the state, which the caller sets next
+
+    def _in_flight(self, core: Core) -> tuple[int, int]:
+        slots = weight = 0
+        if self._holds():
+            for rule, taken, _ in self._receipts:
+                if rule is core.slots:
+                    slots = taken
+                elif rule is core.rule:
+                    weight = self._took(rule, taken)
+        return slots, weight
 
     def _released(self) -> None:
         self._core.tell("release", self)
@@ -547,9 +563,7 @@ def call_of(
     return call
 
 
-def by_limit(
-    amounts: Mapping[Any, float] | None, named: Mapping[str, float]
-) -> Mapping[Any, float]:
+def by_limit(amounts: Mapping[Any, V] | None, named: Mapping[str, V]) -> Mapping[Any, V]:
     """What a call says of each limit: *amounts*, and those that are *named*.
 
     Raises:

@@ -120,6 +120,13 @@ class LimitPool(BaseLimits[T]):
             "lease.limit_set.charge()"
         )
 
+    def sync(self, counts: Any = None, /, **named: Any) -> NoReturn:
+        """A pool does not know which of its sets is meant: a TypeError says what to write."""
+        raise TypeError(
+            "a pool does not know which of its sets the server has counted: say pool[i].sync() or "
+            "lease.limit_set.sync()"
+        )
+
     @property
     def level(self) -> tuple[dict[Hashable, float], ...]:
         """By set, tokens left now: see `LimitSet.level`."""

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, overload
 
 from async_throttle._base import BaseThrottle, core_of
 from async_throttle._shell.core import Core
+from async_throttle._shell.count import SAYS, Count
 from async_throttle._shell.lease import Blocks
 from async_throttle._shell.scheduler import find
 from async_throttle._units import TOKEN, whole
 from async_throttle.limits._acquisition import by_limit
 from async_throttle.limits._core import SetCore, throttle_of
 from async_throttle.limits._face import BaseLimits, T
+from async_throttle.limits._refusals import called
 from async_throttle.limits._single import RESERVED, Limit
 from async_throttle.throttle import Throttle
 
@@ -174,6 +176,34 @@ class LimitSet(BaseLimits[T]):
         weights = core.tokens.weigh(by_limit(amounts, named))
         find(core).do(lambda now: core.tokens.charge(now, weights))
 
+    def sync(
+        self, counts: Mapping[Any, Mapping[str, Any]] | None = None, /, **named: Mapping[str, Any]
+    ) -> None:
+        """Take note of what the server says of its own counts, by limit.
+
+        What is said of each is what `Throttle.sync` takes: ``api.sync(tokens={"remaining": 900,
+        "reset": 12})``; of one limit also ``api["tokens"].sync(remaining=900, reset=12)``. The
+        *lease* may be that of a call of this set.
+
+        Raises:
+            ValueError: a name that is no limit, or is said twice; a limit that has slots alone.
+            TypeError: as `Throttle.sync` raises it; nothing was taken note of then.
+        """
+        said = by_limit(counts, named)
+        told = [(self._counted(key), _count(key, count)) for key, count in said.items()]
+
+        def lower(now: int) -> None:
+            for core, count in told:
+                count.lower(core, now)
+
+        find(self._core).do(lower)
+
+    def _counted(self, key: Hashable) -> Core:
+        """What is behind the limit *key*, which must have a rate."""
+        if not self._core.has_tokens(key):
+            raise ValueError(f"{called(key)} has slots alone, and no tokens")
+        return core_of(throttle_of(self._limits[key]))
+
     # -- looking ------------------------------------------------------------------------
 
     def __getitem__(self, key: Hashable) -> T:
@@ -263,6 +293,19 @@ class LimitSet(BaseLimits[T]):
 
     def __repr__(self) -> str:
         return repr(self._core)
+
+
+def _count(key: Hashable, said: Any) -> Count:
+    """What is *said* of the limit *key*."""
+    if not isinstance(said, Mapping):
+        raise TypeError(
+            f"{called(key)} must say what the server says by name, as in {{'remaining': 5}}, "
+            f"got {said!r}"
+        )
+    for name in said:
+        if name not in SAYS:
+            raise TypeError(f"{called(key)} takes {', '.join(SAYS)}, got {name!r}: {said[name]!r}")
+    return Count(**said)
 
 
 def core_of_set(limit_set: LimitSet[Any]) -> SetCore:

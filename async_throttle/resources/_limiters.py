@@ -113,6 +113,10 @@ class _Limiter(Single):
         """Take *weight* tokens unasked, into debt if need be; see `Throttle.charge`."""
         self._throttle.charge(weight)
 
+    def sync(self, **said: Any) -> None:
+        """Take note of what the server says of its own count; see `Throttle.sync`."""
+        self._throttle.sync(**said)
+
     def pause(self, seconds: float | timedelta, *, empty: bool = False) -> Awaitable[None]:
         """Grant nobody anything before *seconds* from now; see `Throttle.pause`."""
         return self._throttle.pause(seconds, empty=empty)

@@ -18,10 +18,10 @@ A rule of your own subclasses `Rule`, has three methods, and is passed as *algor
 that is put to it must change nothing, and a `take` that raises must have changed nothing.
 
 A rule has two parts. Its *parameters* are frozen, and are replaced as a whole by `configure`.
-Its *state* is a small object, changed in place by `take`, `charge`, `refund`, `empty`, `shift`
-and `configure` alone. A question (`ready_at`, `level`, `guarantee`, `fresh_at`, `forgets_at`,
-`opens`, `clears_at`, `fork`, `dump`) writes nothing: tests/test_rules.py asks each of them of a
-state that cannot be written.
+Its *state* is a small object, changed in place by `take`, `charge`, `refund`, `lower`, `empty`,
+`shift` and `configure` alone. A question (`ready_at`, `level`, `guarantee`, `fresh_at`,
+`forgets_at`, `opens`, `clears_at`, `fork`, `dump`) writes nothing: tests/test_rules.py asks each of
+them of a state that cannot be written.
 
 Interruption. A signal handler may raise (KeyboardInterrupt does) in the middle of a method. CPython
 runs handlers where a Python function is entered, where a loop jumps back, and after a call of a
@@ -191,6 +191,22 @@ class Rule(metaclass=_Kind):
 
         A rule for which that has no meaning keeps what was taken.
         """
+
+    def lower(self, now: int, level: int, said: int, until: int | None) -> None:
+        """Have at most *level* nanotokens left at *now*: others have used a quota that is shared.
+
+        Where there are no more already, nothing is taken. *level* is *said*, what the server says
+        that it has left, less what of the calls made here it may not have counted yet. It may be
+        negative. Refunds of what was taken before lift the level to no more than *said*: that is
+        what the server has counted. A window forgets at *until* what it was lowered by; None is
+        a period from *now*.
+
+        A rule that says nothing of it takes the difference for good.
+        """
+        rest = self.level(now)
+        more = round(rest * 10**9) - level if rest < math.inf else 0
+        if more > 0:
+            self.charge(now, more)
 
     def empty(self, now: int) -> None:
         """Leave nothing at *now*; a debt stays."""

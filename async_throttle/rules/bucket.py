@@ -324,14 +324,26 @@ class TokenBucket(Rule):
             return math.inf
         return (ticks.room - max(0, state.full_at - now * ticks.scale)) / ticks.token
 
-    def empty(self, now: int) -> None:
-        state = self.state
-        ticks = state.ticks
-        if not ticks.token:
+    def lower(self, now: int, level: int, said: int, until: int | None) -> None:
+        ticks = self.state.ticks
+        if not ticks.token or level >= self.parameters.burst:
             return
-        empty_at = now * ticks.scale + ticks.room
-        full_at = max(state.full_at, empty_at)
-        self.note(full_at - empty_at)
+        lacking, lacks = int(self.parameters.burst) - level, int(self.parameters.burst) - said
+        if not ticks.grain and (lacking % TOKEN or lacks % TOKEN):
+            ticks = self._refine()
+        self._lower(now, ticks.cost(lacking), ticks.cost(max(0, lacks)))
+
+    def empty(self, now: int) -> None:
+        ticks = self.state.ticks
+        if ticks.token:
+            self._lower(now, ticks.room, ticks.room)
+
+    def _lower(self, now: int, missing: int, lacks: int) -> None:
+        """Have at least *missing* ticks missing; refunds leave at least those that it *lacks*."""
+        state = self.state
+        at = now * state.ticks.scale
+        full_at = max(state.full_at, at + missing)
+        self.note(full_at - at - lacks)
         state.full_at = full_at
 
     def guarantee(self, window: int) -> int | float:

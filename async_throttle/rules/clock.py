@@ -19,8 +19,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from async_throttle._units import SECOND, TOKEN
+from async_throttle._units import NEVER, SECOND, TOKEN
 from async_throttle.rules import Frozen, Parameters, Rule, read, written
+from async_throttle.rules.lowered import NOTHING_LOWERED, Lowered, last, left, lowered, moved, ready
 
 if TYPE_CHECKING:
     from datetime import tzinfo
@@ -164,12 +165,20 @@ class ClockState(Frozen):
         inside: nanotokens that went in the window.
         last: the instant of the last grant.
         window: number of the window; a receipt is the number of a window.
+        lowered: what a server has counted beyond that, and is to be forgotten before the edge.
     """
 
-    __slots__ = ("ahead", "edge", "inside", "last", "until", "window")
+    __slots__ = ("ahead", "edge", "inside", "last", "lowered", "until", "window")
 
     def __init__(
-        self, ahead: int, edge: int, until: int, inside: int, last: int, window: int
+        self,
+        ahead: int,
+        edge: int,
+        until: int,
+        inside: int,
+        last: int,
+        window: int,
+        lowered: Lowered = NOTHING_LOWERED,
     ) -> None:
         self.ahead = ahead
         self.edge = edge
@@ -177,10 +186,18 @@ class ClockState(Frozen):
         self.inside = inside
         self.last = last
         self.window = window
+        self.lowered = lowered
 
-    def values(self) -> tuple[int, int, int, int, int, int]:
+    def values(self) -> tuple[int, int, int, int, int, int, Lowered]:
         """All of it, in the order in which it is made."""
-        return self.ahead, self.edge, self.until, self.inside, self.last, self.window
+        return (
+            *(self.ahead, self.edge, self.until, self.inside, self.last, self.window),
+            self.lowered,
+        )
+
+    def held(self, now: int) -> int:
+        """Nanotokens that count at *now*, of calls and of what was lowered."""
+        return self.inside + left(self.lowered, now) if self.lowered else self.inside
 
 
 class ClockWindow(Rule):
@@ -268,26 +285,31 @@ class ClockWindow(Rule):
         if period != calendar.period:
             calendar, state = Calendar(period, self._tz), self._seen(now)
             edges = calendar.around(now + state.ahead)
-            state = ClockState(state.ahead, *edges, state.inside, state.last, state.window)
+            state = ClockState(
+                state.ahead, *edges, state.inside, state.last, state.window, state.lowered
+            )
         self.parameters = parameters
         self._calendar = calendar
         self.state = state
 
     def ready_at(self, now: int, weight: int) -> int:
         capacity, state = self.parameters.capacity, self._seen(now)
-        inside = state.inside + weight
-        if isinstance(capacity, float) or (not weight and inside <= capacity):
+        if isinstance(capacity, float):
+            return now
+        excess = state.held(now) + weight - capacity
+        if not weight and excess <= 0:
             return now
         margin = self._kept()
-        if inside <= capacity and now < state.until - margin - state.ahead:
-            return max(now, state.edge + margin - state.ahead)
+        at = ready(now, excess, state.lowered) if state.lowered or excess <= 0 else NEVER
+        if at < state.until - margin - state.ahead:
+            return max(at, state.edge + margin - state.ahead)
         return state.until + margin - state.ahead
 
     def take(self, now: int, weight: int) -> int | None:
         if isinstance(self.parameters.capacity, float):
             return None
         state = self._seen(now)
-        self._put(now, state, state.inside + weight, state.window)
+        self._put(now, state, state.inside + weight, state.window, state.lowered)
         return state.window
 
     def refund(self, now: int, receipt: int | None, weight: int) -> None:
@@ -295,21 +317,36 @@ class ClockWindow(Rule):
         if receipt == state.window:
             inside = state.inside - weight
             self.state = ClockState(
-                state.ahead, state.edge, state.until, inside, state.last, state.window
+                *(state.ahead, state.edge, state.until, inside, state.last, state.window),
+                state.lowered,
             )
+
+    def lower(self, now: int, level: int, said: int, until: int | None) -> None:
+        capacity, state = self.parameters.capacity, self._seen(now)
+        if isinstance(capacity, float):
+            return
+        more = capacity - state.held(now) - level
+        if more <= 0:
+            return
+        inside, pairs = state.inside, state.lowered
+        if until is None or until >= state.until - state.ahead:
+            inside += more  # the edge forgets it
+        else:
+            pairs = lowered(pairs, now, until, more)
+        self._put(now, state, inside, state.window, pairs)
 
     def empty(self, now: int) -> None:
         capacity, state = self.parameters.capacity, self._seen(now)
         if isinstance(capacity, float):
             return
         # What was taken before counts as used: nothing to refund.
-        self._put(now, state, max(state.inside, capacity), state.window + 1)
+        self._put(now, state, max(state.held(now), capacity), state.window + 1, NOTHING_LOWERED)
 
     def level(self, now: int) -> float:
         capacity = self.parameters.capacity
         if isinstance(capacity, float):
             return math.inf
-        return (capacity - self._seen(now).inside) / TOKEN
+        return (capacity - self._seen(now).held(now)) / TOKEN
 
     def guarantee(self, window: int) -> int | float:
         state = self.state
@@ -319,7 +356,7 @@ class ClockWindow(Rule):
     def fresh_at(self, now: int) -> int:
         state = self._seen(now)
         if not state.inside:
-            return now
+            return last(state.lowered, now)
         return max(now, state.until - state.ahead)
 
     def forgets_at(self, now: int, weight: int) -> int:
@@ -327,8 +364,9 @@ class ClockWindow(Rule):
         return max(now, state.until - state.ahead)
 
     def shift(self, by: int) -> None:
-        ahead, edge, until, inside, last, window = self.state.values()
-        self.state = ClockState(ahead - by, edge, until, inside, last + by, window)
+        ahead, edge, until, inside, last, window, pairs = self.state.values()
+        pairs = moved(pairs, by)
+        self.state = ClockState(ahead - by, edge, until, inside, last + by, window, pairs)
 
     def fork(self) -> Self:
         twin = object.__new__(type(self))
@@ -355,6 +393,7 @@ class ClockWindow(Rule):
     def load(cls, data: bytes) -> Self:
         """A rule that answers as the one that was dumped, by the offset that was read last."""
         capacity, period, margin, zone, *state = read("clock window", data)
+        state[-1] = moved(state[-1])
         rule = cls(zone)
         rule._margin = margin
         rule._reader = _unread
@@ -371,11 +410,11 @@ class ClockWindow(Rule):
         """Nanoseconds on either side of an edge in which nobody is granted."""
         return min(self._margin, self.parameters.period // 10)
 
-    def _put(self, now: int, state: ClockState, inside: int, window: int) -> None:
-        """There is so much *inside* after a grant or a charge at *now*."""
+    def _put(self, now: int, state: ClockState, inside: int, window: int, pairs: Lowered) -> None:
+        """There is so much *inside* after a grant or a charge at *now*, and lowered by *pairs*."""
         # A charge may come where nobody is granted: what it tells of went before.
         last = max(state.last, min(now, state.until - self._kept() - state.ahead - 1))
-        self.state = ClockState(state.ahead, state.edge, state.until, inside, last, window)
+        self.state = ClockState(state.ahead, state.edge, state.until, inside, last, window, pairs)
 
     def _seen(self, now: int) -> ClockState:
         """The state as it is at *now*: across an edge, the offset is read anew.
@@ -394,7 +433,8 @@ class ClockWindow(Rule):
         wall = now + ahead
         if 2 * state.edge - state.until <= wall < state.until:
             return ClockState(
-                ahead, state.edge, state.until, state.inside, state.last, state.window
+                *(ahead, state.edge, state.until, state.inside, state.last, state.window),
+                state.lowered,
             )
         edge, until = self._calendar.around(wall)
         margin = self._kept()
@@ -403,7 +443,9 @@ class ClockWindow(Rule):
             or state.last + max(ahead, state.ahead) < edge - margin
         ):
             return ClockState(ahead, edge, until, 0, state.last, state.window + 1)
-        return ClockState(ahead, edge, until, state.inside, state.last, state.window)
+        return ClockState(
+            *(ahead, edge, until, state.inside, state.last, state.window), state.lowered
+        )
 
 
 def _unread(now: int) -> None:

@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from async_throttle._units import TOKEN
 from async_throttle.rules import Parameters, Rule, read, written
+from async_throttle.rules.lowered import NOTHING_LOWERED, Lowered, last, left, lowered, moved, ready
 
 __all__ = ["FixedWindow", "SlidingWindow"]
 
@@ -35,13 +36,32 @@ class _Window(Rule):
 
     @abstractmethod
     def _inside(self, now: int) -> int:
-        """Nanotokens that still count at *now*."""
+        """Nanotokens of the calls that still count at *now*."""
+
+    def _held(self, now: int) -> int:
+        """Nanotokens that still count at *now*, of calls and of what was lowered."""
+        held = self._inside(now)
+        return held + left(self.state.lowered, now) if self.state.lowered else held
 
     def level(self, now: int) -> float:
         capacity = self.parameters.capacity
         if isinstance(capacity, float):
             return math.inf
-        return (capacity - self._inside(now)) / TOKEN
+        return (capacity - self._held(now)) / TOKEN
+
+    def lower(self, now: int, level: int, said: int, until: int | None) -> None:
+        parameters, state = self.parameters, self.state
+        if isinstance(parameters.capacity, float):
+            return
+        more = parameters.capacity - self._held(now) - level
+        if more > 0:
+            until = now + parameters.period if until is None else until
+            pairs = lowered(state.lowered, now, until, more)
+            self._open(now)
+            state.lowered = pairs
+
+    def _open(self, now: int) -> None:
+        """Something counts from *now* on that is no call."""
 
     def clears_at(self, now: int, weight: int) -> int:
         # What is held up at an instant does not fit in with what went within the period before,
@@ -51,7 +71,8 @@ class _Window(Rule):
         if isinstance(parameters.capacity, float):
             return now
         turns = max(1, -(-2 * weight // parameters.capacity))
-        return now + turns * (parameters.period + parameters.period // EXACT)
+        start = last(self.state.lowered, now) if self.state.lowered else now
+        return start + turns * (parameters.period + parameters.period // EXACT)
 
 
 class SlidingState:
@@ -65,15 +86,24 @@ class SlidingState:
         first: number of the first entry; a receipt is the number of an entry.
         instants: when each entry counts as gone, ascending.
         weights: nanotokens of each entry.
+        lowered: what a server has counted beyond that.
     """
 
-    __slots__ = ("first", "inside", "instants", "weights")
+    __slots__ = ("first", "inside", "instants", "lowered", "weights")
 
-    def __init__(self, inside: int, first: int, instants: list[int], weights: list[int]) -> None:
+    def __init__(
+        self,
+        inside: int,
+        first: int,
+        instants: list[int],
+        weights: list[int],
+        lowered: Lowered = NOTHING_LOWERED,
+    ) -> None:
         self.inside = inside
         self.first = first
         self.instants = instants
         self.weights = weights
+        self.lowered = lowered
 
 
 class SlidingWindow(_Window):
@@ -111,6 +141,8 @@ class SlidingWindow(_Window):
         # Entries that have left count as well: the instants at which they left have passed.
         state, parameters = self.state, self.parameters
         excess = state.inside + weight - parameters.capacity
+        if state.lowered:
+            return self._ready_at(now, weight)
         if excess <= 0:
             return now
         for n, inside in enumerate(state.weights):
@@ -118,6 +150,16 @@ class SlidingWindow(_Window):
             if excess <= 0:
                 return max(now, state.instants[n] + parameters.period)
         raise AssertionError("a weight above the burst reached the rule")
+
+    def _ready_at(self, now: int, weight: int) -> int:
+        """The same, where a server has counted more."""
+        capacity, period, state = self.parameters.capacity, self.parameters.period, self.state
+        if isinstance(capacity, float):
+            return now
+        gone = self._gone(now)
+        calls = zip(state.instants[gone:], state.weights[gone:], strict=True)
+        leaving = ((instant + period, inside) for instant, inside in calls)
+        return ready(now, self._held(now) + weight - capacity, leaving, state.lowered)
 
     def take(self, now: int, weight: int) -> int | None:
         parameters, state = self.parameters, self.state
@@ -153,11 +195,13 @@ class SlidingWindow(_Window):
         if isinstance(capacity, float):
             return
         size = len(state.instants)
-        inside = max(self._inside(now), capacity)
+        inside = max(self._held(now), capacity)
+        instants, weights = [now], [inside]
         state.first += size  # there is nothing to refund of what went before
-        state.instants = [now]
-        state.weights = [inside]
+        state.instants = instants
+        state.weights = weights
         state.inside = inside
+        state.lowered = NOTHING_LOWERED
 
     def guarantee(self, window: int) -> int | float:
         parameters = self.parameters
@@ -165,9 +209,10 @@ class SlidingWindow(_Window):
 
     def fresh_at(self, now: int) -> int:
         state, parameters = self.state, self.parameters
-        if not state.inside or isinstance(parameters.capacity, float):
+        if isinstance(parameters.capacity, float):
             return now
-        return max(now, state.instants[-1] + parameters.period)
+        fresh_at = last(state.lowered, now)
+        return max(fresh_at, state.instants[-1] + parameters.period) if state.inside else fresh_at
 
     def forgets_at(self, now: int, weight: int) -> int:
         period = self.parameters.period
@@ -176,13 +221,19 @@ class SlidingWindow(_Window):
 
     def shift(self, by: int) -> None:
         instants = [instant + by for instant in self.state.instants]
+        pairs = moved(self.state.lowered, by)
         self.state.instants = instants
+        self.state.lowered = pairs
 
     def fork(self) -> Self:
         twin, state = object.__new__(type(self)), self.state
         twin.parameters = self.parameters
         twin.state = SlidingState(
-            state.inside, state.first, list(state.instants), list(state.weights)
+            state.inside,
+            state.first,
+            list(state.instants),
+            list(state.weights),
+            state.lowered,
         )
         return twin
 
@@ -196,11 +247,13 @@ class SlidingWindow(_Window):
             state.first,
             state.instants,
             state.weights,
+            state.lowered,
         )
 
     @classmethod
     def load(cls, data: bytes) -> Self:
         capacity, period, *state = read("sliding window", data)
+        state[-1] = moved(state[-1])
         rule = object.__new__(cls)
         rule.parameters = Parameters(capacity, period, capacity)
         rule.state = SlidingState(*state)
@@ -234,30 +287,35 @@ class SlidingWindow(_Window):
 
 
 class FixedState:
-    """What changes in a fixed window. The window is open while something is *inside* it.
+    """What changes in a fixed window. The window is open while something counts in it.
 
     Attributes:
-        inside: nanotokens that count in the window.
+        inside: nanotokens of the calls in the window.
         until: when the window is over.
         window: number of the window; a receipt is the number of a window.
+        lowered: what a server has counted beyond that.
     """
 
-    __slots__ = ("inside", "until", "window")
+    __slots__ = ("inside", "lowered", "until", "window")
 
-    def __init__(self, inside: int, until: int, window: int) -> None:
+    def __init__(
+        self, inside: int, until: int, window: int, lowered: Lowered = NOTHING_LOWERED
+    ) -> None:
         self.inside = inside
         self.until = until
         self.window = window
+        self.lowered = lowered
 
 
 class FixedWindow(_Window):
     """Never more than *capacity* in a window that opens with its first call, for a *period*.
 
     As the windows of many servers do, it opens at the first instant at which something counts in
-    it: a grant, a charge, the end of a pause that empties, the construction with less than all of
-    *capacity*. It is over *period* later, and the next one opens when something counts again. A
-    weight of 0 does not open it. A refund does not move the end; where nothing is left inside, it
-    is as if the window had never opened. A new *period* counts from the instant of the opening.
+    it: a grant, a charge, a `sync` that lowers, the end of a pause that empties, the construction
+    with less than all of *capacity*. It is over *period* later, and the next one opens when
+    something counts again. A weight of 0 does not open it. A refund does not move the end; where
+    nothing counts any more, it is as if the window had never opened. A new *period* counts from the
+    instant of the opening.
 
     Twice *capacity* may go across the end of a window: late in the one, early in the next.
     """
@@ -285,12 +343,16 @@ class FixedWindow(_Window):
         if now >= state.until:  # by the old period: what has left does not come back
             state.inside = 0
             state.window += 1
-        until = state.until + period - self.parameters.period if state.inside else now
+        until = state.until + period - self.parameters.period if self._is_open(now) else now
         self.parameters = parameters
         state.until = until
 
     def ready_at(self, now: int, weight: int) -> int:
         state = self.state
+        if state.lowered:
+            inside = self._inside(now)
+            excess = inside + left(state.lowered, now) + weight - self.parameters.capacity
+            return ready(now, int(max(0, excess)), [(state.until, inside)], state.lowered)
         if now >= state.until or state.inside + weight <= self.parameters.capacity:
             return now
         return state.until
@@ -299,13 +361,20 @@ class FixedWindow(_Window):
         parameters, state = self.parameters, self.state
         if isinstance(parameters.capacity, float):
             return None
-        if state.inside and now < state.until:
+        if (state.inside or state.lowered) and self._is_open(now):
             state.inside += weight
         else:
             state.inside = weight
             state.until = now + parameters.period
             state.window += 1
         return state.window
+
+    def _open(self, now: int) -> None:
+        state, until = self.state, now + self.parameters.period
+        if not self._is_open(now):
+            state.inside = 0
+            state.until = until
+            state.window += 1
 
     def refund(self, now: int, receipt: int | None, weight: int) -> None:
         state = self.state
@@ -316,35 +385,40 @@ class FixedWindow(_Window):
         capacity, state = self.parameters.capacity, self.state
         if isinstance(capacity, float):
             return
-        before = self._inside(now)
-        inside = max(before, capacity)
-        if not before:
-            state.until = now + self.parameters.period
+        inside = max(self._held(now), capacity)
+        until = state.until if self._is_open(now) else now + self.parameters.period
+        state.until = until
         state.inside = inside
         state.window += 1  # what was taken before counts as used: nothing to refund
+        state.lowered = NOTHING_LOWERED
 
     def guarantee(self, window: int) -> int | float:
         parameters = self.parameters
         return parameters.capacity * (-(-window // parameters.period) + 1)
 
     def fresh_at(self, now: int) -> int:
-        if not self.state.inside or isinstance(self.parameters.capacity, float):
+        state = self.state
+        if isinstance(self.parameters.capacity, float):
             return now
-        return max(now, self.state.until)
+        fresh_at = last(state.lowered, now)
+        return max(fresh_at, state.until) if state.inside else fresh_at
 
     def forgets_at(self, now: int, weight: int) -> int:
         return now + self.parameters.period if self.opens(now) else self.state.until
 
     def opens(self, now: int) -> bool:
-        return not self._inside(now)
+        return not self._is_open(now)
 
     def shift(self, by: int) -> None:
-        self.state.until += by
+        state = self.state
+        pairs = moved(state.lowered, by)
+        state.until += by
+        state.lowered = pairs
 
     def fork(self) -> Self:
         twin, state = object.__new__(type(self)), self.state
         twin.parameters = self.parameters
-        twin.state = FixedState(state.inside, state.until, state.window)
+        twin.state = FixedState(state.inside, state.until, state.window, state.lowered)
         return twin
 
     def dump(self) -> bytes:
@@ -356,11 +430,13 @@ class FixedWindow(_Window):
             state.inside,
             state.until,
             state.window,
+            state.lowered,
         )
 
     @classmethod
     def load(cls, data: bytes) -> Self:
         capacity, period, *state = read("fixed window", data)
+        state[-1] = moved(state[-1])
         rule = object.__new__(cls)
         rule.parameters = Parameters(capacity, period, capacity)
         rule.state = FixedState(*state)
@@ -368,3 +444,9 @@ class FixedWindow(_Window):
 
     def _inside(self, now: int) -> int:
         return 0 if now >= self.state.until else self.state.inside
+
+    def _is_open(self, now: int) -> bool:
+        state = self.state
+        if now >= state.until:
+            return False
+        return bool(state.inside or (state.lowered and left(state.lowered, now)))
