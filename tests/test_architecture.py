@@ -63,7 +63,7 @@ CLOCKS_AND_LOOPS = {
 WITHIN = {
     "_engine": [
         *["lane", "overtaking", "patience", "backfill", "index", "decide", "queue"],
-        *["foresight", "bounds", "forecast", "check"],
+        *["foresight", "profile", "timetable", "bounds", "forecast", "check"],
         "__init__",
     ],
     "_shell": [

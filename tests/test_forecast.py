@@ -45,9 +45,31 @@ from async_throttle._engine.check import check, repair
 from async_throttle._engine.forecast import quote
 from async_throttle._engine.foresight import Actor, Foresight
 from async_throttle._engine.lane import GRANTED, QUEUED, Lane, Pause
+from async_throttle._engine.timetable import Timetable
 from async_throttle._shell.scheduler import find
 from async_throttle._units import NEVER, TOKEN
 from async_throttle.rules.slots import Slots
+
+
+@contextmanager
+def futures_are_played() -> Iterator[None]:
+    """Where a timetable would do, a copy of the queue is played nevertheless."""
+    with patch.object(Timetable, "of", lambda queue, asked: None):
+        yield
+
+
+@pytest.fixture(params=["played", "told"])
+def played_or_told(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Futures are played, or told from a timetable."""
+    with futures_are_played() if request.param == "played" else nullcontext():
+        yield
+
+
+@pytest.fixture
+def played() -> Iterator[None]:
+    """Futures are played."""
+    with futures_are_played():
+        yield
 
 
 class Life:
@@ -55,6 +77,7 @@ class Life:
 
     Attributes:
         kept: how many answers came from a forecast that was there before.
+        told: how many of these came from a timetable.
         bounded: how many waits were known without a forecast.
     """
 
@@ -63,7 +86,7 @@ class Life:
         self.story = limits.story()
         self.queue = self.story.queue
         self.queue.trusting = True
-        self.kept = self.bounded = 0
+        self.kept = self.told = self.bounded = 0
         self.queue.keep_count(next(iter(self.story.pauses)))
 
     def asked(self, arrival: Arrival) -> tuple[Lane, tuple[int, ...]]:
@@ -72,10 +95,11 @@ class Life:
         return self.story.lane(lane, arrival.priority), weights
 
     def anew(self, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
-        """What a queue tells that has foreseen nothing; the forecast is put back."""
+        """What a queue tells that has foreseen nothing, and plays; the forecast is put back."""
         foreseen, self.queue.foresight = self.queue.foresight, None
         try:
-            return quote(self.queue, lane, weights)
+            with futures_are_played():
+                return quote(self.queue, lane, weights)
         finally:
             self.queue.forget()
             self.queue.foresight = foreseen
@@ -86,7 +110,9 @@ class Life:
         foresight = self.queue.foresight
         assert quote(self.queue, lane, weights)[0] == expected
         check(self.queue)
-        self.kept += foresight is not None and self.queue.foresight is foresight
+        if foresight is not None and self.queue.foresight is foresight:
+            self.kept += 1
+            self.told += isinstance(foresight, Timetable)
         for few in (1, 64):
             with patch("async_throttle._engine.bounds.FEW", few):
                 assert not is_within(self.queue, lane, weights, expected - 1)
@@ -114,6 +140,12 @@ class Life:
     def ask_and_come(self, arrival: Arrival) -> None:
         self.ask(arrival)
         self.come(arrival)
+
+    def take(self, arrival: Arrival) -> None:
+        """A caller goes at once, or not at all."""
+        self.ask(arrival)
+        if self.queue.try_take(*self.asked(arrival)) is not None:
+            self.story.decide()
 
     def rush(self, arrival: Arrival, callers: int) -> None:
         """So many callers come, who all ask before."""
@@ -206,7 +238,7 @@ def steps() -> st.SearchStrategy[list[Step]]:
         st.sampled_from([NEVER] * 9 + [30]),
     )
     asking = step(Life.ask, arrival) | step(Life.rush, arrival, st.integers(1, 3))
-    coming = step(Life.come, arrival)
+    coming = step(Life.come, arrival) | step(Life.take, arrival)
     usual = st.one_of(asking, asking, coming, step(Life.wait, st.integers(0, 12)))
     rare = step(Life.come_to_several, arrival, arrival) | step(Life.be_late, st.integers(0, 12))
     return st.lists(st.one_of(*[usual] * 9, CHANGES | rare), min_size=8, max_size=40)
@@ -253,6 +285,7 @@ def test_what_is_foreseen_is_what_a_future_tells_that_is_played_anew(
     for each in steps:
         each.what(life, *each.args)
     event(f"answers of kept forecasts: {min(life.kept, 5)}")
+    event(f"answers of kept timetables: {min(life.told, 5)}")
     event(f"bounded waits: {min(life.bounded, 5)}")
 
 
@@ -315,6 +348,7 @@ UNFORESEEN: dict[str, Happening] = {
 }
 
 
+@pytest.mark.usefixtures("played")
 @pytest.mark.parametrize("what", [*FORESEEN, *UNFORESEEN])
 def test_a_forecast_is_kept_as_long_as_that_happens_which_it_foresaw(what: str) -> None:
     story = three_wait()
@@ -440,6 +474,7 @@ def of_a_pool() -> Actor:
     return actor
 
 
+@pytest.mark.usefixtures("played_or_told")
 @pytest.mark.parametrize("unlike", [{"priority": 1}, {"actor": of_a_pool()}])
 def test_an_arrival_that_may_change_what_was_foreseen_is_not_added_to_it(unlike: Any) -> None:
     story = trusting(Story([bucket(1, 10, 1, level=0)], [bucket(1, 10, 1, level=0)], sets=True))
@@ -450,6 +485,7 @@ def test_an_arrival_that_may_change_what_was_foreseen_is_not_added_to_it(unlike:
     assert story.queue.foresight is None
 
 
+@pytest.mark.usefixtures("played")
 @pytest.mark.parametrize(("weight", "kept"), [(1, True), (2, False)])
 def test_a_newcomer_that_has_asked_takes_its_place_if_it_comes_as_it_asked(
     weight: int, kept: bool
@@ -523,6 +559,7 @@ def used_window() -> Rule:
     return window
 
 
+@pytest.mark.usefixtures("played")
 @pytest.mark.parametrize("comes", [False, True])
 @pytest.mark.parametrize("who", IDLE)
 def test_a_newcomer_to_an_idle_lane_is_foreseen_behind_one_that_waits_for_the_same_rate(
@@ -544,6 +581,7 @@ def test_a_newcomer_to_an_idle_lane_is_foreseen_behind_one_that_waits_for_the_sa
     assert story.quote(1, 1, lane=1) == answer
 
 
+@pytest.mark.usefixtures("played")
 @pytest.mark.parametrize(("weight", "kept"), [(1, False), (2, True), (3, False)])
 def test_a_newcomer_to_an_idle_lane_is_told_what_another_was_told_that_asked_for_as_much(
     weight: int, kept: bool
@@ -556,6 +594,7 @@ def test_a_newcomer_to_an_idle_lane_is_told_what_another_was_told_that_asked_for
     assert quote(story.queue, story.lanes[2], (TOKEN, TOKEN)) == (40, 0)
 
 
+@pytest.mark.usefixtures("played")
 def test_a_newcomer_to_a_lane_that_is_paused_is_not_foreseen_behind_another_lane() -> None:
     story = idle_lanes(bucket(1, 5, 1), none_is_there())
     story.pause(35, story.own[2])
@@ -565,6 +604,7 @@ def test_a_newcomer_to_a_lane_that_is_paused_is_not_foreseen_behind_another_lane
     assert story.queue.foresight is not foresight
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_a_newcomer_is_not_foreseen_behind_one_that_waits_for_the_head_of_its_own_lane() -> None:
     story = idle_lanes(bucket(1, 100, 1), none_is_there())
     assert story.quote(1, 1, lane=2) == 40
@@ -574,6 +614,7 @@ def test_a_newcomer_is_not_foreseen_behind_one_that_waits_for_the_head_of_its_ow
     assert story.quote(1, 1, lane=1) == 50
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_a_newcomer_waits_for_what_the_waiter_before_it_leaves_of_a_limit_of_their_own() -> None:
     # It waits for the second rate until 190: not only for the first one, as others do.
     shared, own = bucket(1, 10, 8, level=0), bucket(1, 100, 2)
@@ -584,6 +625,7 @@ def test_a_newcomer_waits_for_what_the_waiter_before_it_leaves_of_a_limit_of_the
     assert story.quote(1) == 100
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_a_set_is_told_its_limit_where_a_throttle_was_told_the_same() -> None:
     story = idle_lanes(none_is_there(), none_is_there())
     shared = story.rules[0][0]
@@ -593,6 +635,7 @@ def test_a_set_is_told_its_limit_where_a_throttle_was_told_the_same() -> None:
     assert quote(story.queue, of_a_set, (TOKEN,)) == (40, 0)
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_who_comes_to_a_forecast_after_the_classes_have_gone_arrives_there_as_here() -> None:
     shared, slow = none_is_there(), bucket(1, 1000, 1, level=0)
     lanes = [[shared, bucket(1, 5, 3)] for _ in range(3)]
@@ -609,6 +652,7 @@ def test_who_comes_to_a_forecast_after_the_classes_have_gone_arrives_there_as_he
     assert story.queue.foresight is foresight is not None
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_a_newcomer_that_could_go_at_once_is_told_no_limit() -> None:
     story = idle_lanes(bucket(1, 5, 1), bucket(1, 10, 5))
     story.join("later", 1, 1)
@@ -616,6 +660,7 @@ def test_a_newcomer_that_could_go_at_once_is_told_no_limit() -> None:
     assert quote(story.queue, story.lanes[2], (TOKEN, TOKEN)) == (0, -1)
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_a_newcomer_that_might_have_gone_is_not_told_an_instant_of_the_past() -> None:
     fast, slow = bucket(1, 10, 1, level=0), bucket(1, 100, 1, level=0)
     story = trusting(Story([fast, slow], [fast], sets=True))
@@ -625,6 +670,7 @@ def test_a_newcomer_that_might_have_gone_is_not_told_an_instant_of_the_past() ->
     assert story.quote(1, lane=1) == 15
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_a_pause_that_empties_a_rate_when_all_who_wait_are_gone_is_foreseen() -> None:
     shared, other = bucket(1, 100, 2, level=0), bucket(1, 100, 2)
     story = trusting(Story([shared, other], [shared], sets=True))
@@ -637,6 +683,7 @@ def test_a_pause_that_empties_a_rate_when_all_who_wait_are_gone_is_foreseen() ->
     assert not is_within(story.queue, story.lanes[0], (TOKEN, TOKEN), 249)
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_a_lane_that_lacks_a_slot_now_is_left_out_of_what_was_foreseen() -> None:
     shared, slots = bucket(1, 10, 1, level=0), Slots(1)
     story = trusting(Story([shared, bucket(1, 5, 1)], [shared, slots], sets=True))
@@ -660,6 +707,7 @@ def with_slots(slots: Slots) -> Story:
     return story
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_a_lane_that_lacks_a_slot_is_left_out_if_it_has_come_after_the_question() -> None:
     slots = Slots(1)
     story = with_slots(slots)
@@ -670,6 +718,7 @@ def test_a_lane_that_lacks_a_slot_is_left_out_if_it_has_come_after_the_question(
     assert story.quote(1, lane=2) == 30
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_a_grant_in_a_lane_that_was_left_out_is_not_foreseen() -> None:
     slots = Slots(1)
     story = with_slots(slots)
@@ -683,6 +732,7 @@ def test_a_grant_in_a_lane_that_was_left_out_is_not_foreseen() -> None:
     assert story.quote(1, 1) == 40
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_a_caller_that_comes_while_its_lane_lacks_a_slot_is_not_forgotten_later() -> None:
     slots = Slots(1)
     story = with_slots(slots)
@@ -694,6 +744,7 @@ def test_a_caller_that_comes_while_its_lane_lacks_a_slot_is_not_forgotten_later(
     assert story.quote(1, 1) == 40
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_a_newcomer_to_any_lane_is_told_from_the_same_forecast_while_nothing_changes() -> None:
     story = three_wait()
     told = [story.quote(1, 1, lane=lane) for lane in (0, 1)]
@@ -702,6 +753,7 @@ def test_a_newcomer_to_any_lane_is_told_from_the_same_forecast_while_nothing_cha
     assert story.queue.foresight is foresight is not None
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_a_forecast_that_nobody_asks_is_not_extended_for_ever() -> None:
     story = three_wait()
     story.quote(1, 1)
@@ -724,6 +776,7 @@ def test_the_limit_that_is_told_is_that_of_the_wait_from_now_on() -> None:
     assert told == [(50, 0), (50, 0), (50, 1)]
 
 
+@pytest.mark.usefixtures("played_or_told")
 def test_an_interruption_while_a_forecast_is_extended_leaves_the_queue_right() -> None:
     n = 0
     for n in count(1):

@@ -9,6 +9,8 @@ backfill.py      conservative backfilling: reservations for heads, and which wai
 index.py         the lanes by what blocks them: an event looks only at lanes that it can change
 decide.py        who goes next, and who may go at once, by the index
 foresight.py     the future of a queue, played in a copy that is kept for the next question
+timetable.py     when each waiter goes, where lanes have nothing but one bucket in common
+profile.py       what that bucket is to give to whom, and when
 forecast.py      how long a newcomer would wait
 bounds.py        an instant by which a newcomer is gone for sure
 check.py         every derived field recomputed: to be compared after every step of a test, and

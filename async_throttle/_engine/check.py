@@ -20,6 +20,7 @@ from async_throttle._engine.lane import GONE, GRANTED, NOBODY, QUEUED, SKIP, Cal
 from async_throttle._engine.overtaking import Overtaking, Run
 from async_throttle._engine.patience import Patience
 from async_throttle._engine.queue import NO_DEMAND, Queue
+from async_throttle._engine.timetable import Timetable
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 
@@ -121,6 +122,8 @@ def _differences(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
         yield from _unequal("lane.counted", lane.counted, counts)
     if isinstance(queue.foresight, Foresight):
         yield from _differences_of_foresight(queue, queue.foresight)
+    elif isinstance(queue.foresight, Timetable):
+        yield from _differences_of_timetable(queue, queue.foresight)
     undecided = [waiter for waiter in queue.decided if waiter.state is QUEUED]
     yield from _unequal("decided", undecided, [])
     timed = [(w.deadline, w.order) for w in queue.waiters() if w.deadline < NEVER]
@@ -246,6 +249,19 @@ def _differences_of_foresight(queue: Queue, foresight: Foresight) -> Iterator[tu
     if foresight.grows and not foresight.slotted and queue.due_at > queue.now:
         late = [a for a in actors.values() if a.state is GRANTED and a.granted_at <= queue.now]
         yield from _unequal("foresight: who has gone", late, [])
+
+
+def _differences_of_timetable(queue: Queue, table: Timetable) -> Iterator[tuple[str, Any, Any]]:
+    instants, rows = table.instants, table.rows
+    there = [lane for lane in queue.busy if lane.waiters[0].order in instants]
+    orders = sorted(waiter.order for lane in there for waiter in lane)
+    yield from _unequal("timetable", sorted(instants), orders)
+    yield from _unequal("timetable: rows", sorted(map(id, rows)), sorted(map(id, there)))
+    owners = {rule: lane for lane in there for _, rule in lane.rates if rule is not table.rate}
+    yield from _unequal("timetable: owners", table.owners, owners)
+    if not table.slotted and queue.due_at > queue.now:
+        late = [at for at in instants.values() if at <= queue.now]
+        yield from _unequal("timetable: who has gone", late, [])
 
 
 def _differences_of(lane: Lane) -> Iterator[tuple[str, Any, Any]]:

@@ -1,7 +1,8 @@
 """Forecasts: how long a newcomer would wait behind the waiters ahead of it.
 
 `quote` tells the instant. It takes O(1) for a single divisible rate; elsewhere the future of the
-queue is played in a copy, which is kept: see `foresight`. `bounds` often spares the question.
+queue is told from a `timetable` or played in a copy (see `foresight`), and what is foreseen is
+kept. `bounds` often spares the question.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from async_throttle._engine.bounds import FEW
 from async_throttle._engine.foresight import KNOWN, Actor, Foresight
 from async_throttle._engine.lane import QUEUED, SKIP, Lane
 from async_throttle._engine.queue import Queue
+from async_throttle._engine.timetable import Timetable
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 
@@ -33,32 +35,48 @@ def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
         at = _of_rates_with_enough(queue, lane, weights)
     if at is not None:
         return at, -1
-    foresight, former = queue.foresight, None
-    if isinstance(foresight, Foresight) and foresight.holds(queue, lane):
-        if foresight.grows:
-            answer = foresight.ask(queue, lane, weights)
-        else:
-            answer = foresight.known(queue.now, lane, weights)
-        if not foresight.kept:
-            queue.forget()
-        if answer is not None:
-            return answer
-        former = foresight
-    if queue.sweep_all_cancelled():
-        former = None
+    answer = _of_what_is_kept(queue, lane, weights)
+    if answer is not None:
+        return answer
+    former = None if queue.sweep_all_cancelled() else queue.foresight
     queue.forget()
+    timetable = Timetable.of(queue, lane)
+    if timetable is not None:
+        answer = timetable.ask(queue.now, lane, weights)
+        if answer is not None:
+            if timetable.instants:
+                queue.foresee(timetable)
+            return answer
     foresight = Foresight(queue, lane)
     try:
         answer = foresight.ask(queue, lane, weights)
         assert answer is not None, "a new copy is not ahead yet"
         if foresight.kept and foresight.actors:
-            if former is not None:
+            if isinstance(former, Foresight):
                 foresight.take_over(former)
             queue.foresee(foresight)
         return answer
     finally:
         if queue.foresight is not foresight:
             foresight.close()
+
+
+def _of_what_is_kept(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int] | None:
+    """What `quote` tells, by what was foreseen before; None, if that does not do."""
+    foresight = queue.foresight
+    if not isinstance(foresight, Foresight | Timetable):
+        return None
+    if not foresight.holds(queue, lane):
+        queue.forget()
+        return None
+    if isinstance(foresight, Timetable):
+        return foresight.ask(queue.now, lane, weights)
+    if not foresight.grows:
+        return foresight.known(queue.now, lane, weights)
+    answer = foresight.ask(queue, lane, weights)
+    if not foresight.kept:
+        queue.forget()
+    return answer
 
 
 def at_least(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:

@@ -41,7 +41,7 @@ A copy that is not asked for a while is dropped: to extend it costs as much as t
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, NamedTuple
 
 from async_throttle._engine.index import forgotten_at_once, is_orderly
@@ -66,13 +66,23 @@ from async_throttle.rules.bucket import GCRA, LeakyBucket, TokenBucket
 from async_throttle.rules.slots import UNLIMITED, Slots
 from async_throttle.rules.window import FixedWindow, SlidingWindow
 
-__all__ = ["KNOWN", "Actor", "Foresight"]
+__all__ = [
+    "KNOWN",
+    "SPARE",
+    "Actor",
+    "Foresight",
+    "KnownBottleneck",
+    "are_as_foreseen",
+    "has_slots",
+    "is_known",
+    "is_stuck",
+]
 
 KNOWN: Final = (TokenBucket, GCRA, LeakyBucket, SlidingWindow, FixedWindow)
 """The rules that change by what they are told alone; a subclass may have more state."""
 
-_SPARE: Final = 32
-"""So many arrivals more than there are waiters a copy is extended by without a question."""
+SPARE: Final = 32
+"""So many arrivals more than there are waiters a forecast is extended by without a question."""
 
 
 class Actor:
@@ -126,7 +136,7 @@ class _Twins(dict[Any, Any]):
         return twin
 
 
-class _Bottleneck(Bottleneck):
+class KnownBottleneck(Bottleneck):
     """A bottleneck that knows its past: for how long each rule was it up to any instant.
 
     Attributes:
@@ -169,7 +179,7 @@ class _Answer(NamedTuple):
     """
 
     at: int
-    bottleneck: _Bottleneck | None
+    bottleneck: KnownBottleneck | None
     spans: list[int]
 
     def told(self, now: int) -> tuple[int, int]:
@@ -251,7 +261,7 @@ class Foresight:
 
     def __init__(self, queue: Queue, asked: Lane) -> None:
         """Copy *queue* as it is, to play it for a newcomer to the lane that is *asked*."""
-        self.kept = queue.trusting and not queue.feeds and _is_known(asked)
+        self.kept = queue.trusting and not queue.feeds and is_known(asked)
         self.begun = queue.now
         self.copy = _Future(queue.now)
         self.twins = _Twins()
@@ -263,13 +273,13 @@ class Foresight:
         self.slotted = False
         rivals: dict[int, list[Waiter]] = {}
         for lane in queue.busy:
-            self.slotted = self.slotted or _has_slots(lane)
-            if lane is asked or not _stuck(lane, queue.now):
+            self.slotted = self.slotted or has_slots(lane)
+            if lane is asked or not is_stuck(lane, queue.now):
                 self._copy(lane, queue.now, rivals)
         if asked not in self.lanes:
             self._copy(asked, queue.now, rivals)
         elif self.kept:
-            self.kept = not _stuck(asked, queue.now)
+            self.kept = not is_stuck(asked, queue.now)
         self.grows = not (rivals or queue.ranked or asked.priority)
         if not self.grows:
             self._copy_patience(queue.patience)
@@ -300,12 +310,12 @@ class Foresight:
             lane.places[1:] if sets else None,
         )
         if sets:
-            played.bottleneck = _Bottleneck(len(lane.rules), now)
+            played.bottleneck = KnownBottleneck(len(lane.rules), now)
             if first >= 0:
                 played.bottleneck.wait_for(first, now)
         self.lanes[lane] = played
         self.asking.update(rule for _, rule in lane.rates)
-        self.kept = self.kept and _is_known(lane)
+        self.kept = self.kept and is_known(lane)
         for waiter in lane:
             actor = Actor()
             if waiter.rivals:
@@ -343,11 +353,11 @@ class Foresight:
         lane, weights = waiter.lane, waiter.weights
         if not self.grows or lane.priority or waiter.rivals or self.spare < 0:
             return False
-        if not _is_known(lane):
+        if not is_known(lane):
             return False
         self.answers.clear()
-        self.slotted = self.slotted or _has_slots(lane)
-        if _stuck(lane, now):
+        self.slotted = self.slotted or has_slots(lane)
+        if is_stuck(lane, now):
             return lane.waiters[0].order not in self.actors
         played = self.lanes.get(lane)
         self._pass(now)
@@ -375,6 +385,10 @@ class Foresight:
         self._pass(now)
         return actor.state is GRANTED and actor.granted_at == now
 
+    def took(self, lane: Lane, weights: tuple[int, ...], now: int) -> bool:
+        """A newcomer to *lane* is about to go at once; the copy may be ahead of it."""
+        return False
+
     def changes(self, rule: Rule) -> bool:
         """*rule* is about to change; whether the copy is good nevertheless."""
         if isinstance(rule, Slots):
@@ -384,7 +398,7 @@ class Foresight:
     def holds(self, queue: Queue, asked: Lane) -> bool:
         """Whether *queue* is as foreseen for this instant, where a newcomer to *asked* asks."""
         now = queue.now
-        if not _is_known(asked):
+        if not is_known(asked):
             return False
         if asked.waiters:
             head = asked.waiters[0]
@@ -395,14 +409,14 @@ class Foresight:
         if asked.priority:
             return False
         self._pass(now)
-        return not self.slotted or all(self._is_as_foreseen(lane, now) for lane in queue.busy)
+        return not self.slotted or are_as_foreseen(queue, self._goes_at)
 
-    def _is_as_foreseen(self, lane: Lane, now: int) -> bool:
-        """Whether the head of *lane* waits for a slot if it was left out, and else for time."""
-        actor = self.actors.get(lane.waiters[0].order)
-        if actor is None or _stuck(lane, now):
-            return actor is None and _stuck(lane, now)
-        return actor.state is QUEUED or actor.granted_at > now
+    def _goes_at(self, order: int) -> int | None:
+        """When the waiter of that *order* goes, as far as the copy has come; None if left out."""
+        actor = self.actors.get(order)
+        if actor is None:
+            return None
+        return NEVER if actor.state is QUEUED else actor.granted_at
 
     def _pass(self, now: int) -> None:
         """Let time pass in the copy until *now*, if it is not there yet."""
@@ -489,7 +503,7 @@ class Foresight:
         The copy is as it was foreseen: see `holds`. The answer is None where it has gone too far.
         """
         now = queue.now
-        self.spare = len(self.actors) + _SPARE
+        self.spare = len(self.actors) + SPARE
         known = self.known(now, lane, weights)
         if known is not None:
             return known
@@ -550,7 +564,7 @@ class Foresight:
         bottleneck = played.bottleneck
         if bottleneck is None:
             return _Answer(at, None, [])
-        assert isinstance(bottleneck, _Bottleneck), "every lane that is played has got one"
+        assert isinstance(bottleneck, KnownBottleneck), "every lane that is played has got one"
         bottleneck.account(self.copy.now)
         return _Answer(at, bottleneck, list(bottleneck.spans))
 
@@ -567,16 +581,29 @@ def _told(answer: _Answer, now: int, lane: Lane, single: _Single | None) -> tupl
     return at, place
 
 
-def _is_known(lane: Lane) -> bool:
+def is_known(lane: Lane) -> bool:
     """Whether what is foreseen of *lane* can be kept."""
     return all(type(rule) in KNOWN for _, rule in lane.rates)
 
 
-def _has_slots(lane: Lane) -> bool:
+def has_slots(lane: Lane) -> bool:
     return any(slots.limit < UNLIMITED for _, slots in lane.slots)
 
 
-def _stuck(lane: Lane, now: int) -> bool:
+def are_as_foreseen(queue: Queue, goes_at: Callable[[int], int | None]) -> bool:
+    """Whether the heads that were left out of what was foreseen wait for slots, and no others.
+
+    *goes_at* tells when the waiter of that order goes; None, if it was left out.
+    """
+    now = queue.now
+    for lane in queue.busy:
+        at = goes_at(lane.waiters[0].order)
+        if is_stuck(lane, now) != (at is None) or (at is not None and at <= now):
+            return False
+    return True
+
+
+def is_stuck(lane: Lane, now: int) -> bool:
     """Whether the head of *lane* waits for what has no known end, such as a slot."""
     return lane.ready_at(now, lane.waiters[0].weights) == NEVER
 

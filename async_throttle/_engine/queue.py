@@ -89,6 +89,10 @@ class Foresight(Protocol):
         """*waiter* was granted as of *now*; whether the forecast is still good."""
         ...
 
+    def took(self, lane: Lane, weights: tuple[int, ...], now: int) -> bool:
+        """A newcomer to *lane* is about to go at once; whether the forecast is still good."""
+        ...
+
     def changes(self, rule: Rule) -> bool:
         """*rule* is about to change; whether the forecast is still good."""
         ...
@@ -775,7 +779,9 @@ class Queue:
         """Grant *weights* now, if that overtakes no waiter: the receipts, or None."""
         if not self.can_take(lane, weights):
             return None
-        self.forget()
+        foresight = self.foresight
+        if foresight is not None and not foresight.took(lane, weights, self.now):
+            self.forget()
         self._touch_rules(lane, weights)  # first: what is interrupted below has taken nothing
         receipts: list[Receipt] = []
         self.taking = receipts
@@ -783,6 +789,7 @@ class Queue:
             lane.take_into(receipts, self.now, weights)
         except BaseException:
             give_back(self.now, receipts)
+            self.forget()
             raise
         self.taking = ()
         if self.ranked or lane.priority:

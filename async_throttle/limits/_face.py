@@ -346,8 +346,10 @@ class BaseLimits(BaseLimiter, ABC, Generic[T]):
         lower bound where a slot is what is missing. Plays through what is to happen to all
         waiters, which costs as much as to serve them. The next question goes on from there, if
         nothing has happened but arrivals and the grants that were foreseen. After a refund, a
-        cancellation or a pause all is played once more; so it is for a newcomer that would go
-        before the one who asked last, such as one to another set with a shorter queue.
+        cancellation or a pause all is played once more. Where the sets that wait have one limit in
+        common, a bucket, the instants of all waiters are kept instead, and a newcomer is put in
+        between; else all is played once more for a newcomer that would go before the one who asked
+        last, such as one to another set with a shorter queue.
 
         Raises:
             ResourceLimitError: what the call would raise; ValueError as well.
