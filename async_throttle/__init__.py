@@ -19,7 +19,8 @@ testing.py             an event loop whose clock jumps
 pytest_plugin.py       gives that loop to pytest
 rules/                 the arithmetic of each limit, bucket.py, window.py, clock.py and
                        slots.py, with their names in algorithm.py; lowered.py, what a window
-                       forgets by itself; `Rule`, to bring your own
+                       forgets by itself; ends.py counts one of them to the end of each call;
+                       `Rule`, to bring your own
 adaptive/              limits that follow how calls end: aimd.py, gradient.py, backoff.py;
                        `Adaptive`, to bring your own
 _engine/               who goes next: lane.py, queue.py, patience.py, overtaking.py,
@@ -29,7 +30,7 @@ _shell/                what waits: clock.py, wall.py and alarm.py, door.py, admi
                        scheduler.py, waiting.py and refusals.py, loop.py and thread.py;
                        core.py is what a throttle is, readings.py what is read of it,
                        tally.py what it counts, following.py what adapts it,
-                       count.py what the server counts;
+                       count.py what the server counts, flights.py what is in flight;
                        lease.py and states.py are what a call is;
                        single.py refuses copies; fast.py has every shortcut
 _base.py               what the throttles of both kinds have in common

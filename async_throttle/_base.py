@@ -26,6 +26,7 @@ from async_throttle.rules.slots import UNLIMITED
 
 if TYPE_CHECKING:
     from datetime import timedelta
+    from types import EllipsisType
 
     from async_throttle.adaptive import Adaptive
     from async_throttle.rules.clock import ClockWindow
@@ -140,13 +141,18 @@ class BaseThrottle(Told):
         timer: Callable[[], float] | None = None,
         name: str | None = None,
         adapt: Adaptive | None = None,
+        counts: Literal["start", "end"] = "start",
+        linger: float | None = None,
+        longest: float | EllipsisType | None = ...,
     ) -> None:
         if timer is not None and not callable(timer):
             raise TypeError(f"timer must be callable, got {timer!r}")
+        rule = configured(algorithm)
+        ends = ends_of(counts, linger, longest, rule)
         core = self._core = Core(
             type(self).__qualname__,
             type(self)._scheduler(timer),
-            configured(algorithm),
+            rule,
             capacity,
             concurrency,
             period,
@@ -154,13 +160,20 @@ class BaseThrottle(Told):
             initial,
             max_waiting,
             name,
+            to_the_end=ends is not None,
         )
         self._blocks: Blocks | None = None
+        if ends is not None:
+            from async_throttle._shell.flights import watch  # most calls count from the start
+
+            self._blocks = watch(core, *ends)
+            self.__class__ = type(self).__dict__.get("_to_the_end", type(self))
         if adapt is not None:
             from async_throttle._shell.following import Following  # most limits are fixed
 
             core.following = Following(core, adapt, concurrency)
-            self._blocks = Blocks()
+            self._blocks = Blocks() if ends is None else self._blocks
+            core.reopen()
 
     def release(self) -> None:
         """Give one slot back; the tokens stay spent.
@@ -187,7 +200,7 @@ class BaseThrottle(Told):
         if weight == 1 and not priority and fast.take_one(core):
             return True
         option = core.option(weight, priority)
-        return find(core).seize(Attempt((option,), None, None))
+        return find(core).seize(Attempt((option,), None, core.flights))
 
     def try_consume(self, weight: float = 1.0, *, priority: int = 0) -> bool:
         """Take *weight* tokens if that is possible now: no slot, nothing to release.
@@ -343,7 +356,7 @@ class BaseThrottle(Told):
     @property
     def algorithm(self) -> type[Rule]:
         """The rule class."""
-        return type(self._core.rule)
+        return self._core.rule.kind
 
     @property
     def max_waiting(self) -> int | None:
@@ -442,6 +455,33 @@ class BaseThrottle(Told):
         else:
             following.check("concurrency", 0 if limit == UNLIMITED else limit)
             find(core).do(lambda now: following.begin_anew(core, now, "concurrency", limit))
+
+
+def ends_of(
+    counts: object, linger: float | None, longest: Any, rule: type[Rule] | ClockWindow
+) -> tuple[int | None, Any] | None:
+    """*linger* and *longest* in nanoseconds; None if calls count from the start.
+
+    Raises:
+        ValueError: a parameter is out of range, or calls of *rule* cannot count to the end.
+    """
+    if counts == "start" and linger is None and longest is ...:
+        return None
+    if counts not in ("start", "end"):
+        raise ValueError(f"counts must be 'start' or 'end', got {counts!r}")
+    spans: dict[str, Any] = {"linger": linger, "longest": longest}
+    for name, value in spans.items():
+        if value is not None and value is not ...:
+            span = spans[name] = nanoseconds(name, value)
+            if span >= NEVER or (not span and name == "longest"):
+                least = "positive and finite; None is no bound" if name == "longest" else "finite"
+                raise ValueError(f"{name} must be {least}, got {value!r}")
+    if counts == "start":
+        return None
+    from async_throttle.rules.ends import check_counted_to_end
+
+    check_counted_to_end(rule if isinstance(rule, type) else type(rule))
+    return spans["linger"], spans["longest"]
 
 
 def known_apart(limiter: BaseLimiter, since: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from async_throttle._shell.refusals import in_flight, lingering
 from async_throttle._shell.tally import Tally
 from async_throttle._units import SECOND, TOKEN, seconds
 
@@ -53,7 +54,7 @@ class Statistics:
     >>> testing.run(main())  # doctest: +NORMALIZE_WHITESPACE
     Statistics(level=0.0, capacity=1.0, active=4, waiting=0, paused=0.0, queued_granted=2,
         refused=Refused(timeout=1, full=0, closed=0, weight=0), waited=30.0, longest=20.0,
-        ignored=0)
+        ignored=0, in_flight=0.0, lingering=0)
 
     Attributes:
         level: tokens left; negative in debt, infinite without a rate.
@@ -69,6 +70,9 @@ class Statistics:
             which this limit was what they waited for.
         longest: the largest of these waits, in seconds.
         ignored: counts of the server that `Throttle.sync` was told, and that were void.
+        in_flight: tokens of calls that have not ended, where calls count to the end.
+        lingering: of these calls, those whose bodies were cut short, and that may still be on their
+            way.
     """
 
     level: float
@@ -81,6 +85,8 @@ class Statistics:
     waited: float
     longest: float
     ignored: int = 0
+    in_flight: float = 0.0
+    lingering: int = 0
 
     __module__ = "async_throttle"
 
@@ -99,4 +105,6 @@ def read(core: Core, now: int) -> Statistics:
         waited=tally.waited / SECOND,
         longest=tally.longest / SECOND,
         ignored=tally.ignored,
+        in_flight=in_flight(core, now),
+        lingering=lingering(core, now),
     )

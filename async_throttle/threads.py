@@ -167,14 +167,15 @@ class Throttle(BaseThrottle):
         """
         core = self._core
         if weight != 1 or priority or not fast.take_one(core):
-            thread.wait(core, (core.option(weight, priority),), timeout)
+            thread.wait(core, (core.option(weight, priority),), timeout, core.flights)
         return True
 
     async def acquire_async(
         self, weight: float = 1.0, *, timeout: float | None = None, priority: int = 0
     ) -> bool:
         """`acquire` in an event loop."""
-        await loop.wait(self._core, (self._core.option(weight, priority),), timeout)
+        core = self._core
+        await loop.wait(core, (core.option(weight, priority),), timeout, core.flights)
         return True
 
     def lease(

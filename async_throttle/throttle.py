@@ -75,9 +75,10 @@ nest_asyncio, qasync, rloop, trio-asyncio and gevent beside a loop are tested wh
 
 from __future__ import annotations
 
+import asyncio
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar, cast, overload
 
 from async_throttle._base import BaseThrottle, core_of
 from async_throttle._decorator import is_to_be_decorated, within
@@ -85,8 +86,8 @@ from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
 from async_throttle._shell.core import Core, checked_priority
 from async_throttle._shell.count import know
-from async_throttle._shell.fast import NOTHING, UNIT, FastLease, FastThrottle
-from async_throttle._shell.lease import BaseLease, Blocks, settle
+from async_throttle._shell.fast import NOTHING, UNIT, FastFlight, FastLease, FastThrottle
+from async_throttle._shell.lease import BaseLease, Blocks, release, settle
 from async_throttle._shell.loop import LoopScheduler, drained, wait, wait_for_unit
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.states import FRESH
@@ -94,6 +95,7 @@ from async_throttle._shell.waiting import Option, note
 from async_throttle._units import shown, tokens
 
 if TYPE_CHECKING:
+    from async_throttle._shell.flights import Grip
     from async_throttle._shell.following import Measure
     from async_throttle.adaptive import Outcome
 
@@ -157,6 +159,35 @@ class Throttle(FastThrottle, BaseThrottle):
             *concurrency*, `BackOff` sets *capacity*, within their bounds and from where these
             are (`Gradient` lowers it first, to measure). What is learnt from are blocks and
             leases; `acquire` with `release` tells nothing of how it went.
+        counts: ``"start"``: a call counts from its grant on. ``"end"``: it is taken from its grant
+            to its end, and the refill, or the period, starts at its end; see below.
+        linger: seconds for which a call is still in flight that was cut short; see below.
+        longest: seconds after which a body is waited for no longer, and counts as ended, with one
+            warning; None is as long as it takes. Unset, a period, and a minute at least.
+
+    Counting to the end. A server counts a call when the call arrives, and calls do not travel
+    equally long; so a throttle that counts from the grant on is refused by its exact twin. With
+    ``counts="end"`` it never is, whatever the network does: the server has counted the call no
+    later than its answer came, and counts the next no earlier than that is sent. It needs no slack;
+    why it is right is told in `rules/ends.py`.
+
+    - The *end* is that of the block, `Lease.release()`, or `Lease.ended()` where the answer is
+      there before the block ends. `release()` after `acquire()` does not say which call has ended:
+      the lightest in flight counts as ended, which is never too early. `acquire()` has to be
+      released without *concurrency* too. A lease that is dropped has ended, and so have the calls
+      of an event loop that was closed.
+    - `level` is what is left less what is in flight. What only an end can bring has no instant: no
+      timer is set for that, and `delay()` is as if all calls in flight ended now.
+    - A body that ends by CancelledError or TimeoutError was cut short: its call may still be on its
+      way. It stays in flight for as long as the slowest of the last 64 calls that ended well, a
+      second at least and a period at most, or for *linger*. Its slot is free at once.
+    - A task waits for ever for a call that it is in itself: where its own calls in flight leave no
+      room for the next one, that is a RuntimeError. Say ``lease.ended()`` first.
+    - The price: a call costs its duration. In flight and per period there is at most *capacity*
+      (bucket: *burst*), so calls of 30 s go at 10 per 31 s under ``Throttle(10, counts="end")``. At
+      least *capacity* goes per period and longest call, or *burst* per time to fill it and longest
+      call; less the largest weight where weights differ.
+    - Clocks drift: for quotas of an hour and longer take ``period * (1 + 1e-4)``, or `ClockWindow`.
 
     Raises:
         ValueError: a parameter is out of range; names it and the value.
@@ -175,12 +206,15 @@ class Throttle(FastThrottle, BaseThrottle):
     __slots__ = ()
 
     _scheduler = LoopScheduler
+    _to_the_end: ClassVar[type[Throttle]]
 
     # -- entering and leaving -----------------------------------------------------------
 
     def _enter_slowly(self) -> types.CoroutineType[Any, Any, None]:
         entry: Any
-        if self._blocks is not None:
+        if self._core.flights is not None:
+            entry = FastFlight.__aenter__(self)
+        elif self._blocks is not None:
             if fast.enter_block(self._core, self._blocks):
                 return NOTHING
             entry = self._enter_measured(self._blocks)
@@ -204,9 +238,27 @@ class Throttle(FastThrottle, BaseThrottle):
             blocks.undo(lease)
             raise
 
+    def _enter_to_the_end(self) -> types.CoroutineType[Any, Any, None]:
+        """Enter a plain block of a throttle that counts to the end, where no shortcut leads."""
+        core = self._core
+        scheduler: Any = core.scheduler
+        if core.flights is not None and core.flights.bucket is None:
+            core.flights.rule.elapse(scheduler.clock.seen)
+            core.reopen()
+        loop = asyncio._get_running_loop()
+        if loop is not scheduler.loop and not scheduler.queue.waiting and not scheduler.handed_over:
+            scheduler.bind(loop, core)
+            scheduler.aloft.loops[loop] = None
+        assert self._blocks is not None
+        entry: Any = self._enter_measured(self._blocks)
+        coroutine: types.CoroutineType[Any, Any, None] = entry
+        return coroutine
+
     def _exit_slowly(self, error: BaseException | None, left: list[Any]) -> None:
         """A block that is measured ends."""
         core, blocks = self._core, self._blocks
+        if core.flights is not None:
+            core.flights.write_out()
         if blocks is None or not fast.leave_block(core, blocks, error, left):
             leave_block(core, blocks, error, left)
 
@@ -301,7 +353,7 @@ class Throttle(FastThrottle, BaseThrottle):
         """
         core = self._core
         if weight != 1 or priority:
-            await wait(core, (core.option(weight, priority),), timeout)
+            await wait(core, (core.option(weight, priority),), timeout, core.flights)
         elif not fast.take_one(core):
             await wait_for_unit(core, timeout)
         return True
@@ -319,7 +371,9 @@ class Throttle(FastThrottle, BaseThrottle):
         """Wait for *weight* tokens and take them; no slot, nothing to release.
 
         For use inside a body as well: it goes in order of arrival among those who wait for
-        tokens, but never waits behind a caller that lacks a slot.
+        tokens, but never waits behind a caller that lacks a slot, or waits for the end of a call.
+        These tokens have no end: where calls count to the end they count at once, and with that
+        the promise ends that no call is refused.
 
         Raises:
             WeightTooLarge: as `acquire` does; and its other errors too.
@@ -330,6 +384,22 @@ class Throttle(FastThrottle, BaseThrottle):
     async def drain(self) -> None:
         """Wait until nobody waits or holds a slot."""
         await drained(self._core, self._core.occupied)
+
+
+class ThrottleToTheEnd(FastFlight, Throttle):
+    """What a throttle becomes that counts calls to their ends: it has an entry of its own.
+
+    So the entry of the others does not look for that.
+    """
+
+    __module__ = "async_throttle"
+    __qualname__ = "Throttle"
+
+    __slots__ = ()
+
+
+ThrottleToTheEnd.__name__ = "Throttle"
+Throttle._to_the_end = ThrottleToTheEnd
 
 
 def leave_block(
@@ -347,7 +417,7 @@ def leave_block(
         except BaseException:
             lease = left[0] if left else blocks.leave()
             done.append(True)
-            lease.release()
+            release(lease, error)
             raise
 
 
@@ -363,7 +433,7 @@ def leave_block_again(
         if blocks is None:
             core.release(done)
         else:
-            blocks.leave().release()
+            release(blocks.leave(), error)
     try:
         if error is None or not isinstance(late, Exception):
             raise late
@@ -387,6 +457,7 @@ class Lease(FastLease, BaseLease):
 
     # _throttle whose lease it is: kept, so that a table of throttles keeps it too
     # _receipt  of the rule, for the tokens taken; unset before the grant
+    # _grip     of the flight, where calls count to the end; unset without, and before the grant
     # _settled  tokens taken, as settled so far; unset before the grant
     # _debts    (receipt, nanotokens) taken by settling above the weight, the latest last;
     #           unset without
@@ -395,6 +466,7 @@ class Lease(FastLease, BaseLease):
     __slots__ = (
         "_core",
         "_debts",
+        "_grip",
         "_measure",
         "_priority",
         "_receipt",
@@ -408,6 +480,7 @@ class Lease(FastLease, BaseLease):
     _receipt: Any
     _settled: Any
     _debts: list[tuple[Any, int]]
+    _grip: Grip
     _measure: Measure
     _priority: int
     weight: float
@@ -451,6 +524,20 @@ class Lease(FastLease, BaseLease):
         """The server refused the call, or did not answer in time. See `ok`."""
         self._tell("dropped")
 
+    def ended(self) -> None:
+        """The call has ended: its answer is there, though the block goes on.
+
+        For a throttle that counts calls to the end; it means nothing to others. The slot is held
+        until it is released. A second time does nothing. It may be called anywhere: in callbacks,
+        in other threads, in finalizers.
+
+        Raises:
+            RuntimeError: nothing was granted yet.
+        """
+        self._check_granted()
+        if hasattr(self, "_grip"):
+            self._grip.end()
+
     def _tell(self, outcome: Outcome | str) -> None:
         self._check_granted()
         if hasattr(self, "_measure"):
@@ -472,6 +559,11 @@ class Lease(FastLease, BaseLease):
             if not hasattr(self, "_debts"):
                 self._debts = []
             before = self._settled
+            if self._core.flights is not None:
+                self._grip.settle(self._core.rule, now, amount)
+                self._settled = actual
+                self._core.tell("settle", actual)
+                return
             more = amount - tokens("weight", before)
             if more < 0:
                 self._settled = actual  # before: what is interrupted gives back too little
@@ -524,19 +616,27 @@ class Lease(FastLease, BaseLease):
         rule, _, receipt = receipts[-1]
         self._receipt = receipt if rule is self._core.rule else None
         self._settled = self.weight
-        if self._core.following is not None:
-            self._measure = self._core.following.measure(self._core)
+        core = self._core
+        if core.following is not None:
+            self._measure = core.following.measure(core)
+        if core.flights is not None:
+            self._grip = core.flights.grip(core)
+            self._grip.hold(core.flights, receipts[-1], find(core).queue.now)
         super()._hold(receipts, waited, option, spans)
 
-    def _give_back(self, now: int) -> None:
+    def _give_back(self, now: int, error: BaseException | None) -> None:
         core = self._core
-        changed = (core.slots, core.rule) if core.rule.wants_ends else (core.slots,)
-        find(core).queue.touched(*changed)
-        self._core.slots.free += 1
+        ends = core.rule.wants_ends or core.flights is not None
+        find(core).queue.touched(*((core.slots, core.rule) if ends else (core.slots,)))
+        if core.flights is not None:
+            self._grip.finish(now, error)
+        core.slots.free += 1
 
     def _in_flight(self, core: Core) -> tuple[int, int]:
         if core is not self._core or not self._holds():
             return 0, 0
+        if core.flights is not None:
+            return 1, self._grip.flying(core.rule)
         return 1, tokens("weight", self._settled)
 
     def _released(self) -> None:

@@ -672,6 +672,7 @@ WHATS: Final[dict[str, Callable[[Life], object]]] = {
     "fewer slots": _set("concurrency", 3),
     "no slots": _set("concurrency", 0),
     "ok": lambda life: life.lease.ok(),
+    "ended": lambda life: life.lease.ended(),
     "acquire": _acquire,
     "try_acquire": _try_acquire,
     "try_consume": lambda life: life.throttle.try_consume(),
@@ -857,6 +858,24 @@ async def window(life: Life) -> None:
             for n in range(4)
         ]
         tasks.append(life.start("plain", lambda: t))
+        await all_but(1, tasks)
+    await life.finish(tasks)
+
+
+async def to_the_end(life: Life) -> None:
+    """Calls count to the end: of blocks, of leases, of those that are said to have ended."""
+    t = Throttle(10, 4, burst=8, counts="end", linger=0.01)
+    await held(life, t)
+    with life.watched():
+        tasks = [life.start(f"plain{n}", lambda: t) for n in range(2)]
+        tasks += [
+            life.start(f"two{n}", lambda: t(2), weight=2, settle=lambda held: held.settle(1))
+            for n in range(2)
+        ]
+        tasks += [
+            life.start(f"early{n}", lambda: t(2), weight=2, settle=lambda held: held.ended())
+            for n in range(2)
+        ]
         await all_but(1, tasks)
     await life.finish(tasks)
 
@@ -1056,6 +1075,7 @@ SCENES: Final = {
         Scene(adaptive, frozenset({"concurrency", "fewer slots", "no slots"})),
         Scene(window, frozenset({"burst"})),
         Scene(settlement),
+        Scene(to_the_end, frozenset({"burst"})),
         Scene(thread_alone, FROZEN),
         Scene(thread_slots, FROZEN, exact=False),
         Scene(thread_time, frozenset({"capacity", "period", "burst"}), exact=False),

@@ -46,9 +46,11 @@ from async_throttle._base import core_of
 from async_throttle._shell import fast
 from async_throttle._shell.clock import Clock
 from async_throttle._shell.core import Core
+from async_throttle._shell.flights import Flights
 from async_throttle._shell.loop import LoopScheduler
 from async_throttle._shell.scheduler import Scheduler
 from async_throttle.adaptive import Outcome
+from async_throttle.rules.ends import CountedToEnd, InFlight
 from async_throttle.rules.slots import Slots
 from async_throttle.testing import VirtualTimeLoop
 
@@ -327,6 +329,8 @@ def test_each_shortcut_is_taken_and_none_while_the_flag_says_so(
 ENTRIES: dict[str, Callable[..., Any]] = {
     "FastThrottle.__aenter__": fast.FastThrottle.__aenter__,
     "FastThrottle.__aexit__": fast.FastThrottle.__aexit__,
+    "FastFlight.__aenter__": fast.FastFlight.__aenter__,
+    "FastFlight.__aexit__": fast.FastFlight.__aexit__,
     "FastLease.__aenter__": fast.FastLease.__aenter__,
     "FastLease.__aexit__": fast.FastLease.__aexit__,
     "FastLease.settle": fast.FastLease.settle,
@@ -427,6 +431,8 @@ def test_what_a_flattened_entry_reads_is_no_property(name: str) -> None:
     throttle = Throttle(10, 2)
     bucket: Any = throttle._core.rule
     owners = [Throttle, Lease, Core, LoopScheduler, Clock, Slots, TokenBucket]
+    if name.startswith("FastFlight"):
+        owners += [Flights, CountedToEnd, InFlight]
     for owner in [*owners, type(bucket.state), type(bucket.state.ticks)]:
         for attribute in read:
             found = inspect.getattr_static(owner, attribute, None)

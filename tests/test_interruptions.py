@@ -62,6 +62,7 @@ def test_the_judge_finds_nothing_wrong_with_what_comes_in_between_two_calls(scen
 
 FREES: dict[str, Callable[[Throttle, Lease], object]] = {
     "lease.release": lambda throttle, lease: lease.release(),
+    "lease.ended": lambda throttle, lease: lease.ended(),
     "release": lambda throttle, lease: throttle.release(),
     "settle": lambda throttle, lease: lease.settle(0),
     "resume": lambda throttle, lease: throttle.resume(),
@@ -80,6 +81,8 @@ async def test_a_call_from_another_thread_is_done_while_the_loop_sleeps(what: st
     # its next timer, an hour away: who goes on earlier was woken.
     slots = what in ("lease.release", "release", "concurrency")
     throttle = Throttle(math.inf if slots else 1, int(slots), 3600)
+    if what == "lease.ended":
+        throttle = Throttle(1e9, 0, 1, burst=1, counts="end")
     lease = await throttle.lease(1)
     if what == "resume":
         throttle.capacity = 1e9
@@ -332,7 +335,7 @@ THROTTLE = {
 }
 ASYNC = {"__aenter__": LATER, "__aexit__": NOTED}
 SYNC = {"__enter__": REFUSES, "__exit__": NOTED}
-TELLS = dict.fromkeys(("dropped", "ignore", "ok", "release", "settle"), NOTED)
+TELLS = dict.fromkeys(("dropped", "ended", "ignore", "ok", "release", "settle"), NOTED)
 LEASE = {
     **SINGLE,
     **TELLS,

@@ -75,7 +75,7 @@ class Reservations:
         """The place of the rule whose unreserved slots are too scarce for *weights*; or -1."""
         for n, slots in lane.slots:
             if slots.free - self.slots.get(slots, 0) < weights[n] > 0:
-                return n
+                return lane.place_of(n, slots)
         return -1
 
 

@@ -7,6 +7,8 @@ kept. `bounds` often spares the question.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from async_throttle._engine.bounds import FEW
 from async_throttle._engine.foresight import KNOWN, Actor, Foresight
 from async_throttle._engine.lane import QUEUED, SKIP, Lane
@@ -89,14 +91,14 @@ def at_least(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, i
     for n, rate in lane.rates:
         if weights[n] != SKIP:
             ahead = lane.backlog[n] if lane.waiters and rate.divisible else 0
-            ready = rate.ready_at(queue.now, ahead + weights[n])
+            ready = _regains(rate, queue.now).ready_at(queue.now, ahead + weights[n])
             if at < ready <= NEVER:
                 at, place = ready, n
     if place < 0:
         for n, slots in lane.slots:
             shared = len(queue.index.asking.get(slots, ())) > 1  # they may be reserved for others
             if place < 0 < weights[n] and (slots.free < weights[n] or shared):
-                place = n
+                place = lane.place_of(n, slots)
     return at, place
 
 
@@ -119,14 +121,15 @@ def amid_an_event(queue: Queue, now: int, lane: Lane, weights: tuple[int, ...]) 
         if weights[n] != SKIP:
             ahead = sum(waiter.weights[n] for waiter in alike if waiter.weights[n] != SKIP)
             wanted = max(0, ahead + weights[n] - queue.pending(rate))
-            if not rate.divisible:
+            regains = _regains(rate, at)
+            if not regains.divisible:
                 wanted = int(min(wanted, rate.burst))
-            ready = rate.ready_at(at, wanted)
+            ready = regains.ready_at(at, wanted)
             if at < ready <= NEVER:
                 at, place = ready, n
     for n, slots in lane.slots:
         if place < 0 and slots.free + queue.pending(slots) < weights[n] > 0:
-            place = n
+            place = lane.place_of(n, slots)
     return at, place
 
 
@@ -138,7 +141,8 @@ def _of_one_rate(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> int | No
     if not lane.rates or at >= NEVER:
         return at
     n, rate = lane.rates[0]
-    if not rate.divisible or len(lane.rates) > 1:
+    regains = _regains(rate, queue.now)
+    if not regains.divisible or len(lane.rates) > 1:
         return None
     wanted = weights[n]
     for other in queue.asking(rate):
@@ -152,7 +156,7 @@ def _of_one_rate(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> int | No
                 if other.bottleneck is not None or len(other.rates) != 1:
                     return None
                 wanted += other.backlog[other.rates[0][0]]
-    ready = rate.ready_at(at, wanted)
+    ready = regains.ready_at(at, wanted)
     return at if ready > NEVER else ready
 
 
@@ -172,6 +176,11 @@ def _of_rates_with_enough(queue: Queue, lane: Lane, weights: tuple[int, ...]) ->
         if wanted > rate.burst or rate.ready_at(now, wanted) > now:
             return None
     return at
+
+
+def _regains(rate: Rule, now: int) -> Rule:
+    """*rate*, or what it would be if all calls in flight ended *now*: ends are not foreseen."""
+    return rate if rate.in_flight is None else cast(Rule, cast(Any, rate).landed(now))
 
 
 def _wanted(queue: Queue, rate: Rule) -> int:

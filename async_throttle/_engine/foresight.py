@@ -42,7 +42,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from async_throttle._engine.index import forgotten_at_once, is_orderly
 from async_throttle._engine.lane import (
@@ -122,13 +122,20 @@ class Actor:
 
 
 class _Twins(dict[Any, Any]):
-    """For each rule and pause its copy in a forecast, in which nobody is short of a slot."""
+    """For each rule and pause its copy in a forecast, in which nobody is short of a slot.
+
+    Nor does anybody wait for the end of a call: those in flight have ended *now*.
+    """
+
+    def __init__(self, now: int) -> None:
+        super().__init__()
+        self.now = now
 
     def __missing__(self, thing: Rule | Pause) -> Any:
         if isinstance(thing, Slots):
             twin: Any = Slots(UNLIMITED)
         elif isinstance(thing, Rule):
-            twin = thing.fork()
+            twin = thing.fork() if thing.in_flight is None else cast(Any, thing).landed(self.now)
         else:
             twin = Pause(*(self[rule] for rule in thing.rules))
             twin.until, twin.empties = thing.until, thing.empties
@@ -264,7 +271,7 @@ class Foresight:
         self.kept = queue.trusting and not queue.feeds and is_known(asked)
         self.begun = queue.now
         self.copy = _Future(queue.now)
-        self.twins = _Twins()
+        self.twins = _Twins(queue.now)
         self.lanes: dict[Lane, Lane] = {}
         self.asking: Counter[Rule] = Counter()
         self.actors: dict[int, Actor] = {}

@@ -133,16 +133,17 @@ class Bottleneck:
     """The rule that holds up the head of a lane, and for how long every rule has done so.
 
     Attributes:
-        spans: nanoseconds for which a rule was the bottleneck, by its place; the last number is
-            that of the lane's own pause.
+        spans: nanoseconds for which a rule was the bottleneck, by its place. Then comes the
+            lane's own pause; then, where rules count calls to their ends, what is in flight, by
+            the place of the rule.
         place: the place of the rule that holds up the head now.
         since: the instant up to which *spans* is complete.
     """
 
     __slots__ = ("place", "since", "spans")
 
-    def __init__(self, rules: int, now: int) -> None:
-        self.spans = [0] * (rules + 1)
+    def __init__(self, rules: int, now: int, *, to_the_end: bool = False) -> None:
+        self.spans = [0] * (2 * rules + 1 if to_the_end else rules + 1)
         self.place = rules
         self.since = now
 
@@ -228,9 +229,11 @@ class Lane:
         backlog: by rate, the sum of the waiters' weights; nothing until a waiter comes.
         counted: the rules whose callers are counted, by place, and their callers.
         slots, rates: the rules with their places: slots come back from holders, rates regain
-            with time. A rate without a limit is left out.
+            with time. A rate without a limit is left out. What calls hold of a rate until they
+            have ended comes back as slots do, and is one of the slots, at the place of the rate;
+            but for waiters that ask for tokens alone, which have no end.
         takes: the rates in the order in which a grant takes of them, after the slots: a rule that
-            cannot give back comes last.
+            cannot give back comes last. A rate of which a call is taken at its end is left out.
         fed: the rates that get their permits from outside.
         single: whether the lane asks for a single rate, or none, and for slots of one kind at most.
         backdates: whether a late grant counts from the instant at which it was due.
@@ -284,6 +287,11 @@ class Lane:
         self.counted: Sequence[tuple[int, Callers]] = ()
         self.slots = tuple([(n, rule) for n, rule in enumerate(rules) if isinstance(rule, Slots)])
         self.single = len(self.slots) <= 1 and len(rules) - len(self.slots) <= 1
+        if self.slots:
+            held = [(n, rule.in_flight) for n, rule in enumerate(rules) if rule.in_flight]
+            if held:
+                self.slots += tuple(held)
+                self.single = False
         self.refit()
         self.reopen()
 
@@ -303,7 +311,7 @@ class Lane:
         """
         for n, slots in self.slots:
             if slots.free < weights[n] > 0:
-                return NEVER, n
+                return NEVER, self.place_of(n, slots)
         at, place = (now, -1) if self.opens_at <= now else self.held_until(now, weights)
         for n, rule in self.rates:
             weight = weights[n]
@@ -312,8 +320,14 @@ class Lane:
                 if ready > at:
                     at, place = ready, n
                     if at >= NEVER:
+                        if at == NEVER and rule.in_flight:
+                            place = self.place_of(n, rule.in_flight)
                         break
         return at, place
+
+    def place_of(self, n: int, slots: Slots) -> int:
+        """The place of the rule at *n*; beyond the lane's own pause, if *slots* are in flight."""
+        return n if slots is self.rules[n] else len(self.rules) + 1 + n
 
     def held_until(self, now: int, weights: tuple[int, ...]) -> tuple[int, int]:
         """The end of the pauses that hold a waiter with *weights*, and the place of the last."""
@@ -414,6 +428,8 @@ class Lane:
         rates = [(n, rule) for n, rule in enumerate(self.rules) if rule.capacity < inf]
         self.rates = tuple(rates)
         self.takes = tuple(sorted(rates, key=_keeps)) if any(map(_keeps, rates)) else self.rates
+        if any(slots is not self.rules[n] for n, slots in self.slots):
+            self.takes = tuple([take for take in self.takes if not take[1].in_flight])
         self.fed = tuple([(n, rule) for n, rule in rates if type(rule).demand is not Rule.demand])
         self.backdates = all(rule.backdates for _, rule in rates)
         self.bursts: tuple[int | float, ...] = ()

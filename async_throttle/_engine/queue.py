@@ -68,6 +68,7 @@ from async_throttle._engine.lane import (
 from async_throttle._engine.patience import Patience
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
+from async_throttle.rules.slots import Slots
 
 __all__ = ["Queue", "arrivals"]
 
@@ -201,7 +202,8 @@ class Queue:
             if places is None:
                 lane = Lane(rules, pauses, priority)
             else:
-                bottleneck = Bottleneck(len(rules), self.now)
+                to_the_end = any(rule.in_flight for rule in rules)
+                bottleneck = Bottleneck(len(rules), self.now, to_the_end=to_the_end)
                 lane = Lane(rules, pauses, priority, (len(rules), *places), bottleneck)
             self.lanes.add(lane)
             lane.see(self.counts)  # what has changed until it was known here was not told to it
@@ -332,7 +334,7 @@ class Queue:
         return sum(
             weight
             for taken, weight, receipt in self.taking
-            if taken is rule and receipt is not UNTAKEN
+            if receipt is not UNTAKEN and (taken is rule or taken is rule.in_flight)
         )
 
     # -- time ---------------------------------------------------------------------------
@@ -718,8 +720,8 @@ class Queue:
             weights = lane.waiters[0].weights
         for n, slots in lane.slots:
             if slots.free < weights[n] > 0:
-                return n
-            others = (slots in other.rules for other in self.asking(slots) if other is not lane)
+                return lane.place_of(n, slots)
+            others = (_has(other, slots) for other in self.asking(slots) if other is not lane)
             if weights[n] > 0 and any(others):  # they may be reserved
                 return self._ahead_of(lane).missing(lane, weights)
         return -1
@@ -1073,6 +1075,11 @@ def wants(waiter: Waiter, rule: Rule) -> bool:
     """Whether *waiter* asks for *rule*."""
     rules = waiter.lane.rules
     return rule in rules and waiter.weights[rules.index(rule)] != SKIP
+
+
+def _has(lane: Lane, slots: Slots) -> bool:
+    """Whether callers in *lane* ask for *slots*."""
+    return any(slots is asked for _, asked in lane.slots)
 
 
 def exceeds(waiter: Waiter) -> bool:

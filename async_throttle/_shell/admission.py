@@ -148,6 +148,12 @@ class Admission(Door):
     def _queue_up(self, now: int, attempt: Attempt, blocking: bool) -> Waiting:
         """Queue *attempt* up, unless that is refused; `enter` decides."""
         options = attempt.options
+        if self.aloft is not None and self.aloft.waits_for_itself(options):
+            raise RuntimeError(
+                f"{options[0].asked!r} would have to be waited for by a task whose own calls hold "
+                "what it waits for, as they have not ended: let them end first, or say "
+                "lease.ended() when the answer is there"
+            )
         deadline = self._deadline(attempt, now)
         make = self.thread_waiter if blocking else self.loop_waiter
         first = make(options[0].asked)

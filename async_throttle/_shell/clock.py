@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from time import monotonic_ns
@@ -53,6 +54,16 @@ class Clock:
         self._function = function
         self.seen = now
         return now
+
+    def resolution(self) -> int:
+        """Nanoseconds between two readings of the clock, as far as that is known.
+
+        The fraction of a second that a clock of the user's can tell depends on how large it is.
+        """
+        least = time.get_clock_info("monotonic").resolution
+        if self.timer is not None:
+            least = max(least, math.ulp(self.read() / SECOND))
+        return max(1, math.ceil(least * SECOND))
 
     def present(self) -> int:
         """The present instant, without letting time pass."""

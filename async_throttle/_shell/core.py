@@ -29,6 +29,7 @@ from async_throttle.rules.slots import UNLIMITED, Slots
 if TYPE_CHECKING:
     from weakref import ref
 
+    from async_throttle._shell.flights import Flights
     from async_throttle._shell.following import Following
     from async_throttle._shell.lease import BaseLease
     from async_throttle._shell.tally import Tally
@@ -68,6 +69,7 @@ class Core(Refusals):
             throttle was made less than full.
         burst: as the user gave it; None follows the capacity.
         following: the law that sets a limit by how calls end; None if the limits are fixed.
+        flights: the calls in flight; None if calls count from their grants on.
         max_waiting: most callers that may queue; None is no bound.
         heard: the reading of the clock when the newest count of a server was read; None before.
         calls: the leases that there are, weakly; None until a count was first shared.
@@ -82,6 +84,7 @@ class Core(Refusals):
         "calls",
         "closed",
         "face",
+        "flights",
         "following",
         "heard",
         "lane",
@@ -111,6 +114,8 @@ class Core(Refusals):
         initial: float | None,
         max_waiting: int | None,
         name: str | None,
+        *,
+        to_the_end: bool = False,
     ) -> None:
         self.face = face
         self.number = next(_numbers)
@@ -121,13 +126,13 @@ class Core(Refusals):
         now = scheduler.clock.seen
         per_period = positive("capacity", capacity, infinite=True)
         most = burst_of(burst, per_period)
-        self.rule: Rule
         if isinstance(rule, ClockWindow):
-            self.rule = rule.begun(now, per_period, period_of(period, rule), most, Wall(self))
+            begun: Rule = rule.begun(now, per_period, period_of(period, rule), most, Wall(self))
         else:
-            self.rule = rule(now, per_period, period_of(period), most)
+            begun = rule(now, per_period, period_of(period), most)
         if initial is not None:
-            self.rule.charge(now, _spent(initial, self.rule.burst))
+            begun.charge(now, _spent(initial, begun.burst))
+        self.rule = _to_the_end(begun, scheduler) if to_the_end else begun
         scheduler.clock.span = self.span()
         self.slots = Slots(slots_of(concurrency))
         self.pause = Pause(self.rule)
@@ -136,15 +141,15 @@ class Core(Refusals):
         self.lane = scheduler.queue.lane((self.slots, self.rule), (self.pause,))
         self._tokens_lane: Lane | None = None
         self.following: Following | None = None
+        self.flights: Flights | None = None
         self.closed = False
         self.tally: Tally | None = None
         self.heard: int | None = None
         self.calls: dict[ref[BaseLease], None] | None = None
-        self.plain = rule in PLAIN  # the flattened entry reaches into the bucket
+        self.plain = rule in PLAIN and not to_the_end  # the flattened entry reaches into the bucket
         self.altered = self.rule.fresh_at(now) > now  # less than full: unlike later
-        if self.rule.wants_ends:
-            scheduler.measured = True  # each end is to be looked at
-            scheduler.recalm()
+        if self.rule.wants_ends or to_the_end:
+            scheduler.measure_all()
         self.reopen()
 
     # -- lanes and options --------------------------------------------------------------
@@ -172,6 +177,8 @@ class Core(Refusals):
 
     def option(self, weight: float, priority: int) -> Option:
         """To ask for a slot and *weight* tokens."""
+        if self.flights is not None:
+            self.flights.write_out()
         weights = UNIT if weight == 1 else (1, tokens("weight", weight, tiny=False))
         return Option(self, self.lane_of(priority), weights)
 
@@ -183,13 +190,14 @@ class Core(Refusals):
         """See anew whether the flattened entry may be taken: a pause may have ended."""
         clock = find(self).clock
         may = (
-            self.plain
-            and not self.closed
+            not self.closed
             and self.rule.burst >= TOKEN
             and clock.timer is None
             and (self.pause.until == -NEVER or self.pause.until <= clock.present())
         )
-        self.state = cast(TokenBucket, self.rule).state if may else None
+        self.state = cast(TokenBucket, self.rule).state if self.plain and may else None
+        if self.flights is not None:
+            self.flights.reopen(may=may and self.following is None)
 
     def start(self, waiter: Waiting) -> None:
         """The caller of *waiter*, which waits for the unit, runs again."""
@@ -214,7 +222,7 @@ class Core(Refusals):
             ValueError: no slot is held.
         """
         give_quickly = fast.release_slot if self.slots.free > 0 else fast.hand_over
-        if not give_quickly(self, done):
+        if self.flights is not None or not give_quickly(self, done):
             self.release_slowly(done)
 
     def release_slowly(self, done: list[bool]) -> None:
@@ -233,6 +241,9 @@ class Core(Refusals):
                 slots.inherited -= 1
                 done.append(True)
                 return
+            if self.flights is not None:
+                find(self).queue.touched(self.rule)
+                self.flights.finish_lightest(now)
             slots.free += 1
             done.append(True)
             self.tell("release", 1)
@@ -269,7 +280,7 @@ class Core(Refusals):
         """Refuse newcomers, and fail the waiters as well if *drop_waiting*."""
         scheduler = find(self)
         self.closed = scheduler.shut = True
-        self.state = None
+        self.reopen()
         if drop_waiting:
             scheduler.drop(lambda waiter: wants(waiter, self.rule))
         self.tell("close")
@@ -405,8 +416,9 @@ def checked_priority(priority: int) -> int:
 
 def period_of(value: float | str, rule: Rule | None = None) -> int:
     """A period of *rule* in nanoseconds. Only windows of the wall clock have some with a name."""
-    if isinstance(value, str) and (isinstance(rule, ClockWindow) or value in PERIODS):
-        if not isinstance(rule, ClockWindow):
+    on_the_clock = rule is not None and issubclass(rule.kind, ClockWindow)
+    if isinstance(value, str) and (on_the_clock or value in PERIODS):
+        if not on_the_clock:
             raise ValueError(f"period must be in seconds without ClockWindow, got {value!r}")
         if value not in PERIODS:
             raise ValueError(f"period must be one of {', '.join(PERIODS)}, got {value!r}")
@@ -426,6 +438,13 @@ def burst_of(value: float | None, capacity: int | float) -> int | float | None:
 def slots_of(value: int) -> int:
     """A number of slots; 0 is no limit."""
     return whole("concurrency", value) or UNLIMITED
+
+
+def _to_the_end(rule: Rule, scheduler: Scheduler) -> Rule:
+    """*rule*, of which calls are taken at their ends."""
+    from async_throttle.rules.ends import CountedToEnd  # few ask for that
+
+    return CountedToEnd(rule, scheduler.clock.resolution())
 
 
 def _spent(initial: float, burst: int | float) -> int:

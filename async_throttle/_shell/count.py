@@ -136,6 +136,8 @@ def in_flight(core: Core, less: BaseLease | None = None) -> int:
     What holds a slot and has no lease, a plain block or an `acquire`, counts as one token. So does
     a lease of which nothing is known, because no reference to it is left.
     """
+    if core.flights is not None:
+        return core.flights.rule.flying(find(core).queue.now) - _held(less, core)[1]
     calls = core.calls
     if calls is None:
         calls = core.calls = {}

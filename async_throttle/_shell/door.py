@@ -35,6 +35,7 @@ from async_throttle._units import NEVER
 from async_throttle.exceptions import ResourceLimitError
 
 if TYPE_CHECKING:
+    from async_throttle._shell.flights import Aloft
     from async_throttle._shell.scheduler import Scheduler
 
 __all__ = ["Door", "Event", "unraisable"]
@@ -83,6 +84,7 @@ class Door(ABC):
         listeners: called with every `Event`.
         shut: a throttle here was closed.
         shared: a throttle here shares its quota with others, so leases are to be known.
+        aloft: the calls in flight, of throttles that count them to their ends; None without.
         alone: no scheduler was absorbed here.
         into: the scheduler that has absorbed this one.
         locks: the door has a lock, so nothing may be changed beside it.
@@ -92,6 +94,7 @@ class Door(ABC):
 
     __slots__ = (
         "__weakref__",
+        "aloft",
         "alone",
         "busy",
         "calm",
@@ -124,6 +127,7 @@ class Door(ABC):
         self.shut = False
         self.shared = False
         self.listeners: tuple[Callable[[Event], object], ...] = ()
+        self.aloft: Aloft | None = None
         self.alone = True
         self.into: Scheduler | None = None
         self.calm = self.quiet = timer is None and fast.ENABLED
@@ -261,6 +265,11 @@ class Door(ABC):
         """Advance the queue to the present: due waiters go. Returns the instant."""
         now = self.clock.tick()
         queue = self.queue
+        if self.aloft is not None:
+            ended = self.aloft.sweep(now)
+            if ended:
+                queue.touched(*ended)
+                queue.due_at = queue.wake_at = now
         if now >= queue.due_at:
             queue.advance(now, final=False)
             if queue.decided:

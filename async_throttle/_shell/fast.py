@@ -6,6 +6,9 @@ shortcut          mirrors                                            held togeth
 `FastThrottle`    `Core.lane` taken by `Scheduler.admit`: `Slots`    tests/test_fast_path.py
                   and `TokenBucket.take` for one token; `Core.release`
 `FastLease`       `FastThrottle`, whole tokens; `TokenBucket.refund` tests/test_fast_path.py
+`FastFlight`      `Throttle._enter_measured` and `Flights.finish`:   tests/test_fast_path.py
+                  a plain block of a throttle that counts to the
+                  end; `CountedToEnd.land`, `TokenBucket.take`
 `enter_block`     `Throttle._enter_measured`: a plain block of a     tests/test_fast_path.py
                   throttle that adapts
 `leave_block`     `BaseLease._quit` of such a block                  tests/test_fast_path.py
@@ -59,7 +62,7 @@ from async_throttle._engine.queue import arrivals
 from async_throttle._shell.states import ENTERING, FRESH, HELD, LEASED, RELEASED
 from async_throttle._shell.tally import tally_of
 from async_throttle._shell.waiting import LoopWaiter
-from async_throttle._units import NEVER, TOKEN
+from async_throttle._units import NEVER, SECOND, TOKEN
 from async_throttle.exceptions import ResourceLimitError
 from async_throttle.rules.bucket import MOST_LOWS
 from async_throttle.rules.slots import Slots
@@ -187,6 +190,121 @@ class FastThrottle:
                     core.release_slowly(left)
             except BaseException as late:
                 self._exit_again(late, exc, left)
+        return NOTHING
+
+
+class FastFlight:
+    """The uncontended entry and exit of a throttle for an event loop that counts to the end.
+
+    A block is known by its task: the only one open is `Flights.solo`, others are in
+    `Flights.opened`. What goes the long way finds flights of their own for them: see
+    `Flights.write_out`.
+    """
+
+    __slots__ = ()
+
+    def __aenter__(self: Any) -> types.CoroutineType[Any, Any, None]:
+        core = self._core
+        scheduler = core.scheduler
+        task = running_task(scheduler.loop)
+        now = monotonic_ns()
+        flights = core.flights
+        state = flights.bucket
+        if state is not None and scheduler.quiet and task is not None and not scheduler.busy:
+            slots = core.slots
+            clock = scheduler.clock
+            held = flights.held
+            free = held.free
+            ticks = state.ticks
+            at = now if ticks.scale == 1 else now * ticks.scale
+            full = state.full_at
+            if full <= at - ticks.scale:
+                full = at
+            cost = ticks.token
+            if free != held.limit:
+                flying = held.limit - free
+                if ticks.grain:
+                    cost += flying * ticks.grain
+                elif flying % TOKEN == 0:
+                    cost += flying // TOKEN * ticks.token
+                else:
+                    free = 0
+            if (
+                full + cost <= at + ticks.room
+                and free >= TOKEN
+                and slots.free > 0
+                and now >= clock.seen
+                and task not in flights.opened
+                and task is not flights.solo
+            ):
+                if flights.solo is None:
+                    flights.solo = task
+                    flights.since = now
+                else:
+                    flights.opened[task] = now
+                held.free = free - TOKEN
+                slots.free -= 1
+                clock.seen = now
+                return NOTHING
+        entry: types.CoroutineType[Any, Any, None] = self._enter_to_the_end()
+        return entry
+
+    def __aexit__(
+        self: Any,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> types.CoroutineType[Any, Any, None]:
+        left: list[bool] = []
+        try:
+            core = self._core
+            scheduler = core.scheduler
+            flights = core.flights
+            task = flights.solo
+            if task is None or flights.opened or self._blocks.held:
+                task = running_task(scheduler.loop)
+            now = monotonic_ns()
+            state = flights.bucket
+            if (
+                exc is None
+                and state is not None
+                and scheduler.quiet
+                and task is not None
+                and not scheduler.busy
+            ):
+                began = -NEVER
+                if task is flights.solo:
+                    began = flights.since
+                elif task in flights.opened:
+                    began = flights.opened[task]
+                clock = scheduler.clock
+                rule = flights.rule
+                ticks = state.ticks
+                at = ends = now + rule.resolution
+                if ticks.scale != 1:
+                    at *= ticks.scale
+                full = state.full_at
+                if full <= at - ticks.scale:
+                    full = at
+                if (
+                    now - began <= SECOND
+                    and now >= clock.seen
+                    and not (state.floor and full - at < state.floor)
+                ):
+                    state.full_at = full + ticks.token
+                    rule.latest = ends
+                    flights.held.free += TOKEN
+                    flights.ended += 1
+                    core.slots.free += 1
+                    clock.seen = now
+                    if task is flights.solo:
+                        flights.solo = None
+                    else:
+                        del flights.opened[task]
+                    return NOTHING
+            self._exit_slowly(exc, left)
+        except BaseException as late:
+            self._exit_again(late, exc, left)
         return NOTHING
 
 
@@ -359,6 +477,15 @@ class FastSet:
         self._settle_slowly(usage)
 
 
+running_task: Final[Callable[[Any], Any]] = (
+    cast(Any, asyncio.tasks)._current_tasks.get
+    if sys.version_info < (3, 12)
+    else asyncio.current_task
+)
+"""The task that runs in an event loop; None without one. (In 3.11 `asyncio.current_task` is written
+in Python.)"""
+
+
 def claim(lease: Any) -> bool:
     """Whether this is the first entry of a call; it is from here on."""
     if lease._state is FRESH:
@@ -425,6 +552,10 @@ class Block:
         """The block ends, with *error*: the long way of `leave_block`."""
         following: Any = self.core.following
         following.end(self, following.law.judge(error), 1)
+        self.release()
+
+    def _release(self, after: object, error: BaseException | None) -> None:
+        """The block ends, in whatever way: what is held comes back."""
         self.release()
 
     def release(self) -> None:
@@ -692,6 +823,7 @@ def join_behind(scheduler: LoopScheduler, attempt: Attempt) -> LoopWaiter | None
         or not lane.waiters
         or scheduler.busy
         or queue.ranked  # the newcomer may rank before heads of other lanes, which go later then
+        or scheduler.aloft is not None  # the caller may wait for a call of its own
         or attempt.timeout is not None
         or len(attempt.options) > 1
         or asked.max_waiting is not None

@@ -42,17 +42,16 @@ class Following:
             self.law.begin(concurrency or self.law.start, clock.seen)
         else:
             _check_finite(core.rule.capacity)
-            if isinstance(core.rule, (SlidingWindow, FixedWindow, ClockWindow)):
+            if issubclass(core.rule.kind, (SlidingWindow, FixedWindow, ClockWindow)):
                 raise ValueError(
                     "algorithm must be a bucket where the capacity adapts, got "
-                    f"{type(core.rule).__name__}: what a window lets go at once is its capacity"
+                    f"{core.rule.kind.__name__}: what a window lets go at once is its capacity"
                 )
             self.law.begin(_per_second(core.rule), clock.seen)
         altered = core.altered
         self._follow(core, clock.seen)
         core.altered = altered
-        core.scheduler.measured = True
-        core.scheduler.recalm()
+        core.scheduler.measure_all()
 
     def steers(self, what: str) -> bool:
         """Whether *what*, the concurrency or the capacity, follows how calls end."""

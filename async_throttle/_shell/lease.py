@@ -33,7 +33,7 @@ from async_throttle.rules import Rule
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
 
-__all__ = ["BaseLease", "Blocks", "settle"]
+__all__ = ["BaseLease", "Blocks", "release", "settle"]
 
 
 class Blocks:
@@ -117,9 +117,9 @@ class BaseLease(Single, ABC):
         """A new call with the same arguments."""
 
     @abstractmethod
-    def _give_back(self, now: int) -> None:
-        """Give the slots back, inside the door. Nothing can be interrupted between the first change
-        and the last."""
+    def _give_back(self, now: int, error: BaseException | None) -> None:
+        """Give the slots back, inside the door; the body has ended with *error*. Nothing can be
+        interrupted between the first change and the last, but once a call in flight has ended."""
 
     @abstractmethod
     def _in_flight(self, core: Core) -> tuple[int, int]:
@@ -270,7 +270,7 @@ class BaseLease(Single, ABC):
         A clock or a judge that has failed does not hide *error*, the body's.
         """
         lease: BaseLease = left[0] if left else self._leaving()
-        lease._release(RELEASED)
+        lease._release(RELEASED, error)
         try:
             if error is None or not isinstance(late, Exception):
                 raise late
@@ -290,7 +290,7 @@ class BaseLease(Single, ABC):
         try:
             self._judge(error)
         finally:
-            self._release(RELEASED)
+            self._release(RELEASED, error)
 
     def release(self) -> None:
         """Give the slots back; a second time does nothing.
@@ -307,13 +307,13 @@ class BaseLease(Single, ABC):
                 self._release(after)
             raise
 
-    def _release(self, after: LeaseState) -> None:
-        """Give the slots back, once; the lease is *after* then."""
+    def _release(self, after: LeaseState, error: BaseException | None = None) -> None:
+        """Give the slots back, once; the lease is *after* then. The body has ended with *error*."""
 
         def give(now: int) -> None:
             if self._state in (LEASED, HELD, SHARED):
                 if self._epoch == fast.EPOCH:
-                    self._give_back(now)
+                    self._give_back(now, error)
                     self._state = after
                     self._released()
                 self._state = after
@@ -328,6 +328,11 @@ class BaseLease(Single, ABC):
     def _check_granted(self) -> None:
         if not hasattr(self, "waited"):
             raise RuntimeError(f"nothing was granted yet to {self!r}")
+
+
+def release(held: Any, error: BaseException | None) -> None:
+    """Whatever a block *held* comes back; the body has ended with *error*."""
+    held._release(RELEASED, error)
 
 
 def settle(rule: Rule, now: int, receipt: Any, debts: list[tuple[Any, int]], more: int) -> None:

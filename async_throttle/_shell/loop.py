@@ -188,10 +188,11 @@ class LoopScheduler(Scheduler):
         if loop is None:
             return
         grants, timeouts = self._grants, self._timeouts
-        if grants.armed != queue.wake_at:
+        wake_at = min(queue.wake_at, self.gives_up_at()) if self.aloft else queue.wake_at
+        if grants.armed != wake_at:
             if grants is SILENT:
                 grants = self._grants = Alarm()
-            grants.set(loop, queue.wake_at, queue.now, self._ring, watched=self.clock.watched)
+            grants.set(loop, wake_at, queue.now, self._ring, watched=self.clock.watched)
         if queue.deadlines or timeouts.armed != NEVER:
             expires_at = queue.expires_at
             if timeouts.armed != expires_at:
@@ -293,7 +294,7 @@ async def wait_for_unit(core: Core, timeout: float | None = None) -> None:
     """Wait for a slot and one token of a throttle."""
     waiter = fast.queue_behind(core) if timeout is None else None
     if waiter is None:
-        await wait(core, (core.option(1, 0),), timeout)
+        await wait(core, (core.option(1, 0),), timeout, core.flights)
         return
     try:
         await waiter.future

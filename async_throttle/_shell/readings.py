@@ -6,6 +6,7 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from async_throttle._shell.refusals import in_flight
 from async_throttle._shell.scheduler import find
 from async_throttle._units import SECOND, TOKEN, shown
 from async_throttle.rules.slots import UNLIMITED
@@ -43,9 +44,12 @@ def told(core: Core, address: int) -> str:
     rate = f"capacity:{shown(rule.capacity / TOKEN)}"
     if rule.capacity < math.inf:
         rate += f"/{shown(rule.period / SECOND)}s, burst:{shown(rule.burst / TOKEN)}"
-        rate += f", {type(rule).__name__}"
+        rate += f", {rule.kind.__name__}"
+    flying = ""
+    if core.flights is not None:
+        flying = f", in flight:{shown(in_flight(core, now))}"
     left = "" if slots.limit == UNLIMITED else f", slots:{free}/{slots.limit}"
     return (
         f"<async_throttle.{core.face}{name} object at {address:#x} [{state}, {rate}, "
-        f"tokens:{level}{left}, waiters:{waiting}]>"
+        f"tokens:{level}{flying}{left}, waiters:{waiting}]>"
     )

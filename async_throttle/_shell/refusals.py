@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from async_throttle._shell.tally import Tally, tally_of
 from async_throttle._shell.waiting import Waiting, known, paused, told
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from async_throttle._engine.lane import Pause
     from async_throttle._shell.scheduler import Scheduler
 
-__all__ = ["Refusals"]
+__all__ = ["Refusals", "flying", "in_flight", "lingering"]
 
 
 class Refusals:
@@ -83,4 +83,25 @@ class Refusals:
         return paused(self.pause, self.scheduler.queue.now)
 
     def _label(self) -> str:
-        return "the throttle" if self.name is None else f"throttle {self.name!r}"
+        label = "the throttle" if self.name is None else f"throttle {self.name!r}"
+        return label + flying(self)
+
+
+def in_flight(core: Any, now: int) -> float:
+    """Tokens of calls of *core* that have not ended, where calls count to the end."""
+    rule = core.rule
+    if rule.in_flight is None:
+        return 0.0
+    pending: int = core.scheduler.queue.pending(rule)
+    return float(rule.flying(now) - pending) / TOKEN
+
+
+def lingering(core: Any, now: int) -> int:
+    """The number of these calls that were cut short."""
+    return 0 if core.rule.in_flight is None else int(core.rule.number_lingering(now))
+
+
+def flying(core: Any) -> str:
+    """How much is in flight of *core*, after its name; empty if nothing is."""
+    weight = in_flight(core, core.scheduler.queue.now)
+    return f", with {weight:g} in flight," if weight else ""

@@ -52,6 +52,17 @@ class Scheduler(Admission):
         """*watcher* wants to know no more."""
         self.do(lambda now: self.here().drainers.pop(watcher, None), surely=True)
 
+    # -- calls that are looked at -------------------------------------------------------
+
+    def measure_all(self) -> None:
+        """Each end of a call is to be looked at from now on."""
+        self.measured = True
+        self.recalm()
+
+    def gives_up_at(self) -> int:
+        """The instant at which waiters wait no longer for the end of some call."""
+        return self.aloft.until if self.aloft is not None and self.queue.waiting else NEVER
+
     # -- merging ------------------------------------------------------------------------
 
     def merge(self, other: Scheduler, asked: object) -> None:
@@ -109,6 +120,9 @@ class Scheduler(Admission):
         self.handed_over = self.handed_over | other.handed_over
         self.drainers = {**self.drainers, **other.drainers}
         self.listeners += other.listeners
+        if other.aloft is not None:
+            other.aloft.shift(by)
+            self.aloft = other.aloft.absorbed(self.aloft)
         self.clock.span = max(self.clock.span, other.clock.span)
         self.measured = self.measured or other.measured
         self.inherits = self.inherits or other.inherits

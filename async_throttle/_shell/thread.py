@@ -291,7 +291,7 @@ class ThreadScheduler(Scheduler):
 
     def arm(self) -> None:
         """Have the alarms and the leader wake at the next grant or deadline."""
-        due = self.queue.due_at
+        due = min(self.queue.due_at, self.gives_up_at()) if self.aloft else self.queue.due_at
         for mine in list(self.loops.values()):
             if mine.waiters:
                 mine.watch(due)
@@ -316,7 +316,7 @@ class ThreadScheduler(Scheduler):
             until = waiter.deadline
             if here.leader is None or here.leader is waiter:
                 here.leader = waiter
-                here.leads_until = here.queue.due_at
+                here.leads_until = min(here.queue.due_at, here.gives_up_at())
                 until = min(until, here.leads_until)
             if until >= NEVER:
                 return -1

@@ -41,6 +41,7 @@ from async_throttle.rules.slots import UNLIMITED, Slots
 
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
+    from async_throttle._shell.flights import Grip
     from async_throttle.limits._set import LimitSet
 
 __all__ = [
@@ -102,12 +103,14 @@ class LimitSetAcquisition(FastSet, BaseLease):
     # _receipts  what was taken: of the slots, which come first, what is still held
     # _settled   by key: nanotokens now, and debts, of what was settled; None without
     # _set       whose limits are held; None before the grant
+    # _grip      of the flights, where limits count calls to the end; unset without
     # _measures  what adaptive limits are to learn from the call; unset without, and once told
     # _spans     for how long each rule was the bottleneck; unset without a wait
     __slots__ = (
         "_amounts",
         "_core",
         "_face",
+        "_grip",
         "_measures",
         "_priority",
         "_receipts",
@@ -121,6 +124,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
     _amounts: Mapping[Any, float]
     _core: SetCore
     _face: Any
+    _grip: Grip
     _measures: dict[Hashable, Measure]
     _priority: int
     _receipts: list[Receipt]
@@ -180,7 +184,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
         scheduler = source.scheduler
         if scheduler.into is not None:
             scheduler = find(source)
-        if not scheduler.quiet or source.measured or self._state is not FRESH:
+        if not scheduler.quiet or source.measured or source.flights or self._state is not FRESH:
             return False
         if fast.GIL:
             self._state = ENTERING  # no call since it was FRESH: no thread is in between
@@ -271,6 +275,13 @@ class LimitSetAcquisition(FastSet, BaseLease):
         """The server refused the call, or did not answer in time. See `Lease.ok`."""
         self._tell(Outcome.DROPPED)
 
+    def ended(self) -> None:
+        """The call has ended, for those limits that count calls to the end. See `Lease.ended`."""
+        if self._set is None:
+            raise RuntimeError(f"nothing was granted to {self!r}")
+        if hasattr(self, "_grip"):
+            self._grip.end()
+
     def _tell(self, outcome: Outcome) -> None:
         if self._set is None:
             raise RuntimeError(f"nothing was granted to {self!r}")
@@ -354,6 +365,8 @@ class LimitSetAcquisition(FastSet, BaseLease):
         for receipt in self._receipts:
             if receipt[0] is rule:
                 return receipt
+        if rule.in_flight and hasattr(self, "_grip") and rule in self._grip.flights:
+            return [rule, self._grip.flights[rule][1].weight, self._grip]
         return [rule, 0, None]
 
     def _settle_and_tell(
@@ -387,7 +400,10 @@ class LimitSetAcquisition(FastSet, BaseLease):
         try:
             if amount < before:  # first: what is interrupted gives back too little
                 settled[key] = amount, debts
-            settle(rule, now, issued, debts, amount - before)
+            if rule.in_flight and issued is not None:
+                issued.settle(rule, now, amount)
+            else:
+                settle(rule, now, issued, debts, amount - before)
         except Exception:
             settled[key] = before, debts
             raise
@@ -435,6 +451,8 @@ class LimitSetAcquisition(FastSet, BaseLease):
             self._measures = core.measure(self._weights)
         if core.scheduler.shared:
             core.know(self)
+        if core.flights:
+            self._take_off(receipts)
         self.waited = waited / SECOND
         state = self._granted_state()
         core.lane.holders += 1  # with the state, or not at all: no call comes in between
@@ -457,13 +475,27 @@ class LimitSetAcquisition(FastSet, BaseLease):
         return not scheduler.measured and fast.promptly(scheduler, self._leave)
 
     def _leave(self, now: int) -> None:
-        self._give_back(now)
+        self._give_back(now, None)
         self._state = RELEASED
 
-    def _give_back(self, now: int) -> None:
+    def _take_off(self, receipts: Sequence[Receipt]) -> None:
+        """The call is in flight from now on at the limits that count calls to their ends."""
+        now = find(self._core).queue.now
+        for taken in receipts:
+            flights = self._core.flights.get(taken[0])
+            if flights is not None:
+                if not hasattr(self, "_grip"):
+                    self._grip = flights.grip(self._core)
+                self._grip.hold(flights, taken, now)
+
+    def _give_back(self, now: int, error: BaseException | None) -> None:
         receipts = self._receipts
         changed = [rule for rule, _, _ in receipts if rule.wants_ends or rule.__class__ is Slots]
-        find(self._core).queue.touched(*changed)
+        if self._core.flights and hasattr(self, "_grip"):
+            find(self._core).queue.touched(*changed, *self._grip.flights)
+            self._grip.finish(now, error)
+        else:
+            find(self._core).queue.touched(*changed)
         while receipts and receipts[0][0].__class__ is Slots:
             slots: Any = receipts[0][0]
             slots.free += receipts[0][1]
@@ -478,6 +510,8 @@ class LimitSetAcquisition(FastSet, BaseLease):
                     slots = taken
                 elif rule is core.rule:
                     weight = self._took(rule, taken)
+                elif rule is core.rule.in_flight:
+                    weight = self._grip.flying(core.rule)
         return slots, weight
 
     def _released(self) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import zip_longest
 from operator import attrgetter
-from typing import Any, Final, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from async_throttle._base import BaseThrottle, core_of
 from async_throttle._engine.lane import GRANTED, SKIP, Lane, Pause
@@ -23,17 +25,22 @@ from async_throttle._shell.thread import ThreadScheduler
 from async_throttle._shell.waiting import Option, Taker, Waiting
 from async_throttle._units import NEVER, SECOND, TOKEN, tokens, whole
 from async_throttle.exceptions import ResourceLimitError
-from async_throttle.limits._refusals import PAUSE, SetRefusals, called
+from async_throttle.limits._refusals import IN_FLIGHT, PAUSE, SetRefusals, called
 from async_throttle.limits._single import CallLimit
 from async_throttle.limits._tokens import Tokens
 from async_throttle.rules import Rule
 from async_throttle.rules.slots import UNLIMITED
+
+if TYPE_CHECKING:
+    from async_throttle._shell.flights import Flights
 
 __all__ = ["CALLS", "PAUSE", "SLOTS", "SetCore", "Source", "throttle_of"]
 
 RATE, SLOTS, CALLS = range(3)
 """What a call takes of a limit: tokens; slots, if it has nothing else; whole tokens, for calls."""
 
+
+NO_FLIGHTS: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 MOST_LANES: Final = 4
 """Lanes of sets that a throttle keeps."""
@@ -84,6 +91,7 @@ class SetCore(SetRefusals):
             that takes of all limits, as long as no rate becomes infinite; known with the places.
         bounded: the members that let only so many wait.
         measured: the keys of limits that follow how calls end.
+        flights: the calls in flight of members that count to the end, by what these hold.
         closed: callers of this set are refused.
     """
 
@@ -93,6 +101,7 @@ class SetCore(SetRefusals):
         "_tokens",
         "bounded",
         "closed",
+        "flights",
         "lane",
         "limits",
         "measured",
@@ -123,8 +132,10 @@ class SetCore(SetRefusals):
             lane = members[-1].lanes_of_sets.get(self.numbers)
         self.lane = self._first_lane() if lane is None else lane
         self.measured: list[Hashable] = []
+        self.flights: Mapping[Any, Flights] = NO_FLIGHTS
         if self.scheduler.measured:
             self.measured = [key for key, core in zip(limits, cores, strict=True) if core.following]
+            self.flights = {core.rule.in_flight: core.flights for core in members if core.flights}
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -279,9 +290,9 @@ class SetCore(SetRefusals):
 
         What it waited for a pause of this set is no member's.
         """
-        spans = waiter.spans  # of the slots and the rate of each, and of that pause
-        both = zip(spans[::2], spans[1::2], strict=False)
-        count_waits(self.members, map(sum, both))
+        spans, rules = waiter.spans, 2 * len(self.members)
+        parts = [spans[:rules:2], spans[1:rules:2], spans[rules + 2 :: 2]]  # the last: in flight
+        count_waits(self.members, map(sum, zip_longest(*parts, fillvalue=0)))
 
     def close(self, now: int, drop_waiting: bool) -> None:
         """Refuse callers of this set, and fail its waiters as well if *drop_waiting*."""
@@ -352,8 +363,9 @@ class SetCore(SetRefusals):
         """Which limit the rule at *place* of the lane belongs to, or PAUSE; None is no limit."""
         if place < 0:
             return None
-        if place == 2 * len(self.members):
+        if place == (rules := 2 * len(self.members)):
             return PAUSE
+        place -= rules + 1 if place > rules else 0  # beyond are those of what is in flight
         return next(key for key, (at, _) in self.places.items() if at == place // 2 * 2)
 
     def weights_told(self, weights: tuple[int, ...]) -> dict[Hashable, float]:
@@ -369,12 +381,13 @@ class SetCore(SetRefusals):
         """For how long each limit was the bottleneck, in seconds."""
         found: dict[Hashable, float] = dict.fromkeys(self.limits, 0.0)
         if spans is not None:
-            by_key = dict.fromkeys(self.limits, 0)
-            for place, span in enumerate(spans[:-1]):
-                by_key[self.key(place)] += span
+            rules = 2 * len(self.members)
+            by_key: dict[Hashable, int] = dict.fromkeys(self.limits, 0)
+            for place, span in enumerate(spans):
+                key = IN_FLIGHT if place > rules else self.key(place)
+                if span:  # a limit may be called like that, too
+                    by_key[key] = by_key.get(key, 0) + span
             found = {key: span / SECOND for key, span in by_key.items()}
-            if spans[-1]:  # a limit may have that name, too
-                found[PAUSE] = found.get(PAUSE, 0.0) + spans[-1] / SECOND
         return found
 
     def measure(self, weights: tuple[int, ...]) -> dict[Hashable, Measure]:

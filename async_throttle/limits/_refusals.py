@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from async_throttle._engine.lane import SKIP, Lane
+from async_throttle._shell.refusals import flying
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.waiting import known, paused, told
 from async_throttle._units import TOKEN
@@ -20,10 +21,13 @@ from async_throttle.exceptions import (
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
 
-__all__ = ["PAUSE", "SetRefusals", "called", "unknown"]
+__all__ = ["IN_FLIGHT", "PAUSE", "SetRefusals", "called", "unknown"]
 
 PAUSE = "pause"
 """How the pause of a set is called among what its callers wait for."""
+
+IN_FLIGHT = "in flight"
+"""How calls that have not ended are called among what others wait for."""
 
 
 class SetRefusals:
@@ -80,6 +84,8 @@ class SetRefusals:
         """How long what holds a caller up at *place* is paused; empty if it is not."""
         if place < 0:
             return ""
+        if place > 2 * len(self.members):
+            place -= 2 * len(self.members) + 1
         pauses = (*(member.pause for member in self.members), self.lane.pauses[0])
         return paused(pauses[place // 2], find(self).queue.now)
 
@@ -88,6 +94,8 @@ class SetRefusals:
         key = self.key(place)
         label = "the set" if key is None or key is PAUSE else called(key)
         held = self._held(place)
+        if 0 <= place != 2 * len(self.members):
+            label += flying(self.members[self.places[key][0] // 2])
         return ThrottleTimeout(
             f"{label}{f'{held}, and' if held else ''} does not grant it within a timeout of "
             f"{timeout:g} s{told(wait)}",
@@ -100,7 +108,7 @@ class SetRefusals:
         key = self.key(2 * self.members.index(full))
         most = full.max_waiting
         return ThrottleFull(
-            f"max_waiting of {called(key)} is {most}, and {most} wait already",
+            f"max_waiting of {called(key)}{flying(full)} is {most}, and {most} wait already",
             limit=key,
             retry_after=known(wait),
         )

@@ -11,6 +11,7 @@ LeakyBucket        a token bucket whose burst is 1 unless told otherwise: evenly
 SlidingWindow      never more than *capacity* in any window of *period*
 FixedWindow        never more than *capacity* in a window that opens with its first call
 ClockWindow        never more than *capacity* in any minute, day or month of the wall clock
+CountedToEnd       one of these, of which a call is taken at its end
 Slots              so many at once
 =================  ==================================================================
 
@@ -129,6 +130,10 @@ class Rule(metaclass=_Kind):
     wants_ends: ClassVar[bool] = False
     """The rule is to be told when a call has ended: see `ended`."""
 
+    in_flight: Any = None
+    """What calls hold of it until they have ended: an `InFlight`. None: they count from the grant
+    on."""
+
     parameters: Parameters
     state: Any
 
@@ -161,6 +166,11 @@ class Rule(metaclass=_Kind):
     ) -> None:
         """Take new parameters at *now* and keep the level, cut to the new burst."""
         self.parameters = Parameters(capacity, period, capacity if burst is None else burst)
+
+    @property
+    def kind(self) -> type[Rule]:
+        """The class whose arithmetic this is."""
+        return type(self)
 
     @abstractmethod
     def ready_at(self, now: int, weight: int) -> int:

@@ -312,6 +312,15 @@ class ClockWindow(Rule):
         self._put(now, state, state.inside + weight, state.window, state.lowered)
         return state.window
 
+    def counts_from(self, now: int) -> int:
+        """From when on a call that ended at *now* counts: the next edge, if the window has closed.
+
+        A clock that is *margin* ahead may have counted the call in the next window already.
+        """
+        state = self._seen(now)
+        closes = state.until - self._kept() - state.ahead
+        return state.until - state.ahead if now >= closes else now
+
     def refund(self, now: int, receipt: int | None, weight: int) -> None:
         state = self._seen(now)
         if receipt == state.window:

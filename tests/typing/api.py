@@ -666,9 +666,11 @@ async def limits_that_adapt(api: LimitSet) -> None:
     async with throttle(2) as lease, api(tokens=5) as acquisition:
         assert_type(lease.ok(), None)
         assert_type(lease.ignore(), None)
+        assert_type(lease.ended(), None)
         assert_type(lease.dropped(), None)
         assert_type(acquisition.ok(), None)
         assert_type(acquisition.ignore(), None)
+        assert_type(acquisition.ended(), None)
         assert_type(acquisition.dropped(), None)
     Throttle(5, adapt=AIMD)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     throttle.adapt = AIMD()  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
