@@ -57,6 +57,7 @@ PROFILES: dict[str, tuple[int, Waits, list[int]]] = {
         [(10, 1), (18, 1), (26, 1), (34, 1), (42, 1), (5, 1), (6, 1)],
         [10, 18, 26, 34, 42, 5, 45],
     ),
+    "the bucket was full for a nanosecond": (2, [(11, 1), (20, 2), (5, 1)], [11, 20, 5]),
     "two who go while the bucket is not full, and one for whom it will be": (
         3,
         [(10, 1), (90, 3), (5, 2), (7, 2), (80, 1)],
@@ -314,12 +315,12 @@ def that_starts(start: Callable[[Story], object]) -> Story:
     return story
 
 
-def own_window() -> Story:
-    """The window has room for two at once when the first waiter goes, but no longer."""
-    shared, window = bucket(1, 10, 3, level=0), SlidingWindow(0, 2 * TOKEN, 100)
+def own_window(number: int, kind: type[SlidingWindow | FixedWindow] = SlidingWindow) -> Story:
+    """So many wait for a window that gives two tokens at once."""
+    shared, window = bucket(1, 10, 3, level=0), kind(0, 2 * TOKEN, 100)
     window.take(0, 2 * TOKEN)
     story = trusting(Story([shared, window], [shared, bucket(1, 200, 1, level=0)], sets=True))
-    for n in range(3):
+    for n in range(number):
         story.join(f"{n}", 1, 1)
     story.join("other", 1, 1, lane=1)
     return story
@@ -347,7 +348,7 @@ NONE: dict[str, Callable[[], Story]] = {
     "a waiter behind one who finds its own bucket full": lambda: that_starts(
         lambda story: story.pause(150, story.own[0])
     ),
-    "a waiter behind others at a window": own_window,
+    "waiters at a window that does not give that much at once": lambda: own_window(3),
     "nothing in common": lambda: waiting([rates()[0], rates()[1]]),
 }
 
@@ -363,6 +364,8 @@ SOME: dict[str, Callable[[], Story]] = {
     "a waiter behind another": lambda: waiting(rates()),
     "callers who do without the bucket": lambda: waiting(rates(), None, 1),
     "callers who do without their own": lambda: waiting(rates(), 1, None),
+    "waiters at a window": lambda: own_window(2),
+    "waiters at a fixed window": lambda: own_window(2, FixedWindow),
     "a lane that is paused": lambda: that_starts(lambda story: story.pause(90, story.own[0])),
     "one behind who finds enough": lambda: waiting(
         [[rule, bucket(1, 100 * (n + 1), 2)] for n, (rule, _) in enumerate(rates())]

@@ -19,7 +19,7 @@ Why the copy may go on. A later arrival changes nothing for waiters that rank be
 
 This holds as long as that waiter is queued in the copy, or goes at this very instant there, and
 until that pause or rate lets the newcomer go. Where the copy has gone further, the question is
-played anew.
+played anew. Lanes that have nothing but one bucket in common need no copy: see `timetable`.
 
 What keeps the copy true. Arrivals join it. A grant has to come at the instant foreseen. A
 departure, a pause, and a change of a rate that is played drop the copy: see `Queue.touched`. Slots

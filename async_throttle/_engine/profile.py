@@ -113,8 +113,6 @@ class Profile:
             before = self.fulls[n]
             if before + extra > instant * scale + self.room:
                 again = instant
-        if begin == NEVER:
-            return again
         idle = begin * scale - before
         if extra > idle:
             return self.ends[stretch]

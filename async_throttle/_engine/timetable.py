@@ -8,12 +8,12 @@ have more in common, a copy of the queue is played, and an arrival joins it only
 not gone too far: see `foresight`.)
 
 A waiter is awake once the waiter before it in its lane has gone, its pauses have ended, and the
-rates of its own let it go. Each waiter takes of copies of these, in turn. Its claim has to be known
-long before, as `backfill.claims_of` tells it: from the sum of what the waiters of a lane want. But
-a bucket that is full when a waiter goes regains nothing for the next one, and a window may forget
-what it was given at different instants. There the next waiter may wake up later than its claim
-says, and there is no timetable. It is of no matter if the waiter before waits for the bucket in
-common: who would delay the next one would delay that one, too.
+rates of its own let it go. Each waiter takes of copies of these, in turn. Its claim has to say so
+long before: `backfill.claims_of` tells it from the sum of what the waiters of a lane want. But a
+bucket that is full when a waiter goes regains nothing for the next one, and a window gives no more
+than its burst until it forgets. There the next waiter may wake up later than its claim says, and
+there is no timetable. It is of no matter if the waiter before has to wait for the bucket in common:
+who would delay the next one would delay that one, too.
 
 Slots count as if they were there. Lanes whose heads wait for slots are left out.
 """
@@ -67,16 +67,19 @@ class _Row:
     Attributes:
         rates: by place, copies of the rates that no other lane asks for, after all its waiters.
         since: when the last of its waiters goes.
-        misses: whether the next waiter may wake up later than its claim says.
+        misses: whether a bucket of these was full when a waiter went who had just woken up.
+        wanted: by place, how much of a window such waiters want; since the last one that had to
+            wait for the bucket in common.
         bottleneck: the time of its heads by rule; None where it is not measured.
     """
 
-    __slots__ = ("bottleneck", "misses", "rates", "since")
+    __slots__ = ("bottleneck", "misses", "rates", "since", "wanted")
 
     def __init__(self, lane: Lane, rate: Rule, now: int) -> None:
         self.rates = {n: rule.fork() for n, rule in lane.rates if rule is not rate}
         self.since = now
         self.misses = False
+        self.wanted = {n: 0 for n, rule in self.rates.items() if type(rule) not in PLAIN}
         measured = lane.bottleneck is not None
         self.bottleneck = KnownBottleneck(len(lane.rules), now) if measured else None
 
@@ -206,19 +209,23 @@ class Timetable:
         row = self.rows.get(lane)
         begin = now if row is None else max(now, row.since)
         at, place = lane.held_until(begin, weights)
-        shared = -1
+        shared, misses = -1, row is not None and row.misses
         for n, rule in lane.rates:
-            if weights[n] == SKIP:
+            weight = weights[n]
+            if weight == SKIP:
                 continue
             if rule is self.rate:
                 shared = n
                 continue
             if self.owners.get(rule, lane) is not lane:
                 return None
-            ready = (rule if row is None else row.rates[n]).ready_at(at, weights[n])
+            if row is not None:
+                rule = row.rates[n]
+                misses = misses or row.wanted.get(n, -weight) + weight > rule.burst
+            ready = rule.ready_at(at, weight)
             if ready > at:
                 at, place = ready, n
-        if at >= NEVER or (at > begin and row is not None and row.misses):
+        if at >= NEVER or (misses and at > begin):
             return None
         goes_at = at if shared < 0 else self.profile.earliest(at, weights[shared])
         if goes_at is None:
@@ -238,10 +245,14 @@ class Timetable:
             row = self.rows[lane] = _Row(lane, self.rate, now)
             self.owners.update((rule, lane) for _, rule in lane.rates if rule is not self.rate)
         at, late = wait.at, wait.at > wait.awake
-        row.misses = row.misses and not late
+        if late:
+            row.misses, row.wanted = False, dict.fromkeys(row.wanted, 0)
         for n, rate in row.rates.items():
             if weights[n] != SKIP:
-                row.misses = row.misses or (not late and _misses(rate, at))
+                if n in row.wanted:
+                    row.wanted[n] += 0 if late else weights[n]
+                elif not late:
+                    row.misses = row.misses or rate.ready_at(at - 1, int(rate.burst)) < at
                 rate.take(at, weights[n])
         if wait.shared >= 0:
             self.profile.take(wait.awake, at, weights[wait.shared])
@@ -259,8 +270,3 @@ class Timetable:
 def _fits(lane: Lane) -> bool:
     """Whether *lane* may stand in a timetable."""
     return not lane.priority and is_known(lane)
-
-
-def _misses(rate: Rule, at: int) -> bool:
-    """Whether the claim of who comes behind a take *at* an instant may miss what that changes."""
-    return type(rate) not in PLAIN or rate.ready_at(at - 1, int(rate.burst)) < at
