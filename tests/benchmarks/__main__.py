@@ -40,6 +40,7 @@ CHAPTERS = (
             crowds.passing,
             crowds.broadcasting,
             crowds.timing_out,
+            crowds.timing_out_soon,
             crowds.queueing,
             making.making_again,
         ),

@@ -6,6 +6,7 @@ instead of seconds are counted in `growth`.
 
 import asyncio
 import math
+import random
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from itertools import count
@@ -129,6 +130,32 @@ async def timing_out(bench: Bench) -> list[Row]:
     )
     work = f"{n:,} calls of the set of an API, timeout=3600"
     return [group.row(work, "us", "timeout", "no timeout", 2)]
+
+
+async def timing_out_soon(bench: Bench) -> list[Row]:
+    """The bot of the README near full load: each message waits for its chat, and hardly longer."""
+    n, rounds = bench.pick((1_000, 5), (50, 2))
+
+    async def bot(patience: float) -> float:
+        everybody, number = Throttle(30), random.Random(0)
+
+        async def send() -> None:
+            seconds = 1 + number.random() * n / 27
+            chat = Throttle(1, period=seconds, initial=0)
+            async with LimitSet(everybody, chat)(timeout=seconds + patience):
+                pass
+
+        return await gathered(send, n)
+
+    group = await bench.group(
+        rounds,
+        {
+            "close": partial(virtual, partial(bot, 3.0)),
+            "long": partial(virtual, partial(bot, 3600.0)),
+        },
+    )
+    work = f"a message to each of {n:,} chats near full load, close timeouts"
+    return [group.row(work, "us", "close", "long", 2)]
 
 
 async def queueing(bench: Bench) -> list[Row]:
