@@ -397,6 +397,10 @@ class ThrottleToTheEnd(FastFlight, Throttle):
 
     __slots__ = ()
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Whoever asks for one of this class asks for a throttle, of whatever kind."""
+        return Throttle(*args, **kwargs)
+
 
 ThrottleToTheEnd.__name__ = "Throttle"
 Throttle._to_the_end = ThrottleToTheEnd

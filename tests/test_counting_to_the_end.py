@@ -20,6 +20,8 @@ from async_throttle import LimitSet, SlidingWindow, Throttle, WeightTooLarge, te
 
 MS = 0.001
 
+WAYS = "lease", "set", "two", "three", "block", "acquire"
+
 
 @dataclass(frozen=True)
 class Call:
@@ -34,6 +36,7 @@ class Call:
         cut: after how long its body is cut short; None, if it is not.
         actual: what it takes really; None: as asked for.
         late: whether that is said after the block.
+        priority: of the call.
         until: a proxy holds the call up until then.
     """
 
@@ -46,6 +49,7 @@ class Call:
     cut: int | None = None
     actual: int | None = None
     late: bool = False
+    priority: int = 0
     until: int = 0
 
 
@@ -66,7 +70,12 @@ async def live(
     loop, server = asyncio.get_running_loop(), world.server()
     twin = server.twin()
     throttle = made(concurrency=world.concurrency, counts=counts, **twin)
-    api = LimitSet(made(math.inf), x=throttle)
+    others = made(20, burst=12, period=0.5, counts=counts), made(30, burst=12)
+    api = {
+        "set": LimitSet(made(math.inf), x=throttle),
+        "two": LimitSet(x=throttle, y=others[0]),
+        "three": LimitSet(x=throttle, y=others[0], z=others[1], concurrency=5),
+    }
     granted: list[float] = []
     for ms, what, how in world.events:
         loop.call_at(ms * MS, happen, throttle, twin["capacity"], what, how)
@@ -107,9 +116,13 @@ async def make(throttle: Any, api: Any, server: Server, call: Call, granted: lis
                 granted.append(asyncio.get_running_loop().time())
                 await travel(server, call)
             return
-        lease = throttle(call.weight) if call.way == "lease" else api(x=call.weight)
+        if call.way == "lease":
+            lease = throttle(call.weight, priority=call.priority)
+        else:
+            lease = api[call.way](x=call.weight, priority=call.priority)
         async with lease:
             granted.append(asyncio.get_running_loop().time())
+            check(throttle)
             await travel(server, call)
             if call.rest:
                 lease.ended()
@@ -183,7 +196,7 @@ def calls_of(draw: st.DrawFn, server: Server, kind: str, ways: tuple[str, ...]) 
     cut = actual = None
     if way != "acquire" and draw(st.integers(0, 4)) == 0:
         cut = draw(st.integers(max(0, out - min(period, 1000)), out + back))
-    if way in ("lease", "set") and not single and draw(st.booleans()):
+    if way in WAYS[:-2] and not single and draw(st.booleans()):
         actual = draw(st.integers(0, weight))
     return Call(
         start=draw(times(3 * period)),
@@ -195,6 +208,7 @@ def calls_of(draw: st.DrawFn, server: Server, kind: str, ways: tuple[str, ...]) 
         cut=cut,
         actual=actual,
         late=draw(st.booleans()),
+        priority=draw(st.sampled_from((0, 0, 0, 1))),
     )
 
 
@@ -214,9 +228,7 @@ def events() -> st.SearchStrategy[tuple[int, str, float]]:
 
 
 @st.composite
-def worlds(
-    draw: st.DrawFn, kind: str, ways: tuple[str, ...] = ("lease", "block", "acquire", "set")
-) -> World:
+def worlds(draw: st.DrawFn, kind: str, ways: tuple[str, ...] = WAYS) -> World:
     make_server = draw(servers(kind))
     if draw(st.booleans()):
         ways = tuple(way for way in ways if way != "acquire") or ways

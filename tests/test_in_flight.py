@@ -546,6 +546,28 @@ async def test_the_members_of_a_set_may_count_differently() -> None:
     check(api)
 
 
+async def test_the_slots_of_a_set_count_from_the_start_as_ever() -> None:
+    api = LimitSet(x=Throttle(10, counts="end"), concurrency=2)
+    async with api["concurrency"]:
+        assert api.active == {"x": 0, "concurrency": 1}
+    assert type(api["concurrency"]) is Throttle
+    assert "in flight" not in repr(api["concurrency"])
+
+
+async def test_tokens_of_a_set_that_wait_for_an_end_are_counted() -> None:
+    throttle = Throttle(2, counts="end")
+    api = LimitSet(x=throttle, y=Throttle(5))
+    running = asyncio.ensure_future(body(throttle, 3, 2))
+    await others_run()
+    with pytest.raises(ThrottleTimeout, match="x, with 2 in flight, does not") as error:
+        await api.consume(x=1, timeout=1)
+    assert error.value.limit == "x"
+    await api.consume(x=1)
+    assert now() == pytest.approx(3.5)
+    assert throttle.statistics().waited == pytest.approx(3.5 - 1)
+    await running
+
+
 async def test_a_call_of_a_set_is_settled_by_limit() -> None:
     ends, starts = Throttle(10, counts="end"), Throttle(10)
     api = LimitSet(ends=ends, starts=starts)

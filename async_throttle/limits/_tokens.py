@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from async_throttle._engine.lane import SKIP, Lane, Receipt, give_back
@@ -111,7 +112,9 @@ class Tokens:
 
     def count_wait(self, waiter: Waiting) -> None:
         """The caller of *waiter* was granted: count it at each member that held it up."""
-        count_waits(self.core.members, waiter.spans)
+        spans, rates = waiter.spans, len(self.core.members)
+        both = zip_longest(spans[:rates], spans[rates + 1 :], fillvalue=0)  # the last: in flight
+        count_waits(self.core.members, map(sum, both))
 
     def count_refusal(self, error: ResourceLimitError) -> None:
         """A call was refused with *error*: count it at the member that this names."""
