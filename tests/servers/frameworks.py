@@ -47,6 +47,13 @@ SLOWAPI = _in_python(
     "slowapi",
     _window("10/second, fixed window", "/fixed"),
     _window("10/second, moving window", "/moving"),
+    Twin(
+        "10/second;16 per 2 second, moving window",
+        partial(Throttle, 16, period=2, algorithm=SlidingWindow),
+        "/both",
+        also=TEN_PER_SECOND,
+        window=True,
+    ),
 )
 EXPRESS = _in_node("express-rate-limit", "express")
 

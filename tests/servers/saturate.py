@@ -17,7 +17,7 @@ from statistics import fmean
 from time import perf_counter
 from typing import Literal
 
-from async_throttle import Throttle
+from async_throttle import LimitSet
 from async_throttle.exceptions import ThrottleClosed
 
 from .http import Client
@@ -68,7 +68,8 @@ async def saturate(running: Running, twin: Twin, counts: Counts, way: Way, perio
     The client is content when it got what the limit allows in that time, and gives up when it had
     to wait for a quarter longer, as one does who makes one call after the other.
     """
-    throttle = twin.throttle()
+    throttle = twin.throttle(counts=counts)
+    limiter = LimitSet(throttle, twin.also(counts=counts)) if twin.also else throttle
     lasts = periods * twin.period
     at_once: float = throttle.concurrency
     forgotten, most = 0.0, 25 * throttle.concurrency * lasts
@@ -90,7 +91,7 @@ async def saturate(running: Running, twin: Twin, counts: Counts, way: Way, perio
         async def call() -> None:
             nonlocal last_end
             with contextlib.suppress(ThrottleClosed):
-                async with block(throttle, counts):
+                async with limiter:
                     granted = perf_counter()
                     status, _ = await client.get(twin.path)
                     statuses.append(status)
@@ -98,7 +99,7 @@ async def saturate(running: Running, twin: Twin, counts: Counts, way: Way, perio
                     trips.append(last_end - granted)
 
         start = perf_counter()
-        asyncio.get_running_loop().call_later(1.25 * lasts, throttle.close)
+        asyncio.get_running_loop().call_later(1.25 * lasts, limiter.close)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(math.floor(most)):
@@ -147,13 +148,3 @@ async def listening() -> AsyncIterator[Listener]:
         yield listener
     finally:
         task.cancel()
-
-
-@contextlib.asynccontextmanager
-async def block(throttle: Throttle, counts: Counts) -> AsyncIterator[None]:
-    """A block of *throttle* that counts from its start, or from its end on."""
-    async with throttle(1) as lease:
-        yield
-        if counts == "end" and throttle.capacity < math.inf:
-            throttle.charge(1)
-            lease.settle(0)

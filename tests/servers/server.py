@@ -29,6 +29,7 @@ class Twin:
     throttle: partial[Throttle]
     path: str = "/"
     period: float = 1.0  # seconds
+    also: partial[Throttle] | None = None  # a limit that allows more in the long run
     window: bool = False  # the server counts in windows: a whole batch may meet the wrong one
 
     @property

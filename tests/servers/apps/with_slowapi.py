@@ -1,4 +1,4 @@
-"""slowapi: ten calls per second and client, by two of its strategies."""
+"""slowapi: ten calls per second and client, by two of its strategies; and two limits at once."""
 
 from slowapi import Limiter, _rate_limit_exceeded_handler
 from slowapi.errors import RateLimitExceeded
@@ -22,6 +22,11 @@ async def moving(request: Request) -> PlainTextResponse:
     return PlainTextResponse("ok")
 
 
-app = Starlette(routes=[Route("/fixed", fixed), Route("/moving", moving)])
+@Limiter(key_func=client, strategy="moving-window").limit("10/second;16 per 2 second")
+async def both(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("ok")
+
+
+app = Starlette(routes=[Route("/fixed", fixed), Route("/moving", moving), Route("/both", both)])
 app.state.limiter = Limiter(key_func=client)
 app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)
