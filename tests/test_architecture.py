@@ -153,7 +153,7 @@ LARGE = {
     "_shell.fast.FastLease.__aenter__": "flattened: a call would be a place to be interrupted at",
     "_shell.fast.FastFlight.__aexit__": "flattened: a call would be a place to be interrupted at",
     "_shell.fast.queue_behind": "flattened: five calls less for each caller that waits",
-    "__main__.parse": "a list of the options, with their help",
+    "_demo.program.parse": "a list of the options, with their help",
 }
 """Classes and functions that are longer than others may be, and why."""
 

@@ -1,11 +1,9 @@
 """An HTTP API on loopback that enforces both kinds of limit and bans whoever breaks one.
 
-The referee is not the player: its books are naive, kept in floats, and share no code with the
-throttle that they judge.
-
-It forgives jitter, for calls that leave on time may arrive bunched: a bucket holds `TOLERANCE`
-seconds' worth of tokens more, a sliding window forgets that much early, and near the edge of a
-fixed window either side will do. It forgives nothing else, not even one call too many at once.
+The referee is not the player: its books are naive, kept in fractions, and share no code with the
+throttle that they judge. It counts exactly, in the way of a server that the user names, and
+forgives nothing: not a call too many at once, and not that calls are on their way for a time that
+nobody knows, which a network adds here as well.
 
 Units: seconds, and tokens.
 """
@@ -19,15 +17,18 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from fractions import Fraction
 
-TOLERANCE = 0.05  # jitter that the API forgives: a loopback and two event loops on a busy machine
+from async_throttle._demo.twins import Said, Twin, twin_of
+
 BAN = 1.0  # whole seconds, because Retry-After can say nothing finer
 SERVICE_TIME = (0.05, 0.15)  # a request takes a time drawn from between these two
+TRAVEL = (0.0, 0.08)  # and so much on its way to the server, and on its way back
 NO_REQUEST_AFTER = 30.0  # then the API hangs up
-_ROUNDING = 1e-9  # 0.1 + 0.2 fits into 0.3
+_SECOND = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,90 +38,182 @@ class Limits:
     capacity: float
     concurrency: int  # 0: any number
     period: float
-    burst: float | None  # None: a window, which has none
-    algorithm: str  # "sliding-window", "fixed-window"; any other name is a bucket
+    burst: float
+    server: str  # by whose way of counting: a name in `TWINS`
+
+    @property
+    def twin(self) -> Twin:
+        """The way of counting."""
+        return twin_of(self.server)
+
+    @property
+    def said(self) -> Said:
+        """The rate, as the server says it."""
+        return Said(self.capacity, self.period, self.burst)
 
 
 # The referee: no clock, no sockets.
 
 
-class _Ledger(Protocol):
-    def take(self, now: float, weight: float) -> bool:
-        """Enter *weight* and say True, or change nothing and say False."""
-        ...
+def _exact(value: float) -> Fraction:
+    """A number that was given in decimals: ten times 0.1 is 1."""
+    return Fraction(round(value * 10**9), 10**9)
 
 
-class _Bucket:
+class _Ledger(ABC):
+    """What is counted. Instants are whole nanoseconds."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.capacity = _exact(limits.capacity)
+        self.period = round(limits.period * _SECOND)
+        self.burst = _exact(limits.burst)
+
+    @abstractmethod
+    def take(self, now: int, weight: Fraction) -> bool:
+        """Enter *weight* and say True, or refuse it and say False."""
+
+
+class _Bucket(_Ledger):
     """Full at first, filled at the rate, emptied by what is served."""
 
     def __init__(self, limits: Limits) -> None:
-        assert limits.burst is not None, "only windows have no burst"
-        self._rate = limits.capacity / limits.period
-        self._size = self._level = limits.burst + self._rate * TOLERANCE
-        self._at = -math.inf
+        super().__init__(limits)
+        self._level, self._at = self.burst, 0
 
-    def take(self, now: float, weight: float) -> bool:
-        self._level = min(self._size, self._level + (now - self._at) * self._rate)
-        self._at = now
+    def take(self, now: int, weight: Fraction) -> bool:
+        come = self.capacity * (now - self._at) / self.period
+        self._level, self._at = min(self.burst, self._level + come), now
         if weight > self._level:
             return False
         self._level -= weight
         return True
 
 
-class _SlidingWindow:
+class _Milliseconds(_Ledger):
+    """That of nginx: in whole milliseconds and thousandths of a token.
+
+    It is what exceeds the rate that is counted, so the first token after a rest is none.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._excess, self._at = Fraction(0), -(10**12)
+
+    def take(self, now: int, weight: Fraction) -> bool:
+        now = now * 1_000 // _SECOND
+        gone = self.capacity * _SECOND * (now - self._at) // self.period
+        first = min(Fraction(1), weight)
+        excess = max(Fraction(0), self._excess - Fraction(gone, 1_000) + first) + weight - first
+        if excess > self.burst:
+            return False
+        self._excess, self._at = excess, now
+        return True
+
+
+class _WholeTokens(_Ledger):
+    """A bucket of vsthrottle: whole tokens come, and each grant drops the fraction."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._level, self._at = self.capacity, 0
+
+    def take(self, now: int, weight: Fraction) -> bool:
+        come = self.capacity * (now - self._at) // self.period
+        level = min(self.capacity, self._level + come)
+        if weight > level:
+            return False
+        self._level, self._at = level - weight, now
+        return True
+
+
+class _Log(_Ledger):
     """A list of all that was served within the last period."""
 
     def __init__(self, limits: Limits) -> None:
-        self._capacity = limits.capacity + _ROUNDING
-        self._length = limits.period - min(TOLERANCE, limits.period / 2)
-        self._served: list[tuple[float, float]] = []  # (instant, weight)
+        super().__init__(limits)
+        self._served: list[tuple[int, Fraction]] = []  # (instant, weight)
 
-    def take(self, now: float, weight: float) -> bool:
-        self._served = [(at, w) for at, w in self._served if now - at < self._length]
-        if weight + sum(w for _, w in self._served) > self._capacity:
+    def take(self, now: int, weight: Fraction) -> bool:
+        self._served = [(at, taken) for at, taken in self._served if now - at < self.period]
+        if weight + sum(taken for _, taken in self._served) > self.capacity:
             return False
         self._served.append((now, weight))
         return True
 
 
-class _FixedWindow:
-    """A sum per window; the first request opens the first one."""
+class _Window(_Ledger):
+    """A sum, from the first request after the last window was over."""
 
     def __init__(self, limits: Limits) -> None:
-        self._capacity = limits.capacity + _ROUNDING
-        self._period = limits.period
-        self._tolerance = min(TOLERANCE, limits.period / 4)
-        self._first: float | None = None
-        self._served: dict[int, float] = {}  # number of the window -> weight
+        super().__init__(limits)
+        self._over, self._served = 0, Fraction(0)
 
-    def take(self, now: float, weight: float) -> bool:
-        if self._first is None:
-            self._first = now
-        # Not before the first one: the window before it would be a gift of all its capacity.
-        for at in (max(self._first, now - self._tolerance), now + self._tolerance):
-            window = math.floor((at - self._first) / self._period)
-            served = self._served.get(window, 0.0)
-            if served + weight <= self._capacity:
-                self._served[window] = served + weight
-                return True
-        return False
+    def opens(self, now: int) -> int:
+        """When the window is over that opens now."""
+        return now + self.period
+
+    def take(self, now: int, weight: Fraction) -> bool:
+        if now >= self._over:
+            self._over, self._served = self.opens(now), Fraction(0)
+        if self._served + weight > self.capacity:
+            return False
+        self._served += weight
+        return True
+
+
+class _Clock(_Window):
+    """A sum for each window of the wall clock."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._ahead = time.time_ns() - time.monotonic_ns()
+
+    def opens(self, now: int) -> int:
+        """When the window is over in which now is."""
+        return now + self.period - (now + self._ahead) % self.period
+
+
+class _TwoWindows(_Ledger):
+    """This window and a share of the last one, rounded down; what is refused counts as well."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._begun, self._now, self._last = 0, Fraction(0), Fraction(0)
+
+    def take(self, now: int, weight: Fraction) -> bool:
+        if now - self._begun >= 2 * self.period:
+            self._begun, self._now, self._last = now, Fraction(0), Fraction(0)
+        elif now - self._begun >= self.period:
+            self._begun += self.period
+            self._now, self._last = Fraction(0), self._now
+        self._now += weight
+        left = self.period - (now - self._begun)
+        return self._now + self._last * left // self.period <= self.capacity
+
+
+_LEDGERS: dict[str, type[_Ledger]] = {
+    "bucket": _Bucket,
+    "milliseconds": _Milliseconds,
+    "whole tokens": _WholeTokens,
+    "log": _Log,
+    "window": _Window,
+    "clock": _Clock,
+    "two windows": _TwoWindows,
+}
 
 
 class Referee:
     """Decides on every request that arrives, and bans the client that breaks a limit.
 
-    >>> referee = Referee(Limits(1, concurrency=0, period=1, burst=1, algorithm="token-bucket"))
+    Instants in seconds.
+
+    >>> referee = Referee(Limits(1, concurrency=0, period=1, burst=1, server="bucket"))
     >>> [referee.arrive(at, weight=1) for at in (0.0, 0.5, 1.25, 2.5)]
     [0.0, 1.0, 0.25, 0.0]
     """
 
     def __init__(self, limits: Limits) -> None:
-        ledgers: dict[str, Callable[[Limits], _Ledger]] = {
-            "sliding-window": _SlidingWindow,
-            "fixed-window": _FixedWindow,
-        }
-        self._ledger = ledgers.get(limits.algorithm, _Bucket)(limits)
+        self._ledger = _LEDGERS[limits.twin.ledger](limits)
         self._most_at_once = limits.concurrency or math.inf
         self._in_progress = 0
         self._banned_until = -math.inf
@@ -128,7 +221,8 @@ class Referee:
     def arrive(self, now: float, weight: float) -> float:
         """0.0 if the request is served (then call `leave`), or the seconds until the ban ends."""
         if now >= self._banned_until:
-            if self._in_progress < self._most_at_once and self._ledger.take(now, weight):
+            at, tokens = round(now * _SECOND), _exact(weight)
+            if self._in_progress < self._most_at_once and self._ledger.take(at, tokens):
                 self._in_progress += 1
                 return 0.0
             self._banned_until = now + BAN
@@ -187,13 +281,16 @@ class _Api:
             weight = parse_request(head)
         except ValueError:
             return "400 Bad Request", []
+        await asyncio.sleep(self._random.uniform(*TRAVEL))
         banned = self._referee.arrive(time.monotonic(), weight)
+        if not banned:
+            try:
+                await asyncio.sleep(self._random.uniform(*SERVICE_TIME))
+            finally:
+                self._referee.leave()
+        await asyncio.sleep(self._random.uniform(*TRAVEL))
         if banned:
             return "429 Too Many Requests", [f"Retry-After: {math.ceil(banned)}"]
-        try:
-            await asyncio.sleep(self._random.uniform(*SERVICE_TIME))
-        finally:
-            self._referee.leave()  # before the answer is out: its reader may call again at once
         return "200 OK", []
 
 

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate, count, zip_longest
 from typing import Any, NamedTuple
 
-from async_throttle._demo.api import TOLERANCE, Limits
+from async_throttle._demo.api import Limits
 from async_throttle._demo.run import Request
 
-WIDTH = 80  # columns of the picture
-LABEL = 8  # of them for the time
-NUMBERS = 11  # and for the numbers beside a bar
+LABEL = 8  # columns of the picture for the time
+NUMBERS = 8  # and for the numbers beside a bar
+LEAST, MOST = 60, 160  # columns: what is narrower wraps, what is wider is hard to read
 MOST_ROWS = 10
 
 
@@ -83,8 +83,7 @@ class Result:
         return sum(weights) / self.seconds if self.seconds else 0.0  # a coarse clock saw no time
 
     def most_weight_in(self, window: float) -> float:
-        """Sent in any half-open window, with the tolerance that the API has for jitter."""
-        window -= min(TOLERANCE, window / 2)
+        """Sent in any half-open window."""
         most = total = 0.0
         inside: deque[Request] = deque()
         for r in sorted(self.requests, key=lambda r: r.sent):
@@ -103,7 +102,12 @@ class Result:
 
 
 def report(
-    results: Sequence[Result], limits: Limits, promised: float, unit: str, glyphs: Glyphs
+    results: Sequence[Result],
+    limits: Limits,
+    promised: float,
+    unit: str,
+    glyphs: Glyphs,
+    columns: int,
 ) -> str:
     """For people: a table, a picture, and what to make of them.
 
@@ -111,9 +115,10 @@ def report(
         promised: the most weight in a period that the throttle is to let through.
         unit: what the weights count: "requests" if all of them are 1.
         glyphs: `BLOCKS`, or `ASCII` where those cannot be shown.
+        columns: of the terminal.
     """
-    parts = table(results, limits, promised, unit), picture(results, limits, unit, glyphs)
-    return "\n\n".join([*parts, verdict(results[-1])])
+    shown = picture(results, limits, unit, glyphs, columns)
+    return "\n\n".join([table(results, limits, promised, unit), shown, verdict(results[-1])])
 
 
 def as_dict(results: Sequence[Result], limits: Limits) -> dict[str, Any]:
@@ -122,7 +127,6 @@ def as_dict(results: Sequence[Result], limits: Limits) -> dict[str, Any]:
     return {
         "ok": results[-1].clean,
         "limits": asdict(limits),
-        "tolerance": TOLERANCE,
         "timeline_step": step,
         "runs": [
             {
@@ -161,7 +165,7 @@ def verdict(result: Result) -> str:
 
 def table(results: Sequence[Result], limits: Limits, promised: float, unit: str) -> str:
     """The results side by side, and beside them what the limits allow."""
-    burst = f" + a burst of {limits.burst:g}" if limits.burst is not None else ""
+    burst = f", burst {limits.burst:g}" if limits.twin.bursts else ""
     rate = f"{limits.capacity / limits.period:g}{burst}"
     slots = str(limits.concurrency or "any number")
     rows = [
@@ -171,8 +175,8 @@ def table(results: Sequence[Result], limits: Limits, promised: float, unit: str)
         ("  refused", [str(r.refused) for r in results], ""),
         ("seconds", [f"{r.seconds:.1f}" for r in results], ""),
         ("seconds banned", [f"{r.banned:.1f}" for r in results], ""),
-        (f"{unit} sent per second", [f"{r.sent_per_second:.1f}" for r in results], rate),
-        (f"{unit} served per second", [f"{r.served_per_second:.1f}" for r in results], ""),
+        (f"{unit} per second", [f"{r.sent_per_second:.1f}" for r in results], rate),
+        ("  served", [f"{r.served_per_second:.1f}" for r in results], ""),
         (
             f"most {unit} in {limits.period:g} s",
             [f"{r.most_weight_in(limits.period):g}" for r in results],
@@ -182,7 +186,7 @@ def table(results: Sequence[Result], limits: Limits, promised: float, unit: str)
     ]
     if any(r.failed for r in results):
         rows.insert(4, ("  failed", [str(r.failed) for r in results], ""))
-    lines = (f"{a:<26}" + "".join(f"{b:>14}" for b in bs) + f"   {c}" for a, bs, c in rows)
+    lines = (f"{a:<23}" + "".join(f"{b:>13}" for b in bs) + f"   {c}" for a, bs, c in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -235,19 +239,21 @@ def bar(row: Row, scale: float, allowed: float, width: int, glyphs: Glyphs) -> s
     return "".join(cells)
 
 
-def picture(results: Sequence[Result], limits: Limits, unit: str, glyphs: Glyphs) -> str:
+def picture(
+    results: Sequence[Result], limits: Limits, unit: str, glyphs: Glyphs, columns: int
+) -> str:
     """What each run sent over time, side by side, a bar for each stretch, all to one scale."""
     step = row_seconds(results)
     timelines = [timeline(r.requests, step) for r in results]
     # What a stretch may take: of a bucket its share, beside the burst; of a window everything.
     periods = step / limits.period
-    allowed = limits.capacity * (math.ceil(periods) if limits.burst is None else periods)
-    # The last run fits in. The one before may go off the scale, which is its point.
+    allowed = limits.capacity * (periods if limits.twin.bursts else math.ceil(periods))
+    # The last run fits in. Those before may go off the scale, which is their point.
     scale = max([1.5 * allowed, *(row.sent for row in timelines[-1])])
-    panel = (WIDTH - LABEL) // len(results)
+    panel = (max(LEAST, min(MOST, columns)) - LABEL) // len(results)
     width = panel - NUMBERS
 
-    burst = f" + a burst of {limits.burst:g}" if limits.burst is not None else ""
+    burst = f", burst {limits.burst:g}" if limits.twin.bursts else ""
     lines = [
         f"{unit} in each {step:g} s:  {glyphs.served} served  {glyphs.not_served} not served  "
         f"{glyphs.limit} limit {allowed:g}{burst}",

@@ -1,4 +1,4 @@
-"""The two ways to call an API, and the HTTP client that both of them use.
+"""Three ways to call an API, and the HTTP client that all of them use.
 
 Units: seconds, and tokens.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,10 +16,11 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from async_throttle import Throttle, ThrottleClosed
-from async_throttle._demo.api import headers
+from async_throttle._demo.api import Limits, headers
+from async_throttle._demo.twins import COUNTED
 
 TRIES = 3  # how often a call is sent before it is given up
-SOCKETS = 100  # that the unthrottled client opens at once: the default of several HTTP clients
+SOCKETS = 100  # that clients without slots open at once: the default of several HTTP clients
 PATIENCE = 60.0  # an API that says Retry-After: 3600 is taken at its word, and left
 NO_ANSWER_AFTER = 30.0  # then the request has failed
 
@@ -98,6 +100,30 @@ class Request:
     answer: Answer
 
 
+class PlainBucket:
+    """A token bucket as people write it: what is there goes at once, what is not is slept for."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._rate = limits.capacity / limits.period
+        self._size = self._level = limits.burst if limits.twin.bursts else limits.capacity
+        self._at = -math.inf
+        self._turn = asyncio.Lock()
+
+    async def take(self, weight: float) -> None:
+        """Wait for *weight* tokens, in turn."""
+        async with self._turn:
+            self._fill()
+            if self._level < weight:
+                await asyncio.sleep((weight - self._level) / self._rate)
+                self._fill()
+            self._level -= weight
+
+    def _fill(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._level = min(self._size, self._level + (now - self._at) * self._rate)
+        self._at = now
+
+
 @dataclass
 class Run:
     """One attempt to get every call served, while it lasts and after."""
@@ -127,14 +153,33 @@ class Run:
 
         await self._all(call)
 
+    async def plain(self, limits: Limits) -> None:
+        """The same with what most programs have: a semaphore, and a token bucket before it."""
+        slots = asyncio.Semaphore(limits.concurrency or SOCKETS)
+        bucket = PlainBucket(limits)
+
+        async def call(weight: float) -> None:
+            for _ in range(TRIES):
+                await bucket.take(weight)
+                async with slots:
+                    answer = await self._send(weight)
+                if not answer.refused or answer.retry_after > PATIENCE:
+                    return
+                await asyncio.sleep(answer.retry_after)
+
+        await self._all(call)
+
     async def throttled(self, throttle: Throttle) -> None:
-        """The same, through *throttle*. Should one be refused, all pause before it tries again."""
+        """The same, by *throttle*. Should one be refused, all pause before it tries again."""
 
         async def call(weight: float) -> None:
             with contextlib.suppress(ThrottleClosed):
                 for _ in range(TRIES):
-                    async with throttle(weight):
+                    async with throttle(weight) as lease:
                         answer = await self._send(weight)
+                        if not COUNTED:  # it counts from the grant: let it count from here
+                            throttle.charge(weight)
+                            lease.settle(0)
                         if not answer.refused:
                             return
                         throttle.pause(answer.retry_after)
