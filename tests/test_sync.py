@@ -389,6 +389,31 @@ async def test_a_call_is_in_flight_from_its_grant_on() -> None:
     lease.release()
 
 
+async def test_old_objects_are_looked_at_only_for_what_is_not_found_among_the_young(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at: list[int] = []
+    get_objects = gc.get_objects
+
+    def get(generation: int) -> list[Any]:
+        looked_at.append(generation)
+        return get_objects(generation)
+
+    monkeypatch.setattr(gc, "get_objects", get)
+    gc.collect()
+    young, old, idle = a_day(), a_day(), a_day()
+    aged = await old.lease(7)
+    gc.collect()
+    lease = await young.lease(5)
+    for throttle in (young, old, idle):
+        throttle.sync(remaining=50, shared=True)
+        looked_at.append(9)
+    assert [throttle.level for throttle in (young, old, idle)] == [45, 43, 50]
+    assert looked_at == [0, 9, 0, 1, 2, 9, 9]
+    lease.release()
+    aged.release()
+
+
 async def test_consumed_tokens_are_not_in_flight_and_a_dropped_lease_counts_as_one() -> None:
     throttle = a_day()
     await throttle.consume(30)

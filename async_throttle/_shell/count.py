@@ -13,7 +13,7 @@ are looked up once, and those made from then on are noted, weakly, at their thro
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
@@ -143,7 +143,7 @@ def in_flight(core: Core, less: BaseLease | None = None) -> int:
         calls = core.calls = {}
         find(core).shared = True
         try:
-            know(core, _leases(core))
+            _look_up(core, calls)
         except BaseException:
             core.calls = None
             raise
@@ -169,16 +169,21 @@ def _held(lease: BaseLease | None, core: Core) -> tuple[int, int]:
     return (0, 0) if lease is None else lease._in_flight(core)
 
 
-def _leases(core: Core) -> Iterable[BaseLease]:
-    """All leases that there are, if calls of *core* are in flight."""
-    if not core.slots.used:
-        return ()
+def _look_up(core: Core, calls: Mapping[ref[BaseLease], None]) -> None:
+    """Know the leases of the calls in flight, of which *calls* are those that are known.
+
+    The youngest objects are searched first. There may be millions of others, which are looked at
+    only while it is not known who holds each slot; no step of that is written in Python.
+    """
     kinds: list[Any] = [BaseLease]
     for kind in kinds:
         kinds += kind.__subclasses__()
     theirs = {*map(id, kinds)}
-    there = gc.get_objects()  # may be millions: no step of it is written in Python
-    return compress(there, map(theirs.__contains__, map(id, map(type, there))))
+    for generation in range(3):
+        if sum(_held(known(), core)[0] for known in [*calls]) >= core.slots.used:
+            return
+        there = gc.get_objects(generation)
+        know(core, compress(there, map(theirs.__contains__, map(id, map(type, there)))))
 
 
 def _handed_over(core: Core) -> int:
