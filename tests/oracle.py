@@ -279,6 +279,8 @@ class Unlimited:
 
     def empty(self, at: Instant) -> None: ...
 
+    def lower(self, at: Instant, level: int, said: int, until: int | None) -> None: ...
+
     def change(self, at: Instant, capacity: int, period: int, burst: int) -> None: ...
 
     def granted_as_if_at(self, due: int, clock: int) -> Instant:
@@ -665,7 +667,7 @@ def moves_edges(rule: Fixed, at: int, weight: int, claims: list[tuple[int, int]]
     """
     first = min((instant for instant, claim in claims if claim), default=math.inf)
     total = weight + sum(claim for _, claim in claims)
-    return first < at + rule.period and total > rule.capacity
+    return first < at + rule.period and total > rule.level(at)
 
 
 def forgotten(rule: Rule, taken: int, at: int) -> bool:
@@ -1046,6 +1048,10 @@ class Oracle:
 
     def charge(self, limit: Limit, weight: int) -> None:
         self.hall.rules[limit].take(self.clock, weight)
+        self._grant_all_that_may_go()
+
+    def sync(self, limit: Limit, said: int, until: int | None) -> None:
+        self.hall.rules[limit].lower(self.clock, said, said, until)
         self._grant_all_that_may_go()
 
     def pause(self, gate: Gate, duration: Time, *, empty: bool = False) -> None:

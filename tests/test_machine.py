@@ -1051,6 +1051,24 @@ class Machine(RuleBasedStateMachine):
 
         self.do(operation)
 
+    @rule(
+        which=WHICH,
+        left=st.integers(0, 8),
+        reset=st.sampled_from([None, Fraction(1, 3), Fraction(1), Fraction(5, 2)]),
+    )
+    def sync(self, which: int, left: int, reset: Fraction | None) -> None:
+        """A server says what it has left, and when its window is over."""
+        limit, throttle = self.which_throttle(which)
+        said = (limit.burst or 0) * left // 8
+        span = None if reset is None else max(1, math.floor(reset * limit.period))
+
+        def operation() -> None:
+            self.oracle.sync(limit, said, None if span is None else self.clock() + span)
+            seconds: Any = None if span is None else Fraction(span, SECOND)
+            throttle.sync(remaining=as_tokens(said), reset=seconds)
+
+        self.do(operation)
+
     @rule(which=WHICH)
     def drain(self, which: int) -> None:
         self.flush()

@@ -89,8 +89,9 @@ class Count:
         if isinstance(value, bool) or not least <= found <= MOST:
             self.absurd = True
             return None
-        units = int(found)
-        return units * TOKEN + round((found - units) * TOKEN)
+        units = int(value)  # of what was given: as a float it might have lost its fraction
+        amount: int = units * TOKEN + round((value - units) * TOKEN)
+        return amount
 
     def lower(self, core: Core, now: int) -> None:
         """Lower the level of the throttle to what the server has left, inside the door."""
