@@ -99,13 +99,13 @@ class Timetable:
 
     __slots__ = ("instants", "owners", "profile", "rate", "rows", "slotted", "spare")
 
-    def __init__(self, rate: TokenBucket, now: int) -> None:
+    def __init__(self, rate: TokenBucket, now: int, slotted: bool) -> None:
         self.rate: Rule = rate
         self.profile = Profile(rate, now)
         self.rows: dict[Lane, _Row] = {}
         self.owners: dict[Rule, Lane] = {}
         self.instants: dict[int, int] = {}
-        self.slotted = False
+        self.slotted = slotted
         self.spare = SPARE
 
     @classmethod
@@ -123,8 +123,7 @@ class Timetable:
         common = [rule for rule, number in asking.items() if number > 1]
         if len(common) != 1 or not isinstance(rate := common[0], TokenBucket):
             return None
-        timetable = cls(rate, now)
-        timetable.slotted = any(map(has_slots, queue.busy))
+        timetable = cls(rate, now, any(map(has_slots, queue.busy)))
         waiters = sorted(chain.from_iterable(lanes), key=attrgetter("order"))
         if all(not waiter.rivals and timetable._put(waiter, now) for waiter in waiters):
             return timetable
