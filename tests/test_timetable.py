@@ -237,8 +237,8 @@ def two_wait() -> Story:
     first, second = bucket(1, 100, 1, level=0), bucket(1, 200, 1, level=0)
     slots, idle = Slots(1), bucket(1, 50, 1)
     slots.free = 0
-    lanes = [[shared, first], [shared, second], [shared, idle], [shared], [shared, slots]]
-    story = trusting(Story(*lanes, sets=True))
+    own: list[list[Rule]] = [[first], [second], [idle], [], [slots]]
+    story = trusting(Story(*([shared, *rules] for rules in own), sets=True))
     story.join("first", 1, 1, lane=FIRST)
     story.join("second", 3, 1, lane=SECOND)
     return story
