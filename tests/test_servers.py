@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ STARTS = [
 ]
 
 
-def visit_all(visits: Iterable[Visit], folder: Path) -> Outcome:
+def visit_all(visits: Sequence[Visit], folder: Path) -> Outcome:
     """Never in debug mode, which takes milliseconds per request."""
     return asyncio.run(make(visits, folder), debug=False)
 

@@ -55,7 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.servers", description=__doc__)
     parser.add_argument("--only", metavar="NAME", help="servers whose name has this in it")
     parser.add_argument("--periods", type=int, default=8, help="for how long to ask; 8")
-    parser.add_argument("--together", type=int, default=3, help="how many servers at once; 3")
+    parser.add_argument("--together", type=int, default=12, help="how many clients at once; 12")
     parser.add_argument("--versions", action="store_true", help="fetch them, and measure nothing")
     options = parser.parse_args()
     wanted = (options.only or "").lower()
@@ -84,6 +84,8 @@ def main() -> int:
             outcome = asyncio.run(made, debug=False)
         print("Served / refused, share of the bound of calls that count to their end.\n")
         print(table(servers, outcome))
+        late = max((each.late / each.seconds for each in outcome.figures.values()), default=0.0)
+        print(f"\nTimers were late for {late:.1%} of the time of a client at most.")
         missing = len(outcome.missing)
     if missing:
         print(f"\nSKIPPED: {missing} of {len(servers)} servers, which could not be had.")

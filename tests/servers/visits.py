@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .programs import Missing
 from .saturate import Counts, Figures, Way, saturate
-from .server import Server, Twin, serve
+from .server import Running, Server, Twin, serve
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Outcome:
 
 
 async def make(
-    visits: Iterable[Visit],
+    visits: Sequence[Visit],
     folder: Path,
     *,
     periods: int = 8,
     together: int = 100,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """Make all *visits*: those to one server at once, and to *together* servers side by side.
+    """Make all *visits*, so many of them *together*, when all servers answer.
 
     Args:
         folder: a new folder, for the files of the servers.
@@ -52,31 +52,34 @@ async def make(
         tell: is told what happens, as it happens.
     """
     outcome = Outcome()
+    running: dict[Server, Running] = {}
     free = asyncio.Semaphore(together)
-    by_server: dict[Server, list[Visit]] = {}
-    for visit in visits:
-        by_server.setdefault(visit.server, []).append(visit)
 
-    async def go_to(server: Server, visits: Sequence[Visit], folder: Path) -> None:
-        async with free:
+    with ExitStack() as stack:
+
+        async def start(server: Server, folder: Path) -> None:
             try:
                 outcome.versions[server] = (await asyncio.to_thread(server.program)).version
             except Missing as missing:
                 outcome.missing[server] = str(missing)
                 tell(f"{server.name}: SKIPPED: {missing}")
                 return
-            with ExitStack() as stack:
-                running = await asyncio.to_thread(stack.enter_context, serve(server, folder))
-                tell(f"{server.name} {outcome.versions[server]} answers")
+            running[server] = await asyncio.to_thread(stack.enter_context, serve(server, folder))
+            tell(f"{server.name} {outcome.versions[server]} answers")
 
-                async def go(visit: Visit) -> None:
-                    figures = await saturate(running, visit.twin, visit.counts, visit.way, periods)
-                    outcome.figures[visit] = figures
-                    tell(f"{visit}: {figures}")
+        async def go(visit: Visit) -> None:
+            async with free:
+                outcome.figures[visit] = await saturate(
+                    running[visit.server], visit.twin, visit.counts, visit.way, periods
+                )
+            tell(f"{visit}: {outcome.figures[visit]}")
 
-                await asyncio.gather(*map(go, visits))
-
-    async with asyncio.TaskGroup() as group:
-        for number, (server, its_visits) in enumerate(by_server.items()):
-            group.create_task(go_to(server, its_visits, folder / str(number)))
+        servers = dict.fromkeys(visit.server for visit in visits)
+        async with asyncio.TaskGroup() as group:
+            for number, server in enumerate(servers):
+                group.create_task(start(server, folder / str(number)))
+        async with asyncio.TaskGroup() as group:
+            for visit in visits:
+                if visit.server in running:
+                    group.create_task(go(visit))
     return outcome
