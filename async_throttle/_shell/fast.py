@@ -218,6 +218,15 @@ class FastFlight:
             ticks = state.ticks
             at = now if ticks.scale == 1 else now * ticks.scale
             full = state.full_at
+            if (
+                free == held.limit and full <= at and slots.free > 0 and now >= clock.seen
+            ):  # full, and nothing in flight: the usual case
+                flights.solo = task
+                flights.since = now
+                held.free = free - TOKEN
+                slots.free -= 1
+                clock.seen = now
+                return NOTHING
             if full <= at - ticks.scale:
                 full = at
             cost = ticks.token
@@ -255,7 +264,7 @@ class FastFlight:
         exc: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> types.CoroutineType[Any, Any, None]:
-        left: list[bool] = []
+        left: list[bool] | None = None
         try:
             core = self._core
             scheduler = core.scheduler
@@ -272,11 +281,6 @@ class FastFlight:
                 and task is not None
                 and not scheduler.busy
             ):
-                began = -NEVER
-                if task is flights.solo:
-                    began = flights.since
-                elif task in flights.opened:
-                    began = flights.opened[task]
                 clock = scheduler.clock
                 rule = flights.rule
                 ticks = state.ticks
@@ -286,25 +290,30 @@ class FastFlight:
                 full = state.full_at
                 if full <= at - ticks.scale:
                     full = at
-                if (
-                    now - began <= SECOND
-                    and now >= clock.seen
-                    and not (state.floor and full - at < state.floor)
-                ):
-                    state.full_at = full + ticks.token
-                    rule.latest = ends
-                    flights.held.free += TOKEN
-                    flights.ended += 1
-                    core.slots.free += 1
-                    clock.seen = now
+                if now >= clock.seen and not (state.floor and full - at < state.floor):
                     if task is flights.solo:
-                        flights.solo = None
-                    else:
+                        if now - flights.since <= SECOND:
+                            state.full_at = full + ticks.token
+                            rule.latest = ends
+                            flights.held.free += TOKEN
+                            flights.ended += 1
+                            flights.solo = None
+                            core.slots.free += 1
+                            clock.seen = now
+                            return NOTHING
+                    elif task in flights.opened and now - flights.opened[task] <= SECOND:
+                        state.full_at = full + ticks.token
+                        rule.latest = ends
+                        flights.held.free += TOKEN
+                        flights.ended += 1
                         del flights.opened[task]
-                    return NOTHING
+                        core.slots.free += 1
+                        clock.seen = now
+                        return NOTHING
+            left = []
             self._exit_slowly(exc, left)
         except BaseException as late:
-            self._exit_again(late, exc, left)
+            self._exit_again(late, exc, left or [])
         return NOTHING
 
 
