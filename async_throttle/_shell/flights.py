@@ -248,6 +248,7 @@ class Flights:
     Attributes:
         rule: the rule of the throttle.
         flying: the calls in flight, in the order of their grants.
+        mine: the same by task or thread.
         acquired: by weight, those of them that have no lease; and some that have ended.
         number: that of the core.
         span: nanoseconds for which a call lingers that may still be on its way, as the user gave
@@ -276,6 +277,7 @@ class Flights:
         "ended",
         "flying",
         "held",
+        "mine",
         "number",
         "opened",
         "patience",
@@ -301,6 +303,7 @@ class Flights:
         self.since = 0
         self.opened: dict[asyncio.Task[Any], int] = {}
         self.flying: dict[Flight, None] = {}
+        self.mine: dict[Any, dict[Flight, None]] = {}
         self.acquired: dict[int, dict[Flight, None]] = {}
         self.number = core.number
         self.span = span
@@ -320,6 +323,7 @@ class Flights:
         """A call was granted *now*, and holds what was *taken*."""
         flight = Flight(taken, now)
         self._note(flight)
+        self.mine.setdefault(flight.who, {})[flight] = None
         self.flying[flight] = None
         return flight
 
@@ -341,9 +345,9 @@ class Flights:
         the rule and the last one here nothing can come in.
         """
         if not flight.flies:
-            self.flying.pop(flight, None)
+            self._forget(flight)
             return
-        taken, slow, flying = flight.taken, self.slow, self.flying
+        taken, slow, flying, others = flight.taken, self.slow, self.flying, self.mine
         held: int = taken[1]
         lingers = isinstance(error, (CancelledError, TimeoutError))
         ended = self.ended + (error is None)
@@ -361,6 +365,17 @@ class Flights:
         self.slow = slow
         if flight in flying:
             del flying[flight]
+        if flight.who in others:
+            theirs = others[flight.who]
+            if flight in theirs:
+                del theirs[flight]
+            if not theirs:
+                del others[flight.who]
+
+    def _forget(self, flight: Flight) -> None:
+        """The call of *flight* was undone."""
+        self.flying.pop(flight, None)
+        self.mine.get(flight.who, {}).pop(flight, None)
 
     def finish_lightest(self, now: int) -> None:
         """A call without a lease has ended; nobody says which."""
@@ -403,17 +418,18 @@ class Flights:
             opened[self.solo] = self.since
         if core is None or not opened:
             return
-        held, flying = dict(self.blocks.held), list(self.flying)
+        held, flying, mine = dict(self.blocks.held), list(self.flying), dict(self.mine)
         for task, began in opened.items():
             flight = Flight([self.held, TOKEN, None], began)
             flight.who, flight.loop = weakref.ref(task), task.get_loop()
             flying.append(flight)
+            mine[flight.who] = {**mine.get(flight.who, {}), flight: None}
             held[id(task)] = [*held.get(id(task), ()), Block(core, flight, epoch)]
             self._note(flight)
         found = dict.fromkeys(sorted(flying, key=_began))
         none: dict[asyncio.Task[Any], int] = {}
         # All at once: nothing can come in between.
-        self.blocks.held, self.flying = held, found
+        self.blocks.held, self.flying, self.mine = held, found, mine
         self.solo, self.opened = None, none
 
     # -- questions ----------------------------------------------------------------------
@@ -441,8 +457,8 @@ class Flights:
     def own(self) -> int:
         """Nanotokens that calls hold which were made in the running task or thread."""
         self.write_out()
-        here = whose()
-        return sum(f.taken[1] for f in list(self.flying) if f.flies and f.who == here)
+        mine = self.mine.get(whose(), {})
+        return sum(flight.taken[1] for flight in list(mine) if flight.flies)
 
     def gives_up_at(self) -> int:
         """The instant at which the oldest call in flight counts as ended; NEVER without one."""
@@ -499,6 +515,7 @@ class Flights:
         """This is the child of a fork: the calls are in flight in the parent."""
         self.write_out(fast.EPOCH - 1)
         self.flying.clear()
+        self.mine.clear()
         self.acquired.clear()
 
 
