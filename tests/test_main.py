@@ -146,7 +146,7 @@ def test_what_is_about_to_happen_and_what_to_do_next_is_said_in_80_columns() -> 
         "counts as nginx does: a bucket of B + 1, in whole milliseconds. Calls travel",
         "for 0 to 80 ms each way. Whoever breaks a limit is banned for 1 s.",
     ]
-    assert "60 calls through Throttle(20, 4, burst=5.98" in told[-1]
+    assert told[-1].startswith("  throttled    through Throttle(20, 4, burst=5.98, ")
     assert "    async with throttle: ..." in options.next().splitlines()
     assert options.code() in options.next()
     for name in program.SERVERS:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from readme import BLOCKS, EXCERPTS, PYTHON, README, ROOT, Block
 
+import async_throttle
 from async_throttle import testing
+from async_throttle._demo.twins import TWINS, Said, Twin
 
 
 def run_in_virtual_time(main: Coroutine[Any, Any, Any]) -> Any:
@@ -51,6 +53,24 @@ def test_the_commands_are_run_by_the_checks_from_the_readme_itself() -> None:
     assert len(marks) == len(commands) == 2
     for mark in marks:
         assert f'readme "{mark}"' in checks
+
+
+@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.names[0])
+@pytest.mark.parametrize("said", [Said(10, 1, 5), Said(20, 1, 1), Said(500, 1, 50)], ids=str)
+def test_the_table_of_servers_shows_each_twin_as_a_program_says_it(twin: Twin, said: Said) -> None:
+    table = README.partition("<!-- the twins -->\n")[2].partition("\n\n")[0]
+    _, _, *rows = [row.strip("| ").split(" | ") for row in table.splitlines()]
+    assert len(rows) == len(TWINS)
+    servers, counts, shown = rows[TWINS.index(twin)]
+    code, _, also = shown.removeprefix("`").partition("`")
+    assert (servers, counts, also.removeprefix("; ")) == (twin.servers, twin.counts, twin.also)
+    names: dict[str, Any] = {name: getattr(async_throttle, name) for name in async_throttle.__all__}
+    told = eval(code, {**names, "N": said.capacity, "P": said.period, "B": said.burst})
+    throttle = twin.throttle(said)
+    for what in ("capacity", "period", "burst", "algorithm"):
+        assert getattr(told, what) == getattr(throttle, what)
+    assert twin.settings(said)["counts"] == "end"
+    assert 'counts="end"' in code
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the checks are a shell script")

@@ -90,7 +90,7 @@ class Options:
                 f"  unthrottled  {calls} calls at once; each heeds Retry-After, {TRIES} times",
                 "  plain        the same through a semaphore and a token bucket as usual",
             ]
-        return "\n".join([*lines, f"  throttled    {calls} calls through {self.code()}"])
+        return "\n".join([*lines, f"  throttled    through {self.code()}"])
 
     def next(self) -> str:
         """What to do once this has been seen."""

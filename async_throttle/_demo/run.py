@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from async_throttle import Throttle, ThrottleClosed
 from async_throttle._demo.api import Limits, headers
-from async_throttle._demo.twins import COUNTED
 
 TRIES = 3  # how often a call is sent before it is given up
 SOCKETS = 100  # that clients without slots open at once: the default of several HTTP clients
@@ -175,11 +174,8 @@ class Run:
         async def call(weight: float) -> None:
             with contextlib.suppress(ThrottleClosed):
                 for _ in range(TRIES):
-                    async with throttle(weight) as lease:
+                    async with throttle(weight):
                         answer = await self._send(weight)
-                        if not COUNTED:  # it counts from the grant: let it count from here
-                            throttle.charge(weight)
-                            lease.settle(0)
                         if not answer.refused:
                             return
                         throttle.pause(answer.retry_after)

@@ -18,7 +18,7 @@ from async_throttle import LeakyBucket, SlidingWindow, Throttle
 
 __all__ = ["COUNTED", "TWINS", "Said", "Twin", "twin_of"]
 
-COUNTED: Final[dict[str, Any]] = {}
+COUNTED: Final = {"counts": "end"}
 """What all twins have in common."""
 
 
@@ -86,7 +86,9 @@ TWINS: Final = (
         "milliseconds",
         True,
         _nginx,
-        "without `burst`: `Throttle(1, period=ceil(1000 / N) / 1000, burst=1)`",
+        'without `burst`: `Throttle(1, period=ceil(1000 / N) / 1000, burst=1, counts="end")`; '
+        '`Nr/m`: `Throttle(int(N * 1000 / 60) / 1000, burst=B, counts="end")`; '
+        "`limit_conn N`: `concurrency=N`",
     ),
     Twin(
         (
@@ -107,7 +109,7 @@ TWINS: Final = (
     ),
     Twin(
         ("log", "drf", "fastapi-limiter", "aiohttp-ratelimiter"),
-        "DRF 3.18, fastapi-limiter 0.2, aiohttp-ratelimiter 4.1, moving windows of limits",
+        "DRF 3.18, fastapi-limiter 0.2, aiohttp-ratelimiter 4.1, moving windows of `limits`",
         "a log of what was served within the last P",
         "log",
         False,
@@ -132,7 +134,7 @@ TWINS: Final = (
     ),
     Twin(
         ("haproxy",),
-        "HAProxy 2.6 `http_req_rate(P) gt N`, the sliding counter of limits",
+        "HAProxy 2.6 `http_req_rate(P) gt N`, the sliding counter of `limits`",
         "this window and a share of the last one; calls that are refused too",
         "two windows",
         True,
@@ -141,7 +143,8 @@ TWINS: Final = (
             "period": said.period,
             "burst": said.burst,
         },
-        "never a window; B as small as the rate times the round trip allows",
+        "never a window; B, which is yours to choose, as small as the rate times the round trip "
+        "allows; where fractions are not rounded down, `N - B`",
     ),
     Twin(
         ("vsthrottle",),
