@@ -327,6 +327,7 @@ def test_a_timetable_is_kept_as_long_as_that_happens_which_it_tells(what: str) -
     timetable = story.queue.foresight
     assert isinstance(timetable, Timetable)
     {**KEPT, **DROPPED}[what](story)
+    story.quote(1, lane=ALONE)
     assert (story.queue.foresight is timetable) == (what in KEPT)
     told_as_played(story)
 
@@ -461,6 +462,24 @@ def test_a_newcomer_waits_with_those_before_it_and_then_for_its_own_limit() -> N
     # The third waits for the bucket until 40, and then the newcomer for the rate of its lane.
     assert quote(story.queue, story.lanes[IDLE], (TOKEN, TOKEN)) == (90, 1)
     assert quote(story.queue, story.lanes[ALONE], (3 * TOKEN,)) == (70, 0)
+
+
+def test_the_wait_behind_others_counts_for_the_limit_that_they_wait_for() -> None:
+    story = two_wait()
+    for n in range(2):
+        story.join(f"heavy {n}", 3, lane=ALONE)
+    story.join("third", 1, 1, lane=IDLE)
+    # The third waits for the bucket until 70, and then the newcomer for the rate of its lane.
+    assert quote(story.queue, story.lanes[IDLE], (TOKEN, TOKEN)) == (120, 0)
+
+
+def test_a_newcomer_behind_one_that_lacks_a_slot_is_told_from_a_copy() -> None:
+    story = two_wait()
+    assert story.quote(1, lane=ALONE) == 10
+    story.join("lacks a slot", 1, 1, lane=SLOTTED)
+    assert Timetable.of(story.queue, story.lanes[SLOTTED]) is None
+    assert story.quote(1, lane=ALONE) == 10
+    assert story.quote(1, 1, lane=SLOTTED) == 20
 
 
 def test_what_has_come_to_pass_is_forgotten() -> None:

@@ -75,9 +75,10 @@ class _Row:
 
     __slots__ = ("bottleneck", "misses", "rates", "since", "wanted")
 
+    since: int
+
     def __init__(self, lane: Lane, rate: Rule, now: int) -> None:
         self.rates = {n: rule.fork() for n, rule in lane.rates if rule is not rate}
-        self.since = now
         self.misses = False
         self.wanted = {n: 0 for n, rule in self.rates.items() if type(rule) not in PLAIN}
         measured = lane.bottleneck is not None
