@@ -7,7 +7,7 @@ do, and what comes in between. The same worlds with calls that count from the st
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,11 +16,19 @@ from hypothesis import strategies as st
 from support import check, examples
 from twins import KINDS, SECOND, TICKS, Server
 
-from async_throttle import LimitSet, SlidingWindow, Throttle, WeightTooLarge, testing
+from async_throttle import (
+    LimitPool,
+    LimitSet,
+    SlidingWindow,
+    Throttle,
+    WeightTooLarge,
+    testing,
+    threads,
+)
 
 MS = 0.001
 
-WAYS = "lease", "set", "two", "three", "block", "acquire"
+WAYS = "lease", "set", "two", "three", "pool", "block", "acquire"
 
 
 @dataclass(frozen=True)
@@ -71,11 +79,12 @@ async def live(
     twin = server.twin()
     throttle = made(concurrency=world.concurrency, counts=counts, **twin)
     others = made(20, burst=12, period=0.5, counts=counts), made(30, burst=12)
-    api = {
+    api: dict[str, Any] = {
         "set": LimitSet(made(math.inf), x=throttle),
         "two": LimitSet(x=throttle, y=others[0]),
         "three": LimitSet(x=throttle, y=others[0], z=others[1], concurrency=5),
     }
+    api["pool"] = LimitPool([api["set"], api["three"]])
     granted: list[float] = []
     for ms, what, how in world.events:
         loop.call_at(ms * MS, happen, throttle, twin["capacity"], what, how)
@@ -106,7 +115,7 @@ async def make(throttle: Any, api: Any, server: Server, call: Call, granted: lis
     await asyncio.sleep(call.start * MS)
     try:
         if call.way == "acquire":
-            await throttle.acquire(call.weight)
+            await getattr(throttle, "acquire_async", throttle.acquire)(call.weight)
             granted.append(asyncio.get_running_loop().time())
             await travel(server, call)
             throttle.release()
@@ -249,6 +258,40 @@ def test_no_server_refuses_a_call_that_counts_to_the_end(kind: str) -> None:
         assert server.refused == 0
 
     is_never_refused()
+
+
+@examples(150)
+@given(st.data())
+def test_a_throttle_for_threads_is_not_refused_either(data: st.DataObject) -> None:
+    world = data.draw(worlds(data.draw(st.sampled_from(sorted(KINDS)))))
+    server, _, _ = testing.run(live(world, "end", threads.Throttle))
+    assert server.refused == 0
+
+
+@examples(200)
+@given(
+    kind=st.sampled_from(("sliding log", "bucket")),
+    calls=st.lists(st.tuples(st.integers(1, 5), st.integers(0, 900)), min_size=20, max_size=60),
+)
+def test_release_says_of_no_call_that_it_has_ended_which_has_not(
+    kind: str, calls: list[tuple[int, int]]
+) -> None:
+    """All come at once, and nobody says whose end it is: of what weighs least."""
+    made = tuple(Call(0, weight, out, 5, way="acquire") for weight, out in calls)
+    world = World(lambda: KINDS[kind](most=10, period=1, burst=10), made)
+    assert testing.run(live(world, "end"))[0].refused == 0
+
+
+def test_what_ends_as_a_clock_window_closes_may_have_been_counted_in_the_next_one() -> None:
+    """The clock of the server is ahead: what ends before the edge here arrives after it there."""
+    late = [Call(9_450, 1, out=200, back=100) for _ in range(10)]
+    soon = [Call(10_000, 1, out=1, back=1) for _ in range(10)]
+    for way in ("lease", "block", "set"):
+        calls = tuple(replace(call, way=way) for call in (*late, *soon))
+        world = World(lambda: KINDS["clock window"](most=10, period=10, ahead=450_000_000), calls)
+        server, _, granted = testing.run(live(world, "end"))
+        assert server.refused == 0
+        assert sorted(granted) == [9.45] * 10 + [20.5] * 10
 
 
 @pytest.mark.parametrize("kind", KINDS)
