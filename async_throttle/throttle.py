@@ -182,7 +182,8 @@ class Throttle(FastThrottle, BaseThrottle):
       way. It stays in flight for as long as the slowest of the last 64 calls that ended well, a
       second at least and a period at most, or for *linger*. Its slot is free at once.
     - A task waits for ever for a call that it is in itself: where its own calls in flight leave no
-      room for the next one, that is a RuntimeError. Say ``lease.ended()`` first.
+      room for the next one, that is a RuntimeError. Say ``lease.ended()`` first. A call is that of
+      the task that was granted it: ask in the task that makes the call, not on behalf of others.
     - The price: a call costs its duration. In flight and per period there is at most *capacity*
       (bucket: *burst*), so calls of 30 s go at 10 per 31 s under ``Throttle(10, counts="end")``. At
       least *capacity* goes per period and longest call, or *burst* per time to fill it and longest
