@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import check, now, others_run, queued
+from support import calls_of, check, now, others_run, queued
 
 from async_throttle import (
     AIMD,
@@ -326,6 +326,20 @@ async def test_a_call_lingers_as_long_as_the_slowest_of_late() -> None:
     assert await lingers() == 1.0
     await body(throttle, 40)
     assert await lingers() == 10.0  # a period at most
+
+
+async def test_a_call_that_is_cut_short_costs_no_more_where_many_linger() -> None:
+    throttle = Throttle(2_000, period=60, counts="end")
+    leases = [await throttle.lease() for _ in range(1_100)]
+
+    def cut(some: list[Any]) -> int:
+        return calls_of(lambda: [lease._exit(TimeoutError()) for lease in some])
+
+    few = cut(leases[:50])
+    cut(leases[50:-50])
+    assert cut(leases[-50:]) < 1.5 * few
+    assert throttle.statistics().lingering == 1_100
+    check(throttle)
 
 
 @pytest.mark.parametrize("linger", [0, 2.5])

@@ -30,7 +30,8 @@ change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any, Final, Self
 
 from async_throttle._units import NEVER, TOKEN
@@ -104,7 +105,7 @@ class CountedToEnd(Rule):
     Attributes:
         rule: the other rule, which knows of the calls that have ended.
         in_flight: what calls hold that have not ended.
-        state: the ends that lie ahead, in order.
+        state: the ends that lie ahead, the next one last.
         latest: the instant from which on the latest end counts, a tick after that end.
         flights: tells who knows which calls are in flight; None if nobody does, or no longer.
         resolution: nanoseconds between two readings of the clock; a call may have ended as late as
@@ -115,7 +116,7 @@ class CountedToEnd(Rule):
 
     rule: Rule
     in_flight: InFlight
-    state: Sequence[End]
+    state: list[End]
     resolution: int
 
     def __init__(self, rule: Rule, resolution: int) -> None:
@@ -125,7 +126,7 @@ class CountedToEnd(Rule):
         self.resolution = resolution
         self.latest = -NEVER
         self.flights: Callable[[], Any] = _nobody
-        self.state = ()
+        self.state = []
 
     @property
     def kind(self) -> type[Rule]:
@@ -159,7 +160,7 @@ class CountedToEnd(Rule):
     def _ready_behind(self, now: int, wanted: int) -> int:
         """When all that is *wanted* fits into the level, where ends lie ahead."""
         rule, at, lingering, burst = self.rule.fork(), now, self.lingering, self.burst
-        for end in self.state:
+        for end in reversed(self.state):
             if end.at > at:
                 if wanted + lingering <= burst:
                     ready = rule.ready_at(at, wanted + lingering)
@@ -210,8 +211,9 @@ class CountedToEnd(Rule):
         return self._put(End(now + span, weight, lingers=True), held)
 
     def _put(self, end: End, held: int) -> End:
-        state = sorted([*self.state, end], key=_instant)
-        self.state = state
+        state, ends = self.state, [end]
+        n = bisect_left(state, -end.at, key=_before)  # behind others of the same instant
+        state[n:n] = ends
         self.in_flight.free += held
         return end
 
@@ -229,21 +231,22 @@ class CountedToEnd(Rule):
 
     def elapse(self, now: int) -> None:
         """Make the ends that lay ahead and are due by *now*."""
-        while self.state and self.state[0].at <= now:
-            end, *rest = self.state
+        state = self.state
+        while state and state[-1].at <= now:
+            end = state[-1]
             at = end.at + self.resolution
             receipt = self.rule.take(at, end.weight)
             self.latest = at
             end.receipt = receipt
             end.made = True
-            self.state = rest
+            del state[-1]
 
     def _as_of(self, now: int) -> tuple[Rule, int]:
         """The other rule as it is at *now*, and what lingers then."""
         if not self.state:
             return self.rule, 0
         rule, lingering = self.rule.fork(), self.lingering
-        for end in self.state:
+        for end in reversed(self.state):
             if end.at <= now:
                 rule.take(end.at + self.resolution, end.weight)
                 lingering -= end.weight
@@ -283,7 +286,7 @@ class CountedToEnd(Rule):
             return NEVER
         rule, at = self.landed(now), now
         if self.state:
-            at = max(now, self.state[-1].at)
+            at = max(now, self.state[0].at)
         return max(at, rule.fresh_at(at))
 
     def shift(self, by: int) -> None:
@@ -305,7 +308,7 @@ class CountedToEnd(Rule):
     def landed(self, now: int) -> Rule:
         """A copy of the other rule, as if all that is in flight had ended at *now*."""
         rule, ahead = self.rule.fork(), self.in_flight.used
-        for end in self.state:
+        for end in reversed(self.state):
             if end.at <= now:
                 rule.take(end.at + self.resolution, end.weight)
             else:
@@ -319,5 +322,5 @@ def _nobody() -> None:
     return None
 
 
-def _instant(end: End) -> int:
-    return end.at
+def _before(end: End) -> int:
+    return -end.at
