@@ -6,6 +6,7 @@ import math
 import os
 import re
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -398,6 +399,23 @@ def test_the_calls_of_a_closed_loop_end() -> None:
     loop.close()
     assert throttle.statistics().in_flight == 0
     assert testing.run(asyncio.wait_for(throttle.acquire(), 5))
+
+
+@pytest.mark.parametrize("way", [lambda throttle: throttle, lambda throttle: throttle(1)])
+def test_closed_loops_are_forgotten_that_no_call_is_in_flight_in(way: Callable[[Any], Any]) -> None:
+    throttle = Throttle(1_000, counts="end")
+
+    async def call() -> asyncio.AbstractEventLoop:
+        async with way(throttle):
+            return asyncio.get_running_loop()
+
+    stuck = asyncio.new_event_loop()
+    stuck.run_until_complete(throttle.acquire())
+    stuck.close()
+    loops = [weakref.ref(asyncio.run(call())) for _ in range(5)]
+    gc.collect()
+    assert [loop() for loop in loops[:-1]] == [None] * 4
+    assert throttle.statistics().in_flight == 0  # of what is stuck as well
 
 
 async def test_a_caller_that_waits_for_its_own_calls_is_told_so() -> None:

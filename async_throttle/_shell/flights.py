@@ -207,8 +207,16 @@ class Aloft:
     def note(self, flights: Flights, flight: Flight) -> None:
         """The call of *flight*, one of *flights*, is in flight."""
         if flight.loop is not None:
-            self.loops[flight.loop] = None
+            self.know(flight.loop)
         self.until = min(self.until, flights.gives_up(flight))
+
+    def know(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Calls may be in flight in *loop* from now on; closed loops without any are forgotten."""
+        if loop not in self.loops:
+            loops = {loop: None}
+            needed = {of for each in self.flights for of in each.loops()}
+            loops.update({of: None for of in self.loops if of in needed or not of.is_closed()})
+            self.loops = loops
 
     def sweep(self, now: int) -> list[Rule]:
         """End calls that are waited for too long, and those of closed loops: the rules of these."""
@@ -459,6 +467,12 @@ class Flights:
         self.write_out()
         mine = self.mine.get(whose(), {})
         return sum(flight.taken[1] for flight in list(mine) if flight.flies)
+
+    def loops(self) -> set[asyncio.AbstractEventLoop | None]:
+        """The event loops in which calls are in flight."""
+        opened = [task for task in (self.solo, *self.opened) if task is not None]
+        flying = [flight.loop for flight in list(self.flying) if flight.flies]
+        return {*flying, *(task.get_loop() for task in opened)}
 
     def gives_up_at(self) -> int:
         """The instant at which the oldest call in flight counts as ended; NEVER without one."""
