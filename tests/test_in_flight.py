@@ -367,6 +367,28 @@ async def test_no_body_is_waited_for_longer_than_longest() -> None:
     running.cancel()
 
 
+@pytest.mark.parametrize("way", ["block", "lease", "acquire", "set"])
+async def test_a_body_is_given_up_that_others_waited_behind_from_its_grant_on(way: str) -> None:
+    throttle = Throttle(1000, burst=1, initial=0, counts="end", longest=5)
+    api = LimitSet(throttle, Throttle(math.inf))
+    block: dict[str, Any] = {"block": throttle, "lease": throttle(1), "set": api}
+
+    async def stuck() -> None:
+        if way == "acquire":
+            await throttle.acquire()
+            await asyncio.sleep(1000)
+        async with block[way]:
+            await asyncio.sleep(1000)
+
+    stuck_there = asyncio.ensure_future(stuck())
+    behind = asyncio.ensure_future(stuck())
+    with pytest.warns(RuntimeWarning, match="for 5 s"):
+        await asyncio.sleep(5.1)
+    assert throttle.waiting == 0
+    stuck_there.cancel()
+    behind.cancel()
+
+
 @pytest.mark.parametrize(("period", "longest"), [(1, 60), (100, 100)])
 async def test_a_body_is_waited_for_a_period_and_a_minute_at_least(
     period: float, longest: float

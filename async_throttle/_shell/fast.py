@@ -817,8 +817,11 @@ def start(scheduler: Scheduler, attempt: Attempt) -> bool:
         taker._hold(waiter.receipts, waiter.granted_at - waiter.arrived, waiter.option, spans)
     scheduler.handed_over.discard(waiter)
     waiter.option.asked.count_wait(waiter)
-    if not scheduler.queue.waiting and not scheduler.busy:
-        scheduler.recalm()
+    if not scheduler.busy:
+        if not scheduler.queue.waiting:
+            scheduler.recalm()
+        elif scheduler.aloft is not None:
+            scheduler.arm()  # the end of this call is waited for, and no longer than may be
     return True
 
 
