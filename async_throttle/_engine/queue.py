@@ -369,7 +369,7 @@ class Queue:
                 self._expire(expires_at)
             elif due > now:
                 break
-            elif due == turn:  # another lane may rank first from here on
+            elif due == turn < NEVER:  # another lane may rank first from here on
                 self.now = max(self.now, turn, now - self.grace)
             else:
                 if not lane.backdates:
