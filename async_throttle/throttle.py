@@ -410,8 +410,11 @@ Throttle._to_the_end = ThrottleToTheEnd
 def leave_block(
     core: Core, blocks: Blocks | None, error: BaseException | None, done: list[bool]
 ) -> None:
-    """A plain block of a throttle ends, with *error*; *done* is filled once nothing can be lost."""
-    if blocks is None:
+    """A plain block of a throttle ends, with *error*; *done* is filled once nothing can be lost.
+
+    Without a block a slot of `acquire` comes back: ``stack.push_async_exit(throttle)``.
+    """
+    if not blocks:
         core.release(done)
     else:
         left: list[Any] = []
@@ -435,7 +438,7 @@ def leave_block_again(
 ) -> None:
     """`leave_block` was cut short by *late*: finish it. A clock that failed hides no *error*."""
     if not done:
-        if blocks is None:
+        if not blocks:
             core.release(done)
         else:
             release(blocks.leave(), error)

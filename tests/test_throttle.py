@@ -6,6 +6,7 @@ That the promises hold together, whatever the order of operations, is what test_
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 from datetime import timedelta
@@ -17,6 +18,7 @@ from support import at, now, others_run, queued, refusal_of, scaled
 
 import async_throttle
 from async_throttle import (
+    AIMD,
     GCRA,
     FixedWindow,
     LeakyBucket,
@@ -354,6 +356,20 @@ async def test_one_release_too_many_is_a_value_error(concurrency: int) -> None:
     with pytest.raises(ValueError, match="release"):
         throttle.release()
     assert throttle.active == 0
+
+
+@pytest.mark.parametrize("counts", ["start", "end"])
+@pytest.mark.parametrize("adapt", [None, AIMD(maximum=8)])
+@pytest.mark.parametrize("made", [Throttle, threads.Throttle])
+async def test_a_stack_may_give_back_what_was_acquired(made: Any, adapt: Any, counts: str) -> None:
+    throttle = made(10, 2, adapt=adapt, counts=counts)
+    async with contextlib.AsyncExitStack() as stack:
+        assert throttle.try_acquire()
+        stack.push_async_exit(throttle)
+        assert throttle.active == 1
+    assert (throttle.active, throttle.statistics().in_flight) == (0, 0)
+    with pytest.raises(ValueError, match=r"release\(\) without acquire"):
+        await throttle.__aexit__(None, None, None)
 
 
 def test_try_acquire_never_waits_and_needs_no_event_loop() -> None:
