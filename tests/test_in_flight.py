@@ -33,6 +33,8 @@ from async_throttle import (
     testing,
     threads,
 )
+from async_throttle._units import SECOND, TOKEN
+from async_throttle.rules.ends import CountedToEnd
 
 pytestmark = pytest.mark.virtual_time
 
@@ -120,6 +122,18 @@ async def test_the_period_of_a_window_starts_at_the_end_of_a_call() -> None:
     assert now() == 13 + TICK
     throttle.release()
     await asyncio.gather(*ends)
+
+
+def test_an_end_forgets_no_other_one_a_tick_too_early() -> None:
+    tick = 16_000_000  # of some clocks
+    rule = CountedToEnd(SlidingWindow(0, 2 * TOKEN, SECOND), tick)
+    for end in (0, SECOND):
+        rule.in_flight.take(end, TOKEN)
+        rule.land(end, TOKEN, TOKEN)
+    assert rule.ready_at(SECOND, TOKEN) == SECOND + tick
+    rule.in_flight.take(SECOND, TOKEN)
+    rule.linger(SECOND, TOKEN, TOKEN, SECOND)
+    assert rule.ready_at(2 * SECOND, TOKEN) == 2 * SECOND + tick
 
 
 async def test_a_call_that_ends_where_a_clock_window_is_closed_counts_in_the_next_one() -> None:

@@ -121,6 +121,8 @@ class CountedToEnd(Rule):
 
     def __init__(self, rule: Rule, resolution: int) -> None:
         self.rule = rule
+        if isinstance(rule, SlidingWindow):
+            rule.ahead = resolution  # what counts until the tick that an end counts from, is kept
         self.parameters = rule.parameters
         self.in_flight = InFlight(rule.burst)
         self.resolution = resolution
@@ -167,7 +169,7 @@ class CountedToEnd(Rule):
                     if ready <= end.at:
                         return ready
                 at = end.at
-            rule.take(end.at + self.resolution, end.weight)
+            self._count(rule, end.at, end.weight)
             lingering -= end.weight
         return rule.ready_at(at, wanted) if wanted <= burst else NEVER
 
@@ -197,13 +199,16 @@ class CountedToEnd(Rule):
             if at > now:
                 return self._put(End(at, weight, lingers=False), held)
         end = End(now, weight, lingers=False)
-        at = now + self.resolution
-        receipt = rule.take(at, weight)
-        self.latest = at
+        receipt = self._count(rule, now, weight)
+        self.latest = now + self.resolution
         flying.free += held
         end.receipt = receipt
         end.made = True
         return end
+
+    def _count(self, rule: Rule, ended: int, weight: int) -> Any:
+        """Take *weight* of *rule* for a call that has *ended*: from the next tick on it counts."""
+        return rule.take(ended + self.resolution, weight)
 
     def linger(self, now: int, held: int, weight: int, span: int) -> End:
         """A call may still be on its way that held so much: it ends *span* nanoseconds later."""
@@ -222,9 +227,8 @@ class CountedToEnd(Rule):
         self.elapse(now)
         if not end.made:
             state = [other for other in self.state if other is not end]
-            at = now + self.resolution
-            receipt = self.rule.take(at, end.weight)
-            self.latest = at
+            receipt = self._count(self.rule, now, end.weight)
+            self.latest = now + self.resolution
             end.receipt = receipt
             end.made = True
             self.state = state
@@ -234,9 +238,8 @@ class CountedToEnd(Rule):
         state = self.state
         while state and state[-1].at <= now:
             end = state[-1]
-            at = end.at + self.resolution
-            receipt = self.rule.take(at, end.weight)
-            self.latest = at
+            receipt = self._count(self.rule, end.at, end.weight)
+            self.latest = end.at + self.resolution
             end.receipt = receipt
             end.made = True
             del state[-1]
@@ -248,7 +251,7 @@ class CountedToEnd(Rule):
         rule, lingering = self.rule.fork(), self.lingering
         for end in reversed(self.state):
             if end.at <= now:
-                rule.take(end.at + self.resolution, end.weight)
+                self._count(rule, end.at, end.weight)
                 lingering -= end.weight
         return rule, lingering
 
@@ -310,7 +313,7 @@ class CountedToEnd(Rule):
         rule, ahead = self.rule.fork(), self.in_flight.used
         for end in reversed(self.state):
             if end.at <= now:
-                rule.take(end.at + self.resolution, end.weight)
+                self._count(rule, end.at, end.weight)
             else:
                 ahead += end.weight
         if ahead:

@@ -116,9 +116,11 @@ class SlidingWindow(_Window):
 
     __module__ = "async_throttle"
 
-    __slots__ = ()
+    # ahead     nanoseconds by which a take may be ahead of the present: what leaves then is kept
+    __slots__ = ("ahead",)
 
     state: SlidingState
+    ahead: int
 
     def __init__(
         self,
@@ -128,6 +130,7 @@ class SlidingWindow(_Window):
         burst: int | float | None = None,
     ) -> None:
         self.state = SlidingState(0, 0, [], [])
+        self.ahead = 0
         super().__init__(now, capacity, period, burst)
 
     def configure(
@@ -165,8 +168,8 @@ class SlidingWindow(_Window):
         parameters, state = self.parameters, self.state
         if isinstance(parameters.capacity, float):
             return None
-        if not state.inside or state.instants[0] + parameters.period <= now:
-            self._forget(now)
+        if not state.inside or state.instants[0] + parameters.period <= now - self.ahead:
+            self._forget(now - self.ahead)
         instants, weights = state.instants, state.weights
         size = len(instants)
         inside = state.inside + weight
@@ -227,7 +230,7 @@ class SlidingWindow(_Window):
 
     def fork(self) -> Self:
         twin, state = object.__new__(type(self)), self.state
-        twin.parameters = self.parameters
+        twin.parameters, twin.ahead = self.parameters, self.ahead
         twin.state = SlidingState(
             state.inside,
             state.first,
@@ -257,6 +260,7 @@ class SlidingWindow(_Window):
         rule = object.__new__(cls)
         rule.parameters = Parameters(capacity, period, capacity)
         rule.state = SlidingState(*state)
+        rule.ahead = 0
         return rule
 
     def _inside(self, now: int) -> int:
