@@ -259,7 +259,7 @@ class Throttle(FastThrottle, BaseThrottle):
         """A block that is measured ends."""
         core, blocks = self._core, self._blocks
         if core.flights is not None:
-            core.flights.write_out()
+            core.flights.write_out_own()
         if blocks is None or not fast.leave_block(core, blocks, error, left):
             leave_block(core, blocks, error, left)
 

@@ -793,6 +793,32 @@ async def block(throttle: Any, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
+async def test_blocks_take_shortcuts_again_after_some_that_could_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    throttle, long_ways, slowly = Throttle(1_000, 5, counts="end"), 0, Throttle._exit_slowly
+
+    def exit_slowly(*args: Any) -> None:
+        nonlocal long_ways
+        long_ways += 1
+        slowly(*args)
+
+    async def blocks(seconds: float) -> None:
+        while True:
+            await block(throttle, seconds)
+
+    monkeypatch.setattr(Throttle, "_exit_slowly", exit_slowly)
+    running = [asyncio.ensure_future(blocks(seconds)) for seconds in (0.011, 0.012, 0.013)]
+    await asyncio.sleep(0.1)
+    async with throttle(3):
+        await asyncio.sleep(0.1)
+    assert long_ways == 3
+    await asyncio.sleep(1)
+    assert long_ways == 3
+    for task in running:
+        task.cancel()
+
+
 async def test_blocks_of_shortcuts_may_end_in_any_order_and_in_other_tasks() -> None:
     throttle = Throttle(10, 5, counts="end")
     blocks = [asyncio.ensure_future(block(throttle, seconds)) for seconds in (3, 1, 2)]

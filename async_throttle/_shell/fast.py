@@ -290,7 +290,13 @@ class FastFlight:
                 full = state.full_at
                 if full <= at - ticks.scale:
                     full = at
-                if now >= clock.seen and not (state.floor and full - at < state.floor):
+                if state.floor and full - at < state.floor and now >= clock.seen:
+                    scheduler.busy = True
+                    try:
+                        rule.rule.note(full - at)
+                    finally:
+                        scheduler.busy = False
+                if now >= clock.seen and not scheduler.notes:
                     if task is flights.solo:
                         if now - flights.since <= SECOND:
                             state.full_at = full + ticks.token

@@ -440,6 +440,16 @@ class Flights:
         self.blocks.held, self.flying, self.mine = held, found, mine
         self.solo, self.opened = None, none
 
+    def write_out_own(self) -> None:
+        """Do so if a shortcut has begun the block that ends now.
+
+        Else each of the blocks written out would write out those that were begun meanwhile.
+        """
+        inside = fast.who()
+        opened = [self.solo, *self.opened]
+        if inside not in self.blocks or any(id(task) == inside for task in opened):
+            self.write_out()
+
     # -- questions ----------------------------------------------------------------------
 
     def lingers_for(self) -> int:
