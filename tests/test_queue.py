@@ -1008,6 +1008,15 @@ def nothing_happens_before_it_is_due(queue: Queue, ahead: int) -> None:
         Act(5, "join", 2, (1, 0, 0), 60),
     ],
 )
+@example(  # the end of a pause gives a turn to one who lacks a slot then
+    acts=[
+        *[Act(0, "join", 0, (0, 0, 0), 50, 0)] * 6,
+        Act(0, "join", 0, (0, 0, 0), 50, 1),
+        *[Act(0, "join", 1, (0, 0, 0), 50, 0)] * 2,
+        Act(0, "pause", 0, (0, 0, None), 50, 0),
+        Act(0, "resume", 1, (), 0),
+    ],
+)
 @example(  # the class that was passed has its turn at the end of a pause
     acts=[
         Act(0, "join", 0, (2, 0, None), 50, 1),

@@ -193,10 +193,18 @@ def _differences_of_run(overtaking: Overtaking, run: Run) -> Iterator[tuple[str,
 
 def _next_of_all(queue: Queue) -> int:
     """When the next head goes, by a look at all lanes; a head may fail on the way."""
-    while len(queue.busy) > 1:
-        found = queue.next_of_all()
-        if found is not None:
-            return found[1]
+    index = queue.index
+    before = index.turns_for, index.turns_until
+    index.turns_for = queue.now
+    try:
+        while len(queue.busy) > 1:
+            found = queue.next_of_all()
+            if found is not None:
+                if not queue.awaits_turn(found[1]):
+                    return found[1]
+                index.turns_for = index.turns_until
+    finally:
+        index.turns_for, index.turns_until = before
     return queue.next_grant()[1]
 
 

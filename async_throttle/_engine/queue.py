@@ -354,10 +354,6 @@ class Queue:
                 due = self._grant_lone(lane, now)
             if due < 0:
                 lane, due = self.next_grant()
-            turn = NEVER
-            if self.ranked and len(self.busy) > 1:
-                turn = self.index.turns_until
-                due = min(due, turn)
             if self.emptying and self._ends_pauses(min(now, due)):
                 continue
             if lane is None:
@@ -369,8 +365,6 @@ class Queue:
                 self._expire(expires_at)
             elif due > now:
                 break
-            elif due == turn < NEVER:  # another lane may rank first from here on
-                self.now = max(self.now, turn, now - self.grace)
             else:
                 if not lane.backdates:
                     self.now = now
@@ -440,6 +434,7 @@ class Queue:
         busy = self.busy
         if len(busy) > 1:
             self.index.rouse()
+            self.index.turns_for = self.now
         while True:
             if not busy:
                 return None, NEVER
@@ -459,7 +454,13 @@ class Queue:
                 return lane, due
             found = self._next_in_clusters()
             if found is not None:
-                return found
+                if not self.awaits_turn(found[1]):
+                    return found
+                self.index.turns_for = self.index.turns_until
+
+    def awaits_turn(self, due: int) -> bool:
+        """Whether another lane has a turn out of rank by the instant that was found *due*."""
+        return self.ranked > 0 and self.index.turns_until < NEVER and self.index.turns_until <= due
 
     def _next_in_clusters(self) -> tuple[Lane, int] | None:
         """The lane whose head goes next, and when; None if that is to be asked again."""
@@ -496,13 +497,13 @@ class Queue:
             self.index.rebuild(self.busy)
             self.doubtful = False
         index = self.index
-        if (self.ranked or index.turns) and index.turns_at != self.now:
-            turns, index.turns_until = self._turns()
+        if (self.ranked or index.turns) and index.turns_at != index.turns_for:
+            turns, index.turns_until = self._turns(index.turns_for)
             if turns != index.turns:
                 for lane in [*index.turns, *turns]:
                     index.changed(lane)
                 index.turns = turns
-            index.turns_at = self.now
+            index.turns_at = index.turns_for
         index.renew(self.now)
         return not index.entangled
 
@@ -522,7 +523,7 @@ class Queue:
         No other lane asks for their rules.
         """
         present = self.index.present
-        turns, _ = self._turns()
+        turns, self.index.turns_until = self._turns(self.index.turns_for)
         ranked = sorted(lanes, key=lambda lane: _rank(lane, turns))
         ahead = Reservations()
         before: list[tuple[Reservations, int]] = []  # by lane: the reservations of earlier ranks
@@ -648,15 +649,15 @@ class Queue:
         self._part(waiter)
         self._remove(waiter, FAILED)
 
-    def _turns(self, newcomers: Lane | None = None) -> tuple[list[Lane], int]:
-        """The lanes that rank before the rest, and before *newcomers*; and until when."""
+    def _turns(self, at: int, newcomers: Lane | None = None) -> tuple[list[Lane], int]:
+        """The lanes that rank *at* an instant before the rest, and *newcomers*; and until when."""
         if not self.ranked and (newcomers is None or not newcomers.priority):
             return [], NEVER
-        return self.patience.turns(self.now, newcomers)
+        return self.patience.turns(at, newcomers)
 
     def _is_out_of_rank(self, lane: Lane) -> bool:
         """Whether a better class that asks for a rule of *lane* has a head that could go now."""
-        turns = self.index.turns if self.index.turns_at == self.now else self._turns()[0]
+        turns = self.index.turns if self.index.turns_at == self.now else self._turns(self.now)[0]
         return (lane in turns and self.patience.has_better(lane)) and any(
             other.priority < lane.priority
             and not set(other.rules).isdisjoint(lane.rules)
@@ -693,7 +694,8 @@ class Queue:
         if not self.trusting:
             self.doubt()
         while len(self.busy) > 1 and self._renew():
-            if not decide.is_simple(self.index, lane) or self._turns(lane)[0] != self.index.turns:
+            turns, _ = self._turns(self.now, lane)
+            if not decide.is_simple(self.index, lane) or turns != self.index.turns:
                 break
             if decide.may_take(self.index, lane, weights, now):
                 return True
@@ -728,7 +730,7 @@ class Queue:
 
     def _ahead_of(self, lane: Lane) -> Reservations:
         """The reservations of the lanes that rank before a newcomer to *lane*."""
-        turns, _ = self._turns(lane)
+        turns, _ = self._turns(self.now, lane)
         better = [
             other
             for other in self.busy
