@@ -33,7 +33,7 @@ from async_throttle._shell.clock import Clock
 from async_throttle._shell.scheduler import find
 from async_throttle.rules.bucket import TokenBucket
 
-MOMENTS = {"brief": 8, "quick": 24, "mutants": 36, "ci": 48, "deep": 10**9}.get(PROFILE, 80)
+MOMENTS = {"brief": 8, "quick": 24, "mutants": 36, "ci": 32, "deep": 10**9}.get(PROFILE, 80)
 """In each scene; ``python -m tests.interruptions`` tries them all."""
 
 
