@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support import calls_of, check, now, others_run, queued
+from test_fork import in_child
 
 from async_throttle import (
     AIMD,
@@ -909,21 +910,23 @@ async def test_a_subclass_counts_to_the_end_as_well() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_what_is_in_flight_at_a_fork_is_in_flight_in_the_parent_alone() -> None:
-    async def main() -> int:
-        throttle = Throttle(10, 5, counts="end")
-        await throttle.acquire(3)
-        async with throttle(2) as lease:
-            async with throttle:
-                child = os.fork()
-                if not child:
-                    assert (throttle.active, throttle.statistics().in_flight) == (0, 0)
-            lease.settle(1)
-        throttle.release()
-        if child:
-            return os.waitpid(child, 0)[1]  # noqa: ASYNC222
-        told = throttle.statistics()
-        os._exit(told.active or int(told.in_flight))
+async def test_what_is_in_flight_at_a_fork_is_in_flight_in_the_parent_alone() -> None:
+    throttle = Throttle(10, 5, counts="end")
+    await throttle.acquire(3)
+    async with throttle(2) as lease, throttle:
 
-    assert asyncio.run(main()) == 0
+        def told() -> tuple[int, float]:
+            statistics = throttle.statistics()
+            return statistics.active, statistics.in_flight
+
+        def leave() -> None:
+            assert told() == (0, 0)
+            for left in (throttle, lease):
+                with pytest.raises(StopIteration):
+                    left.__aexit__(None, None, None).send(None)
+            lease.settle(1)
+            throttle.release()
+            assert told() == (0, 0)
+
+        in_child(leave)
+        assert told() == (3, 6)

@@ -206,7 +206,8 @@ class FastFlight:
     def __aenter__(self: Any) -> types.CoroutineType[Any, Any, None]:
         core = self._core
         scheduler = core.scheduler
-        task = running_task(scheduler.loop)
+        loop = scheduler.loop
+        task = None if loop is None else running_task(loop)
         now = monotonic_ns()
         flights = core.flights
         state = flights.bucket
@@ -271,7 +272,8 @@ class FastFlight:
             flights = core.flights
             task = flights.solo
             if task is None or flights.opened or self._blocks.held:
-                task = running_task(scheduler.loop)
+                loop = scheduler.loop  # None in a process that was forked since
+                task = None if loop is None else running_task(loop)
             now = monotonic_ns()
             state = flights.bucket
             if (
