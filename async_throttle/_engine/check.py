@@ -195,17 +195,24 @@ def _next_of_all(queue: Queue) -> int:
     """When the next head goes, by a look at all lanes; a head may fail on the way."""
     index = queue.index
     before = index.turns_for, index.turns_until
-    index.turns_for = queue.now
     try:
-        while len(queue.busy) > 1:
-            found = queue.next_of_all()
-            if found is not None:
-                if not queue.awaits_turn(found[1]):
-                    return found[1]
-                index.turns_for = index.turns_until
+        due = _as_turns_come(queue)
     finally:
         index.turns_for, index.turns_until = before
-    return queue.next_grant()[1]
+    return queue.next_grant()[1] if due is None else due
+
+
+def _as_turns_come(queue: Queue) -> int | None:
+    """The same, while several lanes are busy, as `Queue.next_grant` finds it."""
+    index = queue.index
+    index.turns_for = queue.now
+    while len(queue.busy) > 1:
+        found = queue.next_of_all()
+        if found is not None:
+            if not queue.awaits_turn(found[1]):
+                return found[1]
+            index.turns_for = index.turns_until
+    return None
 
 
 def _differences_of_index(queue: Queue) -> Iterator[tuple[str, Any, Any]]:
