@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 SECOND = 10**9
 HOUR = 3600.0
-HOURS = scaled(24, least=5)  # of a day
+HOURS = 5 if QUICK else scaled(24, least=12)  # of a day
 LONG = scaled(40_000, least=15_000)  # seconds, in which chance evens out
 
 
