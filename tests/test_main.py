@@ -684,6 +684,7 @@ def test_ctrl_c_ends_it_without_a_traceback() -> None:
     process.stderr.readline()  # the first run has begun
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
-    assert err.splitlines()[-1] == "interrupted"
-    assert "Traceback" not in err
+    assert "interrupted" in err.splitlines()
+    # CPython 3.13.0 may say, too, what went wrong in the finalizers of its own transports.
+    assert err.count("Traceback") == err.count("Exception ignored in")
     assert process.returncode == 130
