@@ -883,6 +883,26 @@ def test_a_block_of_a_shortcut_ends_with_its_loop() -> None:
     assert throttle.active == 0
 
 
+def test_a_block_of_a_shortcut_ends_with_a_loop_in_which_no_call_was_known() -> None:
+    throttle = Throttle(1000, burst=2, counts="end")
+
+    async def consume_and_block() -> None:
+        throttle.charge(2)
+        await throttle.consume(1)
+        await asyncio.sleep(0.01)
+        await block(throttle, 1000)
+
+    loop = asyncio.new_event_loop()
+    stuck = loop.create_task(consume_and_block())
+    loop.call_later(0.1, loop.stop)
+    loop.run_forever()
+    assert blocks_open(throttle) == 1
+    loop.close()
+    assert throttle.statistics().in_flight == 0
+    stuck.get_coro().close()
+    stuck._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 async def test_sets_see_blocks_of_shortcuts() -> None:
     throttle = Throttle(1000, burst=2, counts="end")
     running = asyncio.ensure_future(block(throttle, 1))

@@ -220,12 +220,10 @@ class Aloft:
 
     def sweep(self, now: int) -> list[Rule]:
         """End calls that are waited for too long, and those of closed loops: the rules of these."""
-        here = sorted(self.flights, key=_number)
-        for each in here:
-            each.write_out_closed()
         closed = [loop for loop in self.loops if loop.is_closed()]
         if not closed and now < self.until:
             return []
+        here = sorted(self.flights, key=_number)
         changed: list[Rule] = [each.rule for each in here if each.sweep(now, closed)]
         for loop in closed:
             del self.loops[loop]
@@ -450,12 +448,6 @@ class Flights:
         inside = fast.who()
         opened = [self.solo, *self.opened]
         if inside not in self.blocks or any(id(task) == inside for task in opened):
-            self.write_out()
-
-    def write_out_closed(self) -> None:
-        """Do so if a shortcut has begun a block in an event loop that is closed by now."""
-        first = [self.solo, next(iter(self.opened), None)]
-        if any(task is not None and task.get_loop().is_closed() for task in first):
             self.write_out()
 
     # -- questions ----------------------------------------------------------------------

@@ -225,6 +225,8 @@ class LoopScheduler(Scheduler):
         self._timeouts.cancel()
         self.loop = loop
         self.thread = get_ident()
+        if self.aloft is not None:
+            self.aloft.know(loop)
 
     def _bury(self, now: int) -> None:
         """The loop was closed: drop its waiters, and undo grants that were handed over."""
