@@ -194,24 +194,23 @@ def _differences_of_run(overtaking: Overtaking, run: Run) -> Iterator[tuple[str,
 def _next_of_all(queue: Queue) -> int:
     """When the next head goes, by a look at all lanes; a head may fail on the way."""
     index = queue.index
-    before = index.turns_for, index.turns_until
+    before = index.turns_until
     try:
         due = _as_turns_come(queue)
     finally:
-        index.turns_for, index.turns_until = before
+        index.turns_until = before
     return queue.next_grant()[1] if due is None else due
 
 
 def _as_turns_come(queue: Queue) -> int | None:
     """The same, while several lanes are busy, as `Queue.next_grant` finds it."""
-    index = queue.index
-    index.turns_for = queue.now
+    ranked_at = queue.now
     while len(queue.busy) > 1:
-        found = queue.next_of_all()
+        found = queue.next_of_all(ranked_at)
         if found is not None:
             if not queue.awaits_turn(found[1]):
                 return found[1]
-            index.turns_for = index.turns_until
+            ranked_at = queue.index.turns_until
     return None
 
 

@@ -598,7 +598,6 @@ class Index:
         quitters: the lanes that were looked at, whose head's caller was cancelled.
         turns: the lanes that stand in the index as if they had a turn out of rank.
         turns_at: an instant at which they had one, if nothing has changed since.
-        turns_for: the instant for which they are asked: now, or when one more lane has one.
         turns_until: when time alone gives one to another lane.
         present: the instant of the event; a late grant may count from an earlier one.
     """
@@ -618,7 +617,6 @@ class Index:
         "standings",
         "turns",
         "turns_at",
-        "turns_for",
         "turns_until",
     )
 
@@ -637,7 +635,6 @@ class Index:
         self.quitters: list[Lane] = NONE_YET
         self.turns: list[Lane] = NONE_YET
         self.turns_at = ENDED
-        self.turns_for = 0
         self.turns_until = NEVER
 
     def clear(self) -> None:

@@ -434,7 +434,7 @@ class Queue:
         busy = self.busy
         if len(busy) > 1:
             self.index.rouse()
-            self.index.turns_for = self.now
+        ranked_at = self.now
         while True:
             if not busy:
                 return None, NEVER
@@ -452,21 +452,24 @@ class Queue:
                 if place >= 0 and lane.bottleneck is not None:
                     lane.bottleneck.wait_for(place, self.index.present)
                 return lane, due
-            found = self._next_in_clusters()
+            found = self._next_in_clusters(ranked_at)
             if found is not None:
                 if not self.awaits_turn(found[1]):
                     return found
-                self.index.turns_for = self.index.turns_until
+                ranked_at = self.index.turns_until
 
     def awaits_turn(self, due: int) -> bool:
         """Whether another lane has a turn out of rank by the instant that was found *due*."""
         return self.ranked > 0 and self.index.turns_until < NEVER and self.index.turns_until <= due
 
-    def _next_in_clusters(self) -> tuple[Lane, int] | None:
-        """The lane whose head goes next, and when; None if that is to be asked again."""
+    def _next_in_clusters(self, ranked_at: int) -> tuple[Lane, int] | None:
+        """The lane whose head goes next, and when; None if that is to be asked again.
+
+        Lanes have the turns out of rank that they have at the instant *ranked_at*.
+        """
         index = self.index
-        if not self._renew():
-            return self.next_of_all()
+        if not self._renew(ranked_at):
+            return self.next_of_all(ranked_at)
         lane, due, cluster = decide.first(index, self.now)
         if cluster is None:
             return (self.busy[0] if lane is None else lane), due
@@ -483,7 +486,7 @@ class Queue:
         self._sweep_cancelled(lanes)
         if not all(lane.waiters for lane in lanes) or index.dirty:
             return None
-        found = self._next_in_rank(lanes)
+        found = self._next_in_rank(lanes, ranked_at)
         if found is not None:
             cluster.found, cluster.at = found
             cluster.rank = _rank(found[0], index.turns)
@@ -491,19 +494,23 @@ class Queue:
             decide.note(index, cluster)
         return None
 
-    def _renew(self) -> bool:
-        """Have the index up to date; whether the lanes may be decided by it."""
+    def _renew(self, ranked_at: int) -> bool:
+        """Have the index up to date, with the turns that lanes have at the instant *ranked_at*.
+
+        Returns:
+            Whether the lanes may be decided by it.
+        """
         if self.doubtful:
             self.index.rebuild(self.busy)
             self.doubtful = False
         index = self.index
-        if (self.ranked or index.turns) and index.turns_at != index.turns_for:
-            turns, index.turns_until = self._turns(index.turns_for)
+        if (self.ranked or index.turns) and index.turns_at != ranked_at:
+            turns, index.turns_until = self._turns(ranked_at)
             if turns != index.turns:
                 for lane in [*index.turns, *turns]:
                     index.changed(lane)
                 index.turns = turns
-            index.turns_at = index.turns_for
+            index.turns_at = ranked_at
         index.renew(self.now)
         return not index.entangled
 
@@ -512,18 +519,18 @@ class Queue:
         quitters, self.index.quitters = self.index.quitters, []
         self._sweep_cancelled(quitters)
 
-    def next_of_all(self) -> tuple[Lane, int] | None:
+    def next_of_all(self, ranked_at: int) -> tuple[Lane, int] | None:
         """What `_next_in_clusters` finds, without the index: by looking at all lanes."""
         self._sweep_cancelled(self.busy)
-        return self._next_in_rank(self.busy) if self.busy else None
+        return self._next_in_rank(self.busy, ranked_at) if self.busy else None
 
-    def _next_in_rank(self, lanes: Iterable[Lane]) -> tuple[Lane, int] | None:
+    def _next_in_rank(self, lanes: Iterable[Lane], ranked_at: int) -> tuple[Lane, int] | None:
         """Which head of *lanes* goes next, by rank, and when; None if a rule has failed a head.
 
         No other lane asks for their rules.
         """
         present = self.index.present
-        turns, self.index.turns_until = self._turns(self.index.turns_for)
+        turns, self.index.turns_until = self._turns(ranked_at)
         ranked = sorted(lanes, key=lambda lane: _rank(lane, turns))
         ahead = Reservations()
         before: list[tuple[Reservations, int]] = []  # by lane: the reservations of earlier ranks
@@ -693,9 +700,10 @@ class Queue:
             return False
         if not self.trusting:
             self.doubt()
-        while len(self.busy) > 1 and self._renew():
-            turns, _ = self._turns(self.now, lane)
-            if not decide.is_simple(self.index, lane) or turns != self.index.turns:
+        while len(self.busy) > 1 and self._renew(self.now):
+            if not decide.is_simple(self.index, lane):
+                break
+            if self._turns(self.now, lane)[0] != self.index.turns:
                 break
             if decide.may_take(self.index, lane, weights, now):
                 return True
