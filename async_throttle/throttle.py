@@ -249,7 +249,6 @@ class Throttle(FastThrottle, BaseThrottle):
         loop = asyncio._get_running_loop()
         if loop is not scheduler.loop and not scheduler.queue.waiting and not scheduler.handed_over:
             scheduler.bind(loop, core)
-            scheduler.aloft.know(loop)
         assert self._blocks is not None
         entry: Any = self._enter_measured(self._blocks)
         coroutine: types.CoroutineType[Any, Any, None] = entry
