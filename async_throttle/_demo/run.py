@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
+from functools import partial
 from urllib.parse import urlsplit
 
 from async_throttle import Throttle, ThrottleClosed
@@ -142,31 +143,23 @@ class Run:
         """All calls at once. One that is refused obeys Retry-After, then tries again."""
         sockets = asyncio.Semaphore(SOCKETS)
 
-        async def call(weight: float) -> None:
-            for _ in range(TRIES):
-                async with sockets:
-                    answer = await self._send(weight)
-                if not answer.refused or answer.retry_after > PATIENCE:
-                    return
-                await asyncio.sleep(answer.retry_after)
+        async def ask(weight: float) -> Answer:
+            async with sockets:
+                return await self._send(weight)
 
-        await self._all(call)
+        await self._all(partial(self._obey, ask))
 
     async def plain(self, limits: Limits) -> None:
         """The same with what most programs have: a semaphore, and a token bucket before it."""
         slots = asyncio.Semaphore(limits.concurrency or SOCKETS)
         bucket = PlainBucket(limits)
 
-        async def call(weight: float) -> None:
-            for _ in range(TRIES):
-                await bucket.take(weight)
-                async with slots:
-                    answer = await self._send(weight)
-                if not answer.refused or answer.retry_after > PATIENCE:
-                    return
-                await asyncio.sleep(answer.retry_after)
+        async def ask(weight: float) -> Answer:
+            await bucket.take(weight)
+            async with slots:
+                return await self._send(weight)
 
-        await self._all(call)
+        await self._all(partial(self._obey, ask))
 
     async def throttled(self, throttle: Throttle) -> None:
         """The same, by *throttle*. Should one be refused, all pause before it tries again."""
@@ -183,6 +176,16 @@ class Run:
                             throttle.close()
 
         await self._all(call)
+
+    async def _obey(
+        self, ask: Callable[[float], Coroutine[None, None, Answer]], weight: float
+    ) -> None:
+        """A call that, when it is refused, obeys Retry-After and tries again."""
+        for _ in range(TRIES):
+            answer = await ask(weight)
+            if not answer.refused or answer.retry_after > PATIENCE:
+                return
+            await asyncio.sleep(answer.retry_after)
 
     async def _send(self, weight: float) -> Answer:
         sent = self.seconds
