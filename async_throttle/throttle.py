@@ -84,7 +84,7 @@ from async_throttle._base import BaseThrottle, core_of
 from async_throttle._decorator import is_to_be_decorated, within
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
-from async_throttle._shell.core import Core, checked_priority
+from async_throttle._shell.core import Core, checked_priority, one_too_many
 from async_throttle._shell.count import know
 from async_throttle._shell.fast import NOTHING, UNIT, FastFlight, FastLease, FastThrottle
 from async_throttle._shell.lease import BaseLease, Blocks, release, settle
@@ -631,13 +631,19 @@ class Lease(FastLease, BaseLease):
             self._grip.hold(core.flights, receipts[-1], find(core).queue.now)
         super()._hold(receipts, waited, option, spans)
 
-    def _give_back(self, now: int, error: BaseException | None) -> None:
+    def _give_back(self, now: int, error: BaseException | None) -> bool:
         core = self._core
         ends = core.rule.wants_ends or core.flights is not None
         find(core).queue.touched(*((core.slots, core.rule) if ends else (core.slots,)))
         if core.flights is not None:
             self._grip.finish(now, error)
+        if core.slots.free >= core.slots.limit:
+            return False
         core.slots.free += 1
+        return True
+
+    def _one_too_many(self) -> ValueError:
+        return one_too_many(self._core)
 
     def _in_flight(self, core: Core) -> tuple[int, int]:
         if core is not self._core or not self._holds():

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from limiters import Kind, every_kind
 from support import now, others_run, queued, refusal_of
 
 from async_throttle import (
@@ -23,6 +24,7 @@ from async_throttle import (
     testing,
     threads,
 )
+from async_throttle._shell import fast
 from async_throttle._shell.lease import Blocks
 
 pytestmark = pytest.mark.virtual_time
@@ -409,3 +411,48 @@ def test_a_misspelt_attribute_is_an_error() -> None:
     lease = Throttle(10)(5)
     with pytest.raises(AttributeError):
         lease.wieght = 5  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("shortcuts", [False, True])
+@pytest.mark.parametrize("counts", ["start", "end"])
+@pytest.mark.parametrize("adapt", [None, AIMD(maximum=8)])
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("plain", [False, True])
+@every_kind
+async def test_a_block_that_finds_its_slot_gone_says_so_and_leaves_none_below_nothing(
+    kind: Kind,
+    plain: bool,
+    fails: bool,
+    adapt: Any,
+    counts: str,
+    shortcuts: bool,
+    waits: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `BoundedSemaphore` does; an exception of the body goes on, with a note."""
+    monkeypatch.setattr(fast, "ENABLED", shortcuts)
+    limiter = kind.make(3, 2, adapt=adapt, counts=counts)
+    throttle = limiter.throttle
+    waiters: list[asyncio.Task[bool]] = []
+
+    async def block() -> None:
+        async with limiter.asked if plain else limiter.call(2):
+            if waits and isinstance(throttle, Throttle):
+                waiters.append(asyncio.create_task(throttle.acquire(3)))
+                await others_run()
+            throttle.release()
+            if fails:
+                raise KeyError
+
+    with pytest.raises(KeyError if fails else ValueError) as caught:
+        await block()
+    told = caught.value.__notes__[0] if fails else str(caught.value)
+    assert re.search(r"release\(\) without acquire\(\): nobody holds a slot of", told)
+    assert throttle.active == 0
+    for waiter in waiters:
+        await waiter
+        throttle.release()
+    with pytest.raises(ValueError, match=r"release\(\) without acquire"):
+        throttle.release()
+    assert (throttle.active, throttle.statistics().in_flight) == (0, 0)

@@ -34,7 +34,16 @@ if TYPE_CHECKING:
     from async_throttle._shell.lease import BaseLease
     from async_throttle._shell.tally import Tally
 
-__all__ = ["UNIT", "Core", "age", "burst_of", "checked_priority", "period_of", "slots_of"]
+__all__ = [
+    "UNIT",
+    "Core",
+    "age",
+    "burst_of",
+    "checked_priority",
+    "one_too_many",
+    "period_of",
+    "slots_of",
+]
 
 NO_LANES: Final[dict[tuple[int, ...], Lane]] = {}
 """Stays empty: what a throttle has until it is the youngest of a set."""
@@ -234,12 +243,10 @@ class Core(Refusals):
             if done:
                 return
             if slots.free >= slots.limit:
-                if not slots.inherited:
-                    raise ValueError(
-                        f"release() without acquire(): nobody holds a slot of {self!r}"
-                    )
-                slots.inherited -= 1
                 done.append(True)
+                if not slots.inherited:
+                    raise one_too_many(self)
+                slots.inherited -= 1
                 return
             if self.flights is not None:
                 find(self).queue.touched(self.rule)
@@ -403,6 +410,11 @@ class Core(Refusals):
         if self.waiting() >= self.max_waiting:
             queue.sweep_all_cancelled()
         return self if self.waiting() >= self.max_waiting else None
+
+
+def one_too_many(limit: object) -> ValueError:
+    """A slot of *limit* comes back that no call holds: some other release gave it back before."""
+    return ValueError(f"release() without acquire(): nobody holds a slot of {limit!r}")
 
 
 def checked_priority(priority: int) -> int:

@@ -298,7 +298,8 @@ class FastFlight:
                         rule.rule.note(full - at)
                     finally:
                         scheduler.busy = False
-                if now >= clock.seen and not scheduler.notes:
+                slots = core.slots
+                if now >= clock.seen and not scheduler.notes and slots.free < slots.limit:
                     if task is flights.solo:
                         if now - flights.since <= SECOND:
                             state.full_at = full + ticks.token
@@ -306,7 +307,7 @@ class FastFlight:
                             flights.held.free += TOKEN
                             flights.ended += 1
                             flights.solo = None
-                            core.slots.free += 1
+                            slots.free += 1
                             clock.seen = now
                             return NOTHING
                     elif task in flights.opened and now - flights.opened[task] <= SECOND:
@@ -315,7 +316,7 @@ class FastFlight:
                         flights.held.free += TOKEN
                         flights.ended += 1
                         del flights.opened[task]
-                        core.slots.free += 1
+                        slots.free += 1
                         clock.seen = now
                         return NOTHING
             left = []
@@ -625,11 +626,14 @@ def leave_block(core: Core, blocks: Blocks, error: BaseException | None, done: l
     held = blocks.held.get(inside, ())
     scheduler = core.scheduler
     following = cast("Following", core.following)
+    slots = core.slots
     if len(held) != 1 or held[0].__class__ is not Block or not scheduler.quiet:
         return False
     outcome = following.law.judge(error)  # user code, so not inside the door
     now = monotonic_ns()
     if not scheduler.quiet or scheduler.busy or now < scheduler.clock.seen:
+        return False
+    if slots.free >= slots.limit:
         return False
     scheduler.busy = True
     try:
@@ -637,7 +641,7 @@ def leave_block(core: Core, blocks: Blocks, error: BaseException | None, done: l
         scheduler.clock.seen = scheduler.queue.now = now
         following.learn(held[0], outcome, 1, now)
     finally:
-        core.slots.free += 1
+        slots.free += 1
         scheduler.busy = False
         done.append(True)
     if scheduler.notes:
@@ -1006,7 +1010,7 @@ def leave_set(lease: Any) -> bool:
         slots, weight, _ = taken
         if type(slots) is not Slots:
             break
-        if not scheduler.calm:
+        if not scheduler.calm or slots.free + weight > slots.limit:
             return False
         slots.free += weight
         taken[1] = 0

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from async_throttle._engine.lane import UNTAKEN, Receipt
 from async_throttle._shell import fast
+from async_throttle._shell.core import one_too_many
 from async_throttle._shell.door import unraisable
 from async_throttle._shell.lease import Blocks, settle
 from async_throttle._shell.scheduler import find, forkables
@@ -176,9 +177,12 @@ class Block:
             find(core).queue.touched(core.slots, core.rule)
             if not self.done and core.flights is not None:
                 core.flights.finish(self.flight, now, error)
-                core.slots.free += 1
+                held = core.slots.free < core.slots.limit
+                core.slots.free += held
                 self.done.append(True)
                 core.tell("release", 1)
+                if not held:
+                    raise one_too_many(core)
 
         if not self.done and self.epoch == fast.EPOCH:
             scheduler = find(core)

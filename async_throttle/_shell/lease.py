@@ -117,9 +117,15 @@ class BaseLease(Single, ABC):
         """A new call with the same arguments."""
 
     @abstractmethod
-    def _give_back(self, now: int, error: BaseException | None) -> None:
+    def _give_back(self, now: int, error: BaseException | None) -> bool:
         """Give the slots back, inside the door; the body has ended with *error*. Nothing can be
-        interrupted between the first change and the last, but once a call in flight has ended."""
+        interrupted between the first change and the last, but once a call in flight has ended.
+
+        False if a slot was gone: a release without an acquire has given it back before."""
+
+    @abstractmethod
+    def _one_too_many(self) -> ValueError:
+        """What to raise where a slot was gone."""
 
     @abstractmethod
     def _in_flight(self, core: Core) -> tuple[int, int]:
@@ -297,6 +303,7 @@ class BaseLease(Single, ABC):
 
         Raises:
             RuntimeError: nothing was granted yet.
+            ValueError: the slot was gone: some `release()` without `acquire()` gave it back.
         """
         after = RELEASED if self._state is LEASED else EARLY
         try:
@@ -313,9 +320,11 @@ class BaseLease(Single, ABC):
         def give(now: int) -> None:
             if self._state in (LEASED, HELD, SHARED):
                 if self._epoch == fast.EPOCH:
-                    self._give_back(now, error)
+                    held = self._give_back(now, error)
                     self._state = after
                     self._released()
+                    if not held:
+                        raise self._one_too_many()
                 self._state = after
 
         if self._state in (LEASED, HELD, SHARED):

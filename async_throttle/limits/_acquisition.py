@@ -13,7 +13,7 @@ from async_throttle._decorator import within, within_either
 from async_throttle._engine.forecast import amid_an_event
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
-from async_throttle._shell.core import checked_priority
+from async_throttle._shell.core import checked_priority, one_too_many
 from async_throttle._shell.fast import NOTHING, FastSet
 from async_throttle._shell.following import Measure
 from async_throttle._shell.lease import BaseLease, settle
@@ -475,8 +475,10 @@ class LimitSetAcquisition(FastSet, BaseLease):
         return not scheduler.measured and fast.promptly(scheduler, self._leave)
 
     def _leave(self, now: int) -> None:
-        self._give_back(now, None)
+        held = self._give_back(now, None)
         self._state = RELEASED
+        if not held:
+            raise self._one_too_many()
 
     def _take_off(self, receipts: Sequence[Receipt]) -> None:
         """The call is in flight from now on at the limits that count calls to their ends."""
@@ -488,8 +490,9 @@ class LimitSetAcquisition(FastSet, BaseLease):
                     self._grip = flights.grip(self._core)
                 self._grip.hold(flights, taken, now)
 
-    def _give_back(self, now: int, error: BaseException | None) -> None:
+    def _give_back(self, now: int, error: BaseException | None) -> bool:
         receipts = self._receipts
+        held = True
         changed = [rule for rule, _, _ in receipts if rule.wants_ends or rule.__class__ is Slots]
         if self._core.flights and hasattr(self, "_grip"):
             find(self._core).queue.touched(*changed, *self._grip.flights)
@@ -498,9 +501,17 @@ class LimitSetAcquisition(FastSet, BaseLease):
             find(self._core).queue.touched(*changed)
         while receipts and receipts[0][0].__class__ is Slots:
             slots: Any = receipts[0][0]
-            slots.free += receipts[0][1]
+            free = slots.free + receipts[0][1]
+            if free > slots.limit:
+                free = slots.limit
+                held = False
+            slots.free = free
             del receipts[0]
         self._core.lane.holders -= 1  # last: with the state, which the caller sets next
+        return held
+
+    def _one_too_many(self) -> ValueError:
+        return one_too_many(self._face)
 
     def _in_flight(self, core: Core) -> tuple[int, int]:
         slots = weight = 0
