@@ -7,8 +7,9 @@ different. Time is told (nanoseconds since any origin), weights are whole 1e-9 t
 lies between two nanoseconds is a `fractions.Fraction`: nothing is ever rounded except the instant
 a caller sees, the first whole nanosecond at which it may go.
 
-`Bucket`, `Sliding` and `Fixed` say how much is left, `Hall` who may go, `Oracle` is the whole: what
-is asked, taken, given back and told. `Alone` is a throttle that is asked alone, a set of one.
+`Bucket`, `Sliding` and `Fixed` say how much is left, `ToTheEnd` what of it is in flight, `Hall` who
+may go, `Oracle` is the whole: what is asked, taken, given back and told. `Alone` is a throttle that
+is asked alone, a set of one.
 """
 
 from __future__ import annotations
@@ -218,6 +219,12 @@ class Sliding(Window):
     def leaves(self, entry: Instant) -> int:
         return math.ceil(entry) + self.period
 
+    def take(self, at: Instant, weight: int) -> Entry:
+        """Nothing counts before what was taken before: an end counts from the next nanosecond."""
+        inside = [entry for entry in self.history if self.together(entry.at, at - 1)]
+        self.history = inside if any(entry.weight for entry in inside) else []
+        return super().take(max([at, *(entry.at for entry in self.history)]), weight)
+
 
 class Fixed(Window):
     """A window opens when something counts, is over a period later, and holds at most *capacity*.
@@ -287,13 +294,192 @@ class Unlimited:
         return due
 
 
-Rule = Bucket | Sliding | Fixed | Unlimited
+@dataclass(eq=False)
+class Flight:
+    """A call in flight.
+
+    Attributes:
+        began: when it was granted.
+        asked: the weight that it asked for.
+        weight: what it holds in flight.
+        owed: what counts from its end on.
+        until: when a call that may still be on its way ends; None, if it is not cut short.
+        parts: what was taken for it, once it has ended.
+    """
+
+    began: int
+    asked: int
+    weight: int
+    owed: int
+    until: int | None = None
+    parts: list[Entry] = field(default_factory=list)
+
+
+class ToTheEnd:
+    """Of the *inner* rule a call is taken at its end; until then it is in flight.
+
+    *flying* are the calls in flight, in the order of their grants, *cut* those that linger. An end
+    counts from the next nanosecond on. How long a call lingers: *linger*, or as long as the slowest
+    of the last 64 that ended well, a second at least, a period at most.
+    """
+
+    def __init__(
+        self, inner: Bucket | Sliding, burst: int, period: int, linger: int | None
+    ) -> None:
+        self.inner, self.burst, self.period, self.linger = inner, burst, period, linger
+        self.flying: list[Flight] = []
+        self.cut: list[Flight] = []
+        self.latest: Instant = 0
+        self.well: list[int] = []
+
+    @property
+    def used(self) -> int:
+        return sum(flight.weight for flight in self.flying)
+
+    def in_flight(self, at: Instant) -> int:
+        """Also what lingers at *at*."""
+        return self.used + sum(flight.owed for flight in self.cut if lands_at(flight) > at)
+
+    def landed(self, at: Instant, *, all_of_them: bool = False) -> Bucket | Sliding:
+        """The inner rule as it is at *at*; or as if all that is in flight ended then."""
+        inner = fork(self.inner, at)
+        assert isinstance(inner, Bucket | Sliding)
+        for flight in self.cut:
+            if lands_at(flight) <= at:
+                inner.take(lands_at(flight) + 1, flight.owed)
+        if all_of_them and self.in_flight(at):
+            inner.take(at, self.in_flight(at))
+        return inner
+
+    def after_ends(self, at: Instant) -> Instant:
+        """The next nanosecond, if an end is at *at*: it counts only then."""
+        late = [lands_at(flight) + 1 for flight in self.cut if lands_at(flight) <= at]
+        return max([at, self.latest, *late])
+
+    def elapse(self, at: Instant) -> None:
+        """Those whose time is up linger no longer."""
+        for flight in [flight for flight in self.cut if lands_at(flight) <= at]:
+            self.cut.remove(flight)
+            self._land(lands_at(flight), flight)
+
+    def _land(self, at: Instant, flight: Flight) -> None:
+        self.latest = at + 1
+        flight.parts.append(self.inner.take(at + 1, flight.owed))
+
+    def level(self, at: Instant) -> Fraction:
+        return self.landed(at).level(at) - self.in_flight(at)
+
+    def shown(self, at: Instant) -> Fraction:
+        """The level, as it is said."""
+        return self.landed(at).level(self.after_ends(at)) - self.in_flight(at)
+
+    def ready(self, at: Instant, weight: int) -> Instant | float:
+        """Never, if somebody has to end for it."""
+        ends = sorted(lands_at(flight) for flight in self.cut if lands_at(flight) > at)
+        for start, end in zip([at, *ends], [*ends, math.inf], strict=True):
+            wanted = weight + self.in_flight(start)
+            if wanted <= self.burst:
+                ready = self.landed(start).ready(start, wanted)
+                if math.ceil(ready) <= end:
+                    return ready
+        return math.inf
+
+    def take(self, at: Instant, weight: int) -> Entry:
+        """What has no end counts at once."""
+        self.elapse(at)
+        return self.inner.take(at, weight)
+
+    def refund(self, entry: Entry, at: Instant, weight: int) -> None:
+        self.inner.refund(entry, at, weight)
+
+    def begin(self, at: int, weight: int) -> Flight:
+        self.elapse(at)
+        self.flying.append(Flight(at, weight, weight, weight))
+        return self.flying[-1]
+
+    def end(self, flight: Flight, at: int, *, cut: bool = False, well: bool = True) -> None:
+        """The call of *flight* ends; it lingers, if it was *cut* short."""
+        self.elapse(at)
+        self.flying.remove(flight)
+        if well and not cut:
+            self.well.append(at - flight.began)
+        if cut and (span := self.lingers_for()):
+            flight.until = at + span
+            self.cut.append(flight)
+        else:
+            self._land(at, flight)
+
+    def lingers_for(self) -> int:
+        if self.linger is not None:
+            return self.linger
+        return min(max([1000 * MS, *self.well[-64:]]), self.period)
+
+    def hasten(self, flight: Flight, at: int) -> None:
+        """It has ended after all, if it lingers."""
+        self.elapse(at)
+        if flight in self.cut:
+            self.cut.remove(flight)
+            self._land(at, flight)
+
+    def settle(self, flight: Flight, at: int, actual: int) -> None:
+        """Before the end what is in flight only shrinks; what is above is owed at the end."""
+        self.elapse(at)
+        if flight.parts:
+            settle(self, flight.parts, at, actual)
+        elif flight in self.flying:
+            flight.weight = min(flight.weight, actual)
+        flight.owed = actual
+
+    def empty(self, at: Instant) -> None:
+        self.elapse(at)
+        if isinstance(self.inner, Window):
+            self.inner.empty(at)
+        else:
+            self.lower(at, 0, 0, None)
+
+    def lower(self, at: Instant, level: int, said: int, until: int | None) -> None:
+        """What is in flight comes on top of what is left."""
+        self.elapse(at)
+        flying = self.in_flight(at)
+        self.inner.lower(at, level + flying, said + flying, until)
+
+    def change(self, at: Instant, capacity: int, period: int, burst: int) -> None:
+        self.elapse(at)
+        self.burst, self.period = burst, period
+        self.inner.change(at, capacity, period, burst)
+
+    def granted_as_if_at(self, due: int, clock: int) -> Instant:
+        """Nothing is paid back."""
+        return clock
+
+
+def lands_at(flight: Flight) -> int:
+    assert flight.until is not None
+    return flight.until
+
+
+Rule = Bucket | Sliding | Fixed | Unlimited | ToTheEnd
+
+
+def settle(rule: Rule, parts: list[Entry], at: Instant, actual: int) -> None:
+    """What was taken in *parts* was *actual* really; what is above is one part more."""
+    difference = actual - sum(part.weight for part in parts)
+    if difference > 0:
+        parts.append(rule.take(at, difference))
+    for part in reversed(parts):
+        refund = max(0, min(part.weight, -difference))
+        rule.refund(part, at, refund)
+        difference += refund
 
 
 def fork(rule: Rule, at: Instant) -> Rule:
     """The same from *at* on, to look ahead with."""
     twin = copy.copy(rule)
-    if isinstance(rule, Bucket) and isinstance(twin, Bucket):
+    if isinstance(rule, ToTheEnd) and isinstance(twin, ToTheEnd):
+        twin.inner = rule.landed(at)
+        twin.flying = list(rule.flying)
+        twin.cut = [flight for flight in rule.cut if lands_at(flight) > at]
+    elif isinstance(rule, Bucket) and isinstance(twin, Bucket):
         rule.level(at)
         twin.history = list(rule.history)
     elif isinstance(rule, Window) and isinstance(twin, Window):
@@ -301,12 +487,13 @@ def fork(rule: Rule, at: Instant) -> Rule:
     return twin
 
 
-def ready(rule: Rule, at: int, weight: int) -> int:
+def ready(rule: Rule, at: int, weight: int) -> Time:
     """The first nanosecond from *at* on that finds *weight* there, if nothing else happens.
 
     In a bucket that may be more than it holds: then it is taken as it comes.
     """
-    return math.ceil((fork(rule, at) if isinstance(rule, Window) else rule).ready(at, weight))
+    instant = (fork(rule, at) if isinstance(rule, Window) else rule).ready(at, weight)
+    return math.inf if instant == math.inf else math.ceil(instant)
 
 
 # ------------------------------------------------------------------------------ what is asked
@@ -327,10 +514,13 @@ class Limit:
         initial: int | None = None,
         max_waiting: int | None = None,
         born: int = 0,
+        to_the_end: bool = False,
+        linger: int | None = None,
     ) -> None:
         self.name, self.algorithm, self.capacity, self.period = name, algorithm, capacity, period
         self.asked_burst, self.initial, self.born = burst, initial, born
         self.concurrency, self.max_waiting = concurrency, max_waiting
+        self.to_the_end, self.linger = to_the_end, linger
         self.closed = False
         self.held = 0
 
@@ -361,11 +551,14 @@ class Limit:
         if self.capacity is None or self.burst is None:
             return Unlimited()
         level = self.burst if self.initial is None else self.initial
-        if self.algorithm == "SlidingWindow":
-            return Sliding(self.born, self.capacity, self.period, level)
         if self.algorithm == "FixedWindow":
             return Fixed(self.born, self.capacity, self.period, level)
-        return Bucket(self.born, self.capacity, self.period, self.burst, level)
+        rule: Bucket | Sliding
+        if self.algorithm == "SlidingWindow":
+            rule = Sliding(self.born, self.capacity, self.period, level)
+        else:
+            rule = Bucket(self.born, self.capacity, self.period, self.burst, level)
+        return ToTheEnd(rule, self.burst, self.period, self.linger) if self.to_the_end else rule
 
     def guarantee(self, window: int) -> Fraction | float:
         """The most that can be admitted in any half-open stretch of that length."""
@@ -400,7 +593,8 @@ class Option:
 class Call:
     """One caller, from its question to the end of its lease.
 
-    *parts* is what it took of each limit: the grant, then one part for each later overrun.
+    *parts* is what it took of each limit: the grant, then one part for each later overrun. What it
+    has in flight are its *flights*; which of them has ended, nobody says if it is not *leased*.
     """
 
     ident: int
@@ -412,6 +606,8 @@ class Call:
     granted: int | None = None
     option: Option | None = None
     parts: dict[Limit, list[Entry]] = field(default_factory=dict)
+    flights: dict[Limit, Flight] = field(default_factory=dict)
+    leased: bool = True
     cancelled: bool = False
     reasons: set[str] = field(default_factory=set)
     options: tuple[Option, ...] = ()
@@ -440,8 +636,8 @@ def deadline_of(person: Person) -> Time:
 Rank = tuple[float, float]
 Gate = Limit | Line
 """What can be paused: a throttle, or what asks for several together."""
-Kept = dict[Limit, dict[Call, int]]
-"""Slots that are free and kept, for whom."""
+Kept = dict[Limit | ToTheEnd, dict[Call, int]]
+"""Slots that are free and kept, for whom; and what may be in flight at once."""
 
 
 class Hall:
@@ -467,12 +663,19 @@ class Hall:
         self.together: list[set[Limit]] = []
 
     def without_slots(self, at: int, place: tuple[Line, int]) -> Hall:
-        """The same if nobody lacked a slot; who does, outside of *place*, has no instant at all."""
+        """The same if nobody lacked a slot; who does, outside of *place*, has no instant at all.
+
+        What is in flight has ended, for the same reason.
+        """
         twin = Hall()
-        twin.rules = {limit: fork(rule, at) for limit, rule in self.rules.items()}
+        for limit, rule in self.rules.items():
+            if isinstance(rule, ToTheEnd):
+                twin.rules[limit] = rule.landed(at, all_of_them=True)
+            else:
+                twin.rules[limit] = fork(rule, at)
         twin.free = dict.fromkeys(self.free, math.inf)
         for _, line in self.lines():
-            if line[0].place == place or not self.lacks(line[0]):
+            if line[0].place == place or not self.has_no_instant(line[0]):
                 twin.people += line
         twin.together = self.together
         twin.pauses = dict(self.pauses)
@@ -501,13 +704,32 @@ class Hall:
         gates: list[Gate] = [option.line, *option.tokens]
         return max(self.pauses.get(gate, 0) for gate in gates)
 
-    def lacks(self, person: Person, kept: Kept | None = None) -> list[Limit]:
+    def wants(self, option: Option) -> dict[Limit | ToTheEnd, int]:
+        """The slots that it takes, and what it has in flight from then on."""
+        rules = {limit: self.rules[limit] for limit in option.tokens}
+        return dict(option.slots) | {
+            rule: option.tokens[limit]
+            for limit, rule in rules.items()
+            if isinstance(rule, ToTheEnd) and option.line.kind != "tokens" and option.tokens[limit]
+        }
+
+    def lacks(self, person: Person, kept: Kept | None = None) -> list[Limit | ToTheEnd]:
         """The limits of which it does not get the slots, with those that are *kept* for others."""
         return [
-            limit
-            for limit, slots in person.option.slots.items()
-            if self.free[limit] - kept_for_others(kept or {}, limit, person.call) < slots
+            each
+            for each, slots in self.wants(person.option).items()
+            if (each.burst - each.used if isinstance(each, ToTheEnd) else self.free[each])
+            - kept_for_others(kept or {}, each, person.call)
+            < slots
         ]
+
+    def waits_for_an_end(self, option: Option) -> bool:
+        """Also where nothing of it will be in flight: time alone does not bring it."""
+        rules = [(self.rules[limit], weight) for limit, weight in option.tokens.items()]
+        return any(isinstance(r, ToTheEnd) and r.used + weight > r.burst for r, weight in rules)
+
+    def has_no_instant(self, person: Person) -> bool:
+        return bool(self.lacks(person)) or self.waits_for_an_end(person.option)
 
     def is_there(self, option: Option, at: int) -> bool:
         """Whether all the tokens are there, and no pause."""
@@ -542,9 +764,11 @@ class Hall:
             head = line[0]
             queue = next(q for q in self.together if q & head.option.line.limits)
             lacking = self.lacks(head, kept)
-            if not lacking and self.opens_at(head.option) == math.inf:
+            if not lacking and (
+                self.opens_at(head.option) == math.inf or self.waits_for_an_end(head.option)
+            ):
                 continue  # paused for good: it keeps nothing from anybody
-            for limit, slots in head.option.slots.items():
+            for limit, slots in self.wants(head.option).items():
                 if not lacking or queue not in stuck or limit in lacking:
                     mine = kept.setdefault(limit, {})
                     mine[head.call] = max(slots, mine.get(head.call, 0))
@@ -582,14 +806,14 @@ class Hall:
         That is when its pauses are over and it could have, together with those before it in its
         line, what it wants of the limits that *newcomer* has nothing to do with.
         """
-        claims = []
+        claims: list[tuple[int, int]] = []
         for line in ahead:
             sums: Counter[Limit] = Counter()
             instant: Time = at
             for person in line:
                 if person is not line[0] and (person.call.priority, person.number) > rank:
                     break
-                if self.lacks(person):
+                if self.has_no_instant(person):
                     break  # no instant, nor have those behind it
                 if person.call is newcomer.call:
                     continue
@@ -602,10 +826,11 @@ class Hall:
                     claims.append((int(instant), person.option.tokens[limit]))
         return sorted(claims)
 
-    def serves_at(self, limit: Limit, at: int, weight: int) -> int:
+    def serves_at(self, limit: Limit, at: int, weight: int) -> Time:
         """When *limit* can have given *weight*; of a window no more than all of it."""
         rule = self.rules[limit]
-        return ready(rule, at, min(weight, rule.capacity) if isinstance(rule, Window) else weight)
+        inner = rule.inner if isinstance(rule, ToTheEnd) else rule
+        return ready(rule, at, min(weight, inner.capacity) if isinstance(inner, Window) else weight)
 
     # What happens.
 
@@ -619,7 +844,10 @@ class Hall:
 
     def turning_points(self, now: int) -> set[int]:
         """All instants at which the answer could become another one."""
-        instants = {int(until) for until in self.pauses.values() if until < math.inf}
+        instants: set[Time] = set(self.pauses.values())
+        for rule in self.rules.values():
+            if isinstance(rule, ToTheEnd):
+                instants |= {lands_at(flight) for flight in rule.cut}
         lines = self.lines()
         for n, (rank, line) in enumerate(lines):
             for limit, weight in line[0].option.tokens.items():
@@ -629,7 +857,7 @@ class Hall:
                     weight += claim
                     instants.add(instant)
                     instants.add(self.serves_at(limit, now, weight))
-        return instants
+        return {int(instant) for instant in instants if instant < math.inf}
 
     def end_pauses(self, now: int) -> None:
         for gate in [gate for gate in self.empties if self.pauses[gate] <= now]:
@@ -639,13 +867,19 @@ class Hall:
 
     def take(self, person: Person, at: int) -> dict[Limit, list[Entry]]:
         """*person* goes: what it takes."""
-        self.go(person.call)
-        for limit, slots in person.option.slots.items():
+        call, option = person.call, person.option
+        self.go(call)
+        for limit, slots in option.slots.items():
             self.free[limit] -= slots
-        return {
-            limit: [self.rules[limit].take(at, weight)]
-            for limit, weight in person.option.tokens.items()
-        }
+        parts: dict[Limit, list[Entry]] = {}
+        for limit, weight in option.tokens.items():
+            rule = self.rules[limit]
+            if isinstance(rule, ToTheEnd) and option.line.kind != "tokens":
+                call.flights[limit] = flight = rule.begin(at, weight)
+                parts[limit] = flight.parts
+            else:
+                parts[limit] = [rule.take(at, weight)]
+        return parts
 
     def go(self, call: Call, *options: Option) -> None:
         """*call* waits no longer; or no longer for these *options*."""
@@ -656,7 +890,7 @@ class Hall:
         ]
 
 
-def kept_for_others(kept: Kept, limit: Limit, call: Call) -> int:
+def kept_for_others(kept: Kept, limit: Limit | ToTheEnd, call: Call) -> int:
     return sum(slots for keeper, slots in kept.get(limit, {}).items() if keeper is not call)
 
 
@@ -707,6 +941,7 @@ class Oracle:
         self.ready: deque[Callable[[], None]] = deque()
         self.outcomes: list[Outcome] = []
         self.arrivals = 0
+        self.acquired: list[Flight] = []  # without a lease
 
     def add(self, limit: Limit) -> Limit:
         self.limits.append(limit)
@@ -732,7 +967,23 @@ class Oracle:
     # -- what is seen
 
     def level(self, limit: Limit) -> Fraction | float:
-        return self.hall.rules[limit].level(self.clock)
+        rule = self.hall.rules[limit]
+        return rule.shown(self.clock) if isinstance(rule, ToTheEnd) else rule.level(self.clock)
+
+    def in_flight(self, limit: Limit) -> int:
+        rule = self.hall.rules[limit]
+        return rule.in_flight(self.clock) if isinstance(rule, ToTheEnd) else 0
+
+    def lasts(self, limit: Limit) -> int:
+        """Nanoseconds until the last end counts, and what a server said is forgotten."""
+        rule = self.hall.rules[limit]
+        instants = [self.clock]
+        if isinstance(rule, ToTheEnd):
+            instants += [self.clock + 1, *(lands_at(flight) + 1 for flight in rule.cut)]
+            rule = rule.inner
+        if isinstance(rule, Window):
+            instants += [int(entry.at) for entry in rule.lowered]
+        return max(instants) - self.clock
 
     def paused_for(self, gate: Gate) -> Time:
         return max(0, self.hall.pauses.get(gate, 0) - self.clock)
@@ -795,7 +1046,10 @@ class Oracle:
             opens = hall.pauses.get(limit, 0)
             ends[limit] = max(opens, hall.serves_at(limit, self.clock, weight))
         last = max(ends.values())
-        lacking: set[Limit | None] = set(hall.lacks(Person(Call(-1, tuple), option, math.inf)))
+        lacks = hall.lacks(Person(Call(-1, tuple), option, math.inf))
+        lacking: set[Limit | None] = {
+            limit for limit in option.tokens if limit in lacks or hall.rules[limit] in lacks
+        }
         longest = {limit for limit, end in ends.items() if end == last}
         if lacking and last == math.inf:
             return lacking | longest
@@ -889,8 +1143,13 @@ class Oracle:
             return
         self.unstarted.remove(call)
         assert call.option is not None
-        call.starts(call.option)
+        self._begin(call, call.option)
         self._tell(call, "granted")
+
+    def _begin(self, call: Call, option: Option) -> None:
+        if not call.leased:
+            self.acquired += call.flights.values()
+        call.starts(option)
 
     def _unwind(self, call: Call) -> None:
         """As if it had never asked: a place is given up, what was granted is given back."""
@@ -898,7 +1157,11 @@ class Oracle:
             self.unstarted.remove(call)
             assert call.option is not None
             for limit in call.option.tokens:
-                self._settle(call, limit, 0)
+                rule = self.hall.rules[limit]
+                if limit in call.flights and isinstance(rule, ToTheEnd):
+                    rule.flying.remove(call.flights.pop(limit))
+                else:
+                    self._settle(call, limit, 0)
             self._give_back(call)
         else:
             self.hall.go(call)
@@ -964,7 +1227,7 @@ class Oracle:
                     self.unstarted.append(call)
                     self.ready.append(partial(self._start, call))
                 else:
-                    call.starts(option)
+                    self._begin(call, option)
                     self._tell(call, "granted")
                 return
         crowded = [option for option in options if self.crowded(option)]
@@ -1002,7 +1265,7 @@ class Oracle:
                 if self.may_go_now(option, call.priority):
                     call.arrived = self.clock
                     self._take(Person(call, option, math.inf))
-                    call.starts(option)
+                    self._begin(call, option)
                     self._grant_all_that_may_go()
                     return True
         return False
@@ -1016,13 +1279,39 @@ class Oracle:
         if any(person.call is call for person in self.hall.people):
             self.ready.append(partial(self._unwind, call))
 
-    def leave(self, call: Call) -> None:
-        """Tells the caller's task, which runs its body, to leave its block."""
-        self.ready.append(partial(self._give_back, call))
+    def leave(self, call: Call, *, cut: bool = False, well: bool = True) -> None:
+        """Tells the caller's task, which runs its body, to leave its block: perhaps *cut* short."""
+
+        def leave() -> None:
+            self._end(call, cut=cut, well=well)
+            self._give_back(call)
+
+        self.ready.append(leave)
 
     def release(self, call: Call) -> None:
+        self._end(call)
         self._give_back(call)
         self._grant_all_that_may_go()
+
+    def ended(self, call: Call) -> None:
+        """The answer is there: it is in flight no longer, nor does it linger."""
+        self._end(call)
+        for limit, flight in call.flights.items():
+            rule = self.hall.rules[limit]
+            assert isinstance(rule, ToTheEnd)
+            rule.hasten(flight, self.clock)
+        self._grant_all_that_may_go()
+
+    def _end(self, call: Call, *, cut: bool = False, well: bool = True) -> None:
+        """What it has in flight ends; without a lease, the lightest such call, and the oldest."""
+        for limit, flight in call.flights.items():
+            rule = self.hall.rules[limit]
+            assert isinstance(rule, ToTheEnd)
+            if not call.leased:
+                alike = [each for each in self.acquired if each in rule.flying]
+                flight = min(alike, key=lambda each: each.asked)
+            if flight in rule.flying:
+                rule.end(flight, self.clock, cut=cut, well=well)
 
     def _give_back(self, call: Call) -> None:
         assert call.option is not None
@@ -1036,15 +1325,11 @@ class Oracle:
         self._grant_all_that_may_go()
 
     def _settle(self, call: Call, limit: Limit, actual: int) -> None:
-        parts = call.parts.setdefault(limit, [])
         rule = self.hall.rules[limit]
-        difference = actual - sum(part.weight for part in parts)
-        if difference > 0:
-            parts.append(rule.take(self.clock, difference))
-        for part in reversed(parts):
-            refund = max(0, min(part.weight, -difference))
-            rule.refund(part, self.clock, refund)
-            difference += refund
+        if limit in call.flights and isinstance(rule, ToTheEnd):
+            rule.settle(call.flights[limit], self.clock, actual)
+        else:
+            settle(rule, call.parts.setdefault(limit, []), self.clock, actual)
 
     def charge(self, limit: Limit, weight: int) -> None:
         self.hall.rules[limit].take(self.clock, weight)

@@ -158,6 +158,7 @@ PAUSES: Final[st.SearchStrategy[int | float]] = st.one_of(
     st.integers(0, 3 * SECOND),
 )
 PRIORITIES: Final = st.sampled_from([0, 0, 0, 1, 1, -1])
+LINGERS: Final = st.sampled_from([None, 0, 100 * MS, SECOND // 3, 2 * SECOND])
 WHICH: Final = st.integers(0, 7)
 """Which of those in question, counted round."""
 
@@ -221,6 +222,8 @@ class Numeral:
     max_waiting: int | None
     initial: int | None = None
     used: int = 0
+    to_the_end: bool = False
+    linger: int | None = None
 
 
 @st.composite
@@ -240,6 +243,8 @@ def odd_numerals(draw: st.DrawFn) -> Numeral:
         burst,
         draw(st.sampled_from([None, None, None, 0, 1, 3])),
         draw(st.none() | st.integers(0, 8).map(lambda n: most * n // 8)) if most else None,
+        to_the_end=most is not None and algorithm != "FixedWindow" and draw(st.booleans()),
+        linger=draw(LINGERS),
     )
 
 
@@ -497,6 +502,8 @@ class Machine(RuleBasedStateMachine):
                 initial=numeral.initial,
                 max_waiting=numeral.max_waiting,
                 born=self.clock(),
+                to_the_end=numeral.to_the_end,
+                linger=numeral.linger,
             )
             limits.append(limit)
             self.know(limit, self.throttle(limit, numeral))
@@ -524,6 +531,10 @@ class Machine(RuleBasedStateMachine):
         self.oracle.join(self.pool.limits())
 
     def throttle(self, limit: Limit, numeral: Numeral) -> Throttle:
+        of_ends: dict[str, Any] = {}
+        if numeral.to_the_end:
+            linger = None if numeral.linger is None else seconds(numeral.linger)
+            of_ends = {"counts": "end", "linger": linger, "longest": None}
         return Throttle(
             math.inf if numeral.capacity is None else as_tokens(numeral.capacity),
             numeral.concurrency,
@@ -533,6 +544,7 @@ class Machine(RuleBasedStateMachine):
             initial=None if numeral.initial is None else as_tokens(numeral.initial),
             max_waiting=numeral.max_waiting,
             name=limit.name,
+            **of_ends,
         )
 
     def know(self, limit: Limit, throttle: Throttle | None) -> None:
@@ -693,7 +705,8 @@ class Machine(RuleBasedStateMachine):
 
         if kind == "plain block" or not self.config.priorities:
             priority = 0
-        call = Call(next(self.idents), asks, priority, starts)
+        leased = kind in ("lease", "block", "plain block") or source.limit is None
+        call = Call(next(self.idents), asks, priority, starts, leased=leased)
         return Caller(call.ident, kind, source, asked, options, call)
 
     async def live(self, caller: Caller, patience: float | None) -> None:
@@ -921,6 +934,20 @@ class Machine(RuleBasedStateMachine):
 
         self.do(operation)
 
+    @precondition(lambda self: any(c.lease is not None for c in self.callers))
+    @rule(which=WHICH)
+    def ended(self, which: int) -> None:
+        """The answer is there: in the body, or after a block that was cut short, or once more."""
+
+        def operation() -> None:
+            leases = [c for c in self.callers if c.lease is not None and c.ident in self.granted()]
+            if leases:
+                caller = leases[-1 - which % len(leases)]
+                self.oracle.ended(caller.call)
+                caller.lease.ended()
+
+        self.do(operation)
+
     @precondition(lambda self: bool(self.in_their_body()))
     @rule(which=WHICH, how=st.sampled_from(["return", "return", "raise", "cancel"]))
     def leave_a_block(self, which: int, how: Exit) -> None:
@@ -933,7 +960,7 @@ class Machine(RuleBasedStateMachine):
             assert caller.task is not None
             caller.exit = how
             if not caller.early:
-                self.oracle.leave(caller.call)
+                self.oracle.leave(caller.call, cut=how == "cancel", well=how == "return")
             if how == "cancel":
                 caller.task.cancel()
             else:
@@ -1194,6 +1221,9 @@ class Machine(RuleBasedStateMachine):
         def operation() -> None:
             until = self.clock() + time
             deadlines = (person.call.deadline for person in self.oracle.hall.people)
+            limit = next(iter(self.throttles))
+            if limit.to_the_end and limit.linger is None:
+                return  # how long a call was in flight, its own first step says
             if all(deadline is None or deadline > until for deadline in deadlines):
                 self.was_blocked = True
                 vars(self.loop)["_now"] = until
@@ -1336,6 +1366,7 @@ class Machine(RuleBasedStateMachine):
         level = o.level(limit)
         assert same_tokens(throttle.level, level), (limit, throttle.level, float(level) / TOKEN)
         assert throttle.active == limit.held, limit
+        assert same_tokens(throttle.statistics().in_flight, o.in_flight(limit)), limit
         assert throttle.waiting == o.hall.count(limit), limit
         assert nanoseconds(throttle.paused_for) == o.paused_for(limit)
         assert throttle.concurrency == limit.concurrency
@@ -1516,10 +1547,11 @@ class Machine(RuleBasedStateMachine):
             assert levels == [throttle.burst for throttle in throttles]
 
     def full_in(self, limit: Limit) -> Fraction:
+        lasts = self.oracle.lasts(limit)
         if limit.capacity is None or limit.burst is None or limit.is_window:
-            return Fraction(limit.period)
+            return Fraction(limit.period + lasts)
         debt = max(Fraction(0), -Fraction(self.oracle.level(limit)))
-        return (limit.burst + debt) * limit.period / limit.capacity
+        return (limit.burst + debt) * limit.period / limit.capacity + lasts
 
 
 def same_delay(real: float | None, expected: float | None) -> bool:

@@ -279,7 +279,10 @@ class SlidingWindow(_Window):
         """Drop the entries that no longer make a difference at *now*."""
         gone, state = self._gone(now), self.state
         if gone:
-            inside, first = state.inside - sum(state.weights[:gone]), state.first + gone
+            inside = state.inside - sum(state.weights[:gone])
+            if not inside:
+                gone = len(state.instants)
+            first = state.first + gone
             instants, weights = state.instants[gone:], state.weights[gone:]
             # All at once: a question that comes in between would count twice what has gone.
             state.inside, state.first, state.instants, state.weights = (
