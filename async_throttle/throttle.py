@@ -95,8 +95,9 @@ from async_throttle._shell.waiting import Option, note
 from async_throttle._units import shown, tokens
 
 if TYPE_CHECKING:
-    from async_throttle._shell.flights import Grip
+    from async_throttle._shell.flights import Flights, Grip
     from async_throttle._shell.following import Measure
+    from async_throttle._shell.quick import QuickBlocks
     from async_throttle.adaptive import Outcome
 
 __all__ = ["Lease", "Throttle"]
@@ -242,15 +243,22 @@ class Throttle(FastThrottle, BaseThrottle):
     def _enter_to_the_end(self) -> types.CoroutineType[Any, Any, None]:
         """Enter a plain block of a throttle that counts to the end, where no shortcut leads."""
         core = self._core
-        scheduler: Any = core.scheduler
-        if core.flights is not None and core.flights.bucket is None:
-            core.flights.rule.elapse(scheduler.clock.seen)
+        scheduler: Any = find(core)
+        flights, blocks = cast("Flights", core.flights), cast("QuickBlocks", self._blocks)
+        again = scheduler.aloft.armed not in (None, flights)
+        scheduler.last()
+        if flights.bucket is None:
+            again = True
+            flights.rule.elapse(scheduler.clock.seen)
             core.reopen()
         loop = asyncio._get_running_loop()
         if loop is not scheduler.loop and not scheduler.queue.waiting and not scheduler.handed_over:
             scheduler.bind(loop, core)
-        assert self._blocks is not None
-        entry: Any = self._enter_measured(self._blocks)
+        if again or blocks.loop is not scheduler.loop:
+            blocks.loop = scheduler.loop
+            if fast.enter_after_all(flights):
+                return NOTHING
+        entry: Any = self._enter_measured(blocks)
         coroutine: types.CoroutineType[Any, Any, None] = entry
         return coroutine
 
@@ -265,6 +273,8 @@ class Throttle(FastThrottle, BaseThrottle):
     def _exit_again(
         self, late: BaseException, error: BaseException | None, left: list[Any]
     ) -> None:
+        if self._core.flights is not None and not left:
+            self._core.flights.write_out_own()
         leave_block_again(self._core, self._blocks, late, error, left)
 
     @overload

@@ -79,6 +79,7 @@ WITHIN = {
             "following",
             "lease",
             "count",
+            "quick",
             "flights",
             "__init__",
         ],
@@ -151,8 +152,6 @@ LARGE = {
     "_engine.queue.Queue._next_in_rank": "one pass over the lanes, in which each adds to the next",
     "_shell.fast.grab": "flattened: calls of methods of rules are most of its cost",
     "_shell.fast.FastLease.__aenter__": "flattened: a call would be a place to be interrupted at",
-    "_shell.fast.FastFlight.__aenter__": "flattened: a call would be a place to be interrupted at",
-    "_shell.fast.FastFlight.__aexit__": "flattened: a call would be a place to be interrupted at",
     "_shell.fast.queue_behind": "flattened: five calls less for each caller that waits",
     "_demo.program.parse": "a list of the options, with their help",
 }

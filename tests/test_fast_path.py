@@ -20,9 +20,9 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from support import examples, others_run, queued
+from support import check, examples, others_run, queued
 
 from async_throttle import (
     AIMD,
@@ -48,6 +48,7 @@ from async_throttle._shell.clock import Clock
 from async_throttle._shell.core import Core
 from async_throttle._shell.flights import Flights
 from async_throttle._shell.loop import LoopScheduler
+from async_throttle._shell.quick import QuickBlocks
 from async_throttle._shell.scheduler import Scheduler
 from async_throttle.adaptive import Outcome
 from async_throttle.rules.ends import CountedToEnd, InFlight
@@ -247,13 +248,131 @@ def test_both_ways_lead_to_the_same_state(parameters: dict[str, Any], steps: lis
     both_ways(lambda: live(parameters, steps))
 
 
+# --- blocks that count to the end ---
+
+WHEN = st.one_of(
+    st.integers(0, 3_000).map(lambda ms: ms * 10**6),
+    st.builds(lambda n, beside: n * 333_333_333 + beside, st.integers(0, 9), st.integers(0, 9)),
+)
+"""Nanoseconds: some are those at which a bucket of 3 per second has filled up."""
+
+BLOCKS = st.tuples(
+    WHEN,  # until it begins
+    st.sampled_from([0, 0, 1, 10**6, 10**8, 333_333_333, 333_333_334, 1_500_000_000]),  # and lasts
+    st.sampled_from(["ends", "ends", "ends", "fails", "is cut short", "is settled", "is settled"]),
+    st.booleans(),  # whether another block of the task is open meanwhile
+)
+LOOKS = st.tuples(
+    WHEN.map(lambda ns: 2 * ns),
+    st.sampled_from(["level", "repr", "charge", "pause", "burst", "lease", "settle", "release"]),
+)
+
+
+async def live_to_the_end(
+    parameters: dict[str, Any],
+    blocks: list[tuple[int, int, str, bool]],
+    looks: list[tuple[int, str]],
+) -> list[Any]:
+    """Plain blocks of a throttle that counts to the end, at which others look now and then."""
+    throttle, loop = Throttle(counts="end", **parameters), asyncio.get_running_loop()
+    log: list[Any] = []
+    leases: list[Lease] = []
+
+    async def block(start: int, lasts: int, how: str, nested: bool) -> None:
+        await asyncio.sleep(start / SECOND)
+        async with AsyncExitStack() as stack:
+            if nested:
+                await stack.enter_async_context(throttle)
+            if how == "is settled":
+                leases.append(await stack.enter_async_context(throttle(1)))
+            else:
+                await stack.enter_async_context(throttle)
+            log.append(("begins", start, loop.time()))
+            await asyncio.sleep(lasts / SECOND)
+            if how == "fails":
+                raise LookupError
+            if how == "is cut short":
+                raise TimeoutError
+
+    async def look(at: int, what: str) -> None:
+        await asyncio.sleep(at / SECOND)
+        match what:
+            case "settle" if leases:
+                leases[-1].settle(0)
+            case "charge":
+                throttle.charge(0.5)
+            case "pause":
+                throttle.pause(0.1)
+            case "burst":
+                throttle.burst = 3
+            case "lease":
+                throttle.try_acquire(2)
+            case "release":
+                with suppress(ValueError):
+                    throttle.release()
+            case "repr":
+                log.append(repr(throttle).split("[")[1])
+        told = throttle.statistics()
+        log.append((what, loop.time(), throttle.level, told.active, told.in_flight, told.lingering))
+
+    tasks = [asyncio.create_task(block(*each)) for each in blocks]
+    tasks += [asyncio.create_task(look(*each)) for each in looks]
+    await asyncio.sleep(20)
+    log += [task.done() and type(task.exception()) for task in tasks]
+    for lease in leases:
+        lease.settle(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    core: Any = throttle._core
+    log.append((throttle.level, throttle.statistics(), core.flights.lingers_for()))
+    log.append((core.flights.ended, len(core.flights.flying), len(core.flights.mine)))
+    check(throttle)
+    return log
+
+
+@examples(400)
+@given(
+    st.fixed_dictionaries(
+        {
+            "capacity": st.sampled_from([1, 3, 10, 1000, 0.7, math.inf]),
+            "concurrency": st.sampled_from([0, 0, 1, 3]),
+        },
+        optional={"linger": st.sampled_from([0, 0.5, 2])},
+    ),
+    st.lists(BLOCKS, max_size=12),
+    st.lists(LOOKS, max_size=3),
+)
+@example(  # within the nanosecond in which the bucket gets full
+    {"capacity": 3},
+    [(0, 0, "ends", False), (333_333_334, 0, "ends", False)],
+    [(400_000_000, "level")],
+)
+@example(  # the same, where two are open
+    {"capacity": 3},
+    [(0, 333_333_334, "ends", False), (0, 0, "ends", False)],
+    [(400_000_000, "level")],
+)
+@example(  # what an end finds missing is all that is given back of before
+    {"capacity": 3},
+    [(0, 0, "is settled", False), (300_000_000, 0, "ends", False)],
+    [(310_000_000, "settle"), (320_000_000, "level")],
+)
+def test_blocks_that_count_to_the_end_leave_what_the_long_way_leaves(
+    parameters: dict[str, Any],
+    blocks: list[tuple[int, int, str, bool]],
+    looks: list[tuple[int, str]],
+) -> None:
+    both_ways(lambda: live_to_the_end(parameters, blocks, looks))
+
+
 # --- each of them ---
 
 
 SHORTCUTS = [
     *["take_one", "release_slot", "hand_over", "start", "join_behind", "leave_behind"],
     *["queue_behind", "start_unit", "grab", "quietly", "promptly", "leave_set", "enter_block"],
-    *["leave_block", "settle_once"],
+    *["leave_block", "settle_once", "enter_beside", "leave_beside"],
 ]
 
 
@@ -298,7 +417,15 @@ async def some_of_each() -> list[Any]:
     log += await asyncio.gather(*(visit() for _ in range(8)))
     async with Throttle(10, adapt=AIMD()) as measured:
         log.append(measured)
+    ends = Throttle(10, counts="end")
+    await asyncio.gather(*(pass_through(ends) for _ in range(3)))
+    log.append(ends.level)
     return log
+
+
+async def pass_through(throttle: Throttle) -> None:
+    async with throttle:
+        await asyncio.sleep(0.1)
 
 
 def test_each_shortcut_is_taken_and_none_while_the_flag_says_so(
@@ -347,6 +474,15 @@ def comes_in(step: dis.Instruction) -> bool:
     return step.opname.startswith(COMES_IN) or (back and "NO_INTERRUPT" not in step.opname)
 
 
+AT_ONCE: dict[Callable[..., Any], str] = {
+    fast.enter_beside: "opened",
+    fast.leave_beside: "armed",
+    QuickBlocks.arm: "ticks",
+    QuickBlocks.account: "armed",
+}
+"""What makes no call, either, from where it looks for the last time at what is named here."""
+
+
 def stores_after_something_came_in(function: Callable[..., Any]) -> Iterator[str]:
     """The stores of *function* that can follow on what comes in after the clock was read.
 
@@ -358,7 +494,11 @@ def stores_after_something_came_in(function: Callable[..., Any]) -> Iterator[str
     steps = [step for step in dis.get_instructions(function) if step.opname != "CACHE"]
     place = {step.offset: n for n, step in enumerate(steps)}
     start = next((n for n, step in enumerate(steps) if step.argval == "monotonic_ns"), -1)
-    if start >= 0:
+    if function in AT_ONCE:
+        looks = [n for n, step in enumerate(steps) if step.argval == AT_ONCE[function]]
+        loads = [n for n in looks if steps[n].opname != "STORE_ATTR"]
+        start = loads[0] if AT_ONCE[function] != "armed" else loads[-1]
+    elif start >= 0:
         start = next(n for n in range(start, len(steps)) if steps[n].opname == "CALL")
     else:  # no clock is read: from where it is seen that the scheduler is calm
         start = next(n for n, step in enumerate(steps) if step.argval == "calm")
@@ -389,7 +529,9 @@ def stores_after_something_came_in(function: Callable[..., Any]) -> Iterator[str
         paths.append((n + 1, torn, busy))
 
 
-@pytest.mark.parametrize("entry", [*ENTRIES.values(), fast.queue_behind], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "entry", [*ENTRIES.values(), fast.queue_behind, *AT_ONCE], ids=lambda f: f.__name__
+)
 def test_nothing_comes_in_before_the_last_store_of_a_flattened_entry(
     entry: Callable[..., Any],
 ) -> None:
@@ -432,7 +574,7 @@ def test_what_a_flattened_entry_reads_is_no_property(name: str) -> None:
     bucket: Any = throttle._core.rule
     owners = [Throttle, Lease, Core, LoopScheduler, Clock, Slots, TokenBucket]
     if name.startswith("FastFlight"):
-        owners += [Flights, CountedToEnd, InFlight]
+        owners += [Flights, CountedToEnd, InFlight, QuickBlocks]
     for owner in [*owners, type(bucket.state), type(bucket.state.ticks)]:
         for attribute in read:
             found = inspect.getattr_static(owner, attribute, None)

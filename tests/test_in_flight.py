@@ -766,8 +766,8 @@ def test_threads_give_up_a_body() -> None:
 
 def blocks_open(throttle: Any) -> int:
     """How many plain blocks a shortcut has begun, and nobody has written out."""
-    flights = throttle._core.flights
-    return (flights.solo is not None) + len(flights.opened)
+    blocks = throttle._core.flights.blocks
+    return (blocks.solo is not None) + len(blocks.opened)
 
 
 async def test_a_block_that_a_shortcut_began_is_a_block_like_any_other() -> None:
@@ -787,6 +787,36 @@ async def test_a_block_that_a_shortcut_began_is_a_block_like_any_other() -> None
     await asyncio.sleep(1)
     assert throttle.level == 10
     check(throttle)
+
+
+async def test_throttles_of_one_queue_take_turns_with_shortcuts() -> None:
+    first, second = (Throttle(10, 5, counts="end") for _ in range(2))
+    LimitSet(first, second)
+    for throttle in (first, second) * 3:
+        async with throttle:
+            assert blocks_open(throttle) == 1
+    assert (first.level, second.level) == (7, 7)
+    check(first)
+
+
+async def test_while_a_shortcut_has_left_something_undone_no_other_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the event is cut short that was to account for it."""
+    throttle = Throttle(10, 1, counts="end")
+    scheduler = throttle._core.scheduler
+    async with throttle:
+        assert blocks_open(throttle) == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(type(scheduler), "elapse", fails)
+            with pytest.raises(KeyboardInterrupt):
+                throttle.charge(0)
+        assert not scheduler.quiet
+        assert not throttle.try_acquire()
+
+
+def fails(*args: Any) -> int:
+    raise KeyboardInterrupt
 
 
 async def block(throttle: Any, seconds: float) -> None:

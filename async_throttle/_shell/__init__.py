@@ -16,6 +16,7 @@ wall.py          wall time, for the rules whose windows lie on the wall clock
 core.py          `Core`: a throttle without its public face
 following.py     limits that follow how calls end: a law sets a rate, or a number of slots
 flights.py       calls in flight, of throttles that count them to their ends
+quick.py         plain blocks that count to the end, and what their shortcuts leave undone
 lease.py         the state machine of leases, for throttles, sets and pools
 count.py         what a server says of its own count, and what is in flight
 states.py        the states of a lease, drawn

@@ -240,6 +240,8 @@ class Door(ABC):
 
     def last(self) -> int:
         """The instant of the last event. A queue without waiters is not told of shortcuts."""
+        if self.aloft is not None:
+            self.aloft.account(self)  # for what shortcuts have left undone
         queue = self.queue
         return queue.now if queue.waiting or queue.emptying else self.clock.seen
 
@@ -263,6 +265,8 @@ class Door(ABC):
 
     def elapse(self) -> int:
         """Advance the queue to the present: due waiters go. Returns the instant."""
+        if self.aloft is not None:
+            self.aloft.account(self)
         now = self.clock.tick()
         queue = self.queue
         if self.aloft is not None:
@@ -323,6 +327,7 @@ class Door(ABC):
             and not self.listeners
             and not queue.emptying
             and self.into is None
+            and (self.aloft is None or self.aloft.armed is None)
         )
         self.usual = usual and not self.locks
         self.quiet = usual and not queue.waiting and not self.handed_over
@@ -364,6 +369,7 @@ class Door(ABC):
 
     def listen(self, listener: Callable[[Event], object]) -> None:
         """Have *listener* called with every `Event`; the shortcuts are off from now on."""
+        self.last()  # what shortcuts have left undone is accounted for
         self.listeners = (*self.listeners, listener)
         self.recalm()
 

@@ -9,6 +9,8 @@ shortcut          mirrors                                            held togeth
 `FastFlight`      `Throttle._enter_measured` and `Flights.finish`:   tests/test_fast_path.py
                   a plain block of a throttle that counts to the
                   end; `CountedToEnd.land`, `TokenBucket.take`
+`enter_beside`    `FastFlight`, where several such blocks are open   tests/test_fast_path.py
+`leave_beside`    `FastFlight`, where several such blocks are open   tests/test_fast_path.py
 `enter_block`     `Throttle._enter_measured`: a plain block of a     tests/test_fast_path.py
                   throttle that adapts
 `leave_block`     `BaseLease._quit` of such a block                  tests/test_fast_path.py
@@ -36,9 +38,9 @@ shortcut          mirrors                                            held togeth
 ================  =================================================  ============================
 
 Shortcuts may be taken only while the scheduler is calm; `grab`, `quietly` and those of measured
-blocks, while it is quiet; shortcuts that serve waiters only while
-`ENABLED`. With `ENABLED` false no shortcut is taken. The state machines of the tests play every
-life with the shortcuts and without.
+blocks, while it is quiet; `FastFlight`, while it is armed, and the scheduler is not quiet for that
+reason: see `quick`; shortcuts that serve waiters only while `ENABLED`. With `ENABLED` false no
+shortcut is taken. The state machines of the tests play every life with the shortcuts and without.
 
 Interruptions. CPython can be interrupted when a Python function begins, when a loop goes back, and
 after a call. A flattened entry reads the clock first; from there on it makes no call before its
@@ -70,6 +72,7 @@ from async_throttle.rules.slots import Slots
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
     from async_throttle._shell.door import Door
+    from async_throttle._shell.flights import Flights
     from async_throttle._shell.following import Following
     from async_throttle._shell.lease import Blocks
     from async_throttle._shell.loop import LoopScheduler
@@ -196,66 +199,26 @@ class FastThrottle:
 class FastFlight:
     """The uncontended entry and exit of a throttle for an event loop that counts to the end.
 
-    A block is known by its task: the only one open is `Flights.solo`, others are in
-    `Flights.opened`. What goes the long way finds flights of their own for them: see
-    `Flights.write_out`.
+    While the shortcut is armed, the scheduler is not quiet: the next event of any other kind
+    accounts first for what was left undone here. See `quick.QuickBlocks`.
     """
 
     __slots__ = ()
 
     def __aenter__(self: Any) -> types.CoroutineType[Any, Any, None]:
-        core = self._core
-        scheduler = core.scheduler
-        loop = scheduler.loop
-        task = None if loop is None else running_task(loop)
+        blocks = self._blocks
+        try:
+            task = running_tasks[blocks.loop]
+        except KeyError:
+            task = None
         now = monotonic_ns()
-        flights = core.flights
-        state = flights.bucket
-        if state is not None and scheduler.quiet and task is not None and not scheduler.busy:
-            slots = core.slots
-            clock = scheduler.clock
-            held = flights.held
-            free = held.free
-            ticks = state.ticks
-            at = now if ticks.scale == 1 else now * ticks.scale
-            full = state.full_at
-            if (
-                free == held.limit and full <= at and slots.free > 0 and now >= clock.seen
-            ):  # full, and nothing in flight: the usual case
-                flights.solo = task
-                flights.since = now
-                held.free = free - TOKEN
-                slots.free -= 1
-                clock.seen = now
-                return NOTHING
-            if full <= at - ticks.scale:
-                full = at
-            cost = ticks.token
-            if free != held.limit:
-                flying = held.limit - free
-                if ticks.grain:
-                    cost += flying * ticks.grain
-                elif flying % TOKEN == 0:
-                    cost += flying // TOKEN * ticks.token
-                else:
-                    free = 0
-            if (
-                full + cost <= at + ticks.room
-                and free >= TOKEN
-                and slots.free > 0
-                and now >= clock.seen
-                and task not in flights.opened
-                and task is not flights.solo
-            ):
-                if flights.solo is None:
-                    flights.solo = task
-                    flights.since = now
-                else:
-                    flights.opened[task] = now
-                held.free = free - TOKEN
-                slots.free -= 1
-                clock.seen = now
-                return NOTHING
+        at = now if blocks.scale == 1 else now * blocks.scale
+        if at >= blocks.edge and blocks.solo is None and task is not None:
+            blocks.solo = task
+            blocks.since = now
+            return NOTHING
+        if task is not None and enter_beside(self._core.flights, task, now):
+            return NOTHING
         entry: types.CoroutineType[Any, Any, None] = self._enter_to_the_end()
         return entry
 
@@ -266,59 +229,22 @@ class FastFlight:
         traceback: types.TracebackType | None,
     ) -> types.CoroutineType[Any, Any, None]:
         left: list[bool] | None = None
+        blocks = self._blocks
         try:
-            core = self._core
-            scheduler = core.scheduler
-            flights = core.flights
-            task = flights.solo
-            if task is None or flights.opened or self._blocks.held:
-                loop = scheduler.loop  # None in a process that was forked since
-                task = None if loop is None else running_task(loop)
             now = monotonic_ns()
-            state = flights.bucket
-            if (
-                exc is None
-                and state is not None
-                and scheduler.quiet
-                and task is not None
-                and not scheduler.busy
-            ):
-                clock = scheduler.clock
-                rule = flights.rule
-                ticks = state.ticks
-                at = ends = now + rule.resolution
-                if ticks.scale != 1:
-                    at *= ticks.scale
-                full = state.full_at
-                if full <= at - ticks.scale:
-                    full = at
-                if state.floor and full - at < state.floor and now >= clock.seen:
-                    scheduler.busy = True
-                    try:
-                        rule.rule.note(full - at)
-                    finally:
-                        scheduler.busy = False
-                slots = core.slots
-                if now >= clock.seen and not scheduler.notes and slots.free < slots.limit:
-                    if task is flights.solo:
-                        if now - flights.since <= SECOND:
-                            state.full_at = full + ticks.token
-                            rule.latest = ends
-                            flights.held.free += TOKEN
-                            flights.ended += 1
-                            flights.solo = None
-                            slots.free += 1
-                            clock.seen = now
-                            return NOTHING
-                    elif task in flights.opened and now - flights.opened[task] <= SECOND:
-                        state.full_at = full + ticks.token
-                        rule.latest = ends
-                        flights.held.free += TOKEN
-                        flights.ended += 1
-                        del flights.opened[task]
-                        slots.free += 1
-                        clock.seen = now
-                        return NOTHING
+            if exc is None and blocks.solo is not None and 0 <= now - blocks.since <= SECOND:
+                floor = (now if blocks.scale == 1 else now * blocks.scale) - blocks.near
+                edge = blocks.edge
+                if edge <= floor:
+                    blocks.edge = floor + blocks.step
+                else:
+                    blocks.edge = edge + blocks.token
+                blocks.solo = None
+                blocks.last = now
+                blocks.ended += 1
+                return NOTHING
+            if exc is None and leave_beside(self._core.flights, now):
+                return NOTHING
             left = []
             self._exit_slowly(exc, left)
         except BaseException as late:
@@ -495,13 +421,102 @@ class FastSet:
         self._settle_slowly(usage)
 
 
-running_task: Final[Callable[[Any], Any]] = (
-    cast(Any, asyncio.tasks)._current_tasks.get
-    if sys.version_info < (3, 12)
-    else asyncio.current_task
+class _Running(dict[Any, Any]):
+    """The task that runs in an event loop; KeyError without one. For Python 3.14 and later."""
+
+    def __missing__(self, loop: Any) -> Any:
+        task = asyncio.current_task(loop) if loop is not None else None
+        if task is None:
+            raise KeyError(loop)
+        return task
+
+
+running_tasks: Final[dict[Any, Any]] = (
+    cast(Any, asyncio.tasks)._current_tasks if sys.version_info < (3, 14) else _Running()
 )
-"""The task that runs in an event loop; None without one. (In 3.11 `asyncio.current_task` is written
-in Python.)"""
+"""The task that runs, by event loop. (`asyncio.current_task` is a call, in 3.11 of Python code.)"""
+
+
+def enter_beside(flights: Flights, task: Any, now: int) -> bool:
+    """Begin a plain block that counts to the end, while others are open perhaps."""
+    blocks = flights.blocks
+    if not blocks.armed and not blocks.arm(flights, now):
+        return False
+    opened = blocks.opened
+    scale = blocks.scale
+    at = now * scale
+    solo = blocks.solo
+    beside = blocks.beside
+    full = blocks.full
+    if blocks.edge != NEVER:
+        full = blocks.edge + blocks.spare
+        if solo is None and at >= blocks.edge:
+            blocks.solo = task
+            blocks.since = now
+            return True
+    begun = beside + (solo is not None)
+    taken = full if full > at - scale else at
+    if (
+        blocks.armed
+        and begun < blocks.most
+        and taken + (begun + 1) * blocks.token <= at + blocks.room
+        and task not in opened
+        and task is not solo
+        and now >= blocks.since
+        and now >= blocks.last
+    ):
+        if solo is not None:
+            opened[solo] = blocks.since
+            blocks.solo = None
+        opened[task] = now
+        blocks.beside = begun + 1
+        blocks.since = now
+        blocks.full = full
+        blocks.edge = NEVER
+        return True
+    return False
+
+
+def enter_after_all(flights: Flights) -> bool:
+    """Begin a plain block that counts to the end: what was in the way is not any more."""
+    loop = asyncio._get_running_loop()
+    task = None if loop is None else asyncio.current_task(loop)
+    return task is not None and enter_beside(flights, task, monotonic_ns())
+
+
+def leave_beside(flights: Flights, now: int) -> bool:
+    """End a plain block that counts to the end, and that a shortcut began: not the only one."""
+    blocks = flights.blocks
+    try:
+        task = running_tasks[blocks.loop]
+    except KeyError:
+        return False
+    opened = blocks.opened
+    if task not in opened or not (blocks.armed or blocks.arm(flights, now)):
+        return False
+    scale = blocks.scale
+    at = (now + blocks.resolution) * scale
+    missing = blocks.full - at
+    if missing <= -scale:
+        missing = 0
+    if missing < blocks.floor:
+        blocks.note(flights, missing)
+    if (
+        blocks.armed
+        and task in opened
+        and blocks.last <= now <= opened[task] + SECOND
+        and now >= blocks.since
+    ):
+        full = at + missing + blocks.token
+        blocks.full = full
+        blocks.last = now
+        blocks.ended += 1
+        blocks.beside -= 1
+        del opened[task]
+        if not blocks.beside and not blocks.held and not blocks.floor:
+            blocks.edge = full - blocks.spare
+        return True
+    return False
 
 
 def claim(lease: Any) -> bool:

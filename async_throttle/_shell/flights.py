@@ -22,6 +22,7 @@ from async_throttle._shell import fast
 from async_throttle._shell.core import one_too_many
 from async_throttle._shell.door import unraisable
 from async_throttle._shell.lease import Blocks, settle
+from async_throttle._shell.quick import QuickBlocks
 from async_throttle._shell.scheduler import find, forkables
 from async_throttle._shell.states import RELEASED, LeaseState
 from async_throttle._shell.waiting import Option
@@ -32,6 +33,7 @@ from async_throttle.rules.ends import CountedToEnd, End
 
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
+    from async_throttle._shell.door import Door
 
 __all__ = ["Aloft", "Flight", "Flights", "Grip", "watch"]
 
@@ -199,14 +201,16 @@ class Aloft:
         flights: those of each throttle.
         loops: the event loops in which calls may be in flight.
         until: before this instant no call is waited for too long.
+        armed: the calls of which shortcuts leave something undone; None without.
     """
 
-    __slots__ = ("flights", "loops", "until")
+    __slots__ = ("armed", "flights", "loops", "until")
 
     def __init__(self) -> None:
         self.flights: weakref.WeakSet[Flights] = weakref.WeakSet()
         self.loops: dict[asyncio.AbstractEventLoop, None] = {}
         self.until = NEVER
+        self.armed: Flights | None = None
 
     def note(self, flights: Flights, flight: Flight) -> None:
         """The call of *flight*, one of *flights*, is in flight."""
@@ -221,6 +225,13 @@ class Aloft:
             needed = {of for each in self.flights for of in each.loops()}
             loops.update({of: None for of in self.loops if of in needed or not of.is_closed()})
             self.loops = loops
+
+    def account(self, scheduler: Door) -> None:
+        """Account for what shortcuts have left undone."""
+        if self.armed is not None:
+            self.armed.blocks.account(self.armed, scheduler)
+            if not scheduler.busy:
+                scheduler.recalm()
 
     def sweep(self, now: int) -> list[Rule]:
         """End calls that are waited for too long, and those of closed loops: the rules of these."""
@@ -276,8 +287,6 @@ class Flights:
         held: what is in flight of the rule.
         bucket: the state of the other rule, where a shortcut may reach into it; None while the
             throttle is paused or closed or a call lingers, and where that rule is no plain bucket.
-        solo, since: the task of a plain block that a shortcut began, and when; None without one.
-        opened: of other such blocks, by task, when they began.
     """
 
     __slots__ = (
@@ -291,29 +300,21 @@ class Flights:
         "held",
         "mine",
         "number",
-        "opened",
         "patience",
         "rule",
-        "since",
         "slow",
-        "solo",
         "span",
         "warned",
     )
 
-    solo: asyncio.Task[Any] | None
-
     def __init__(
-        self, core: Core, blocks: Blocks, span: int | None, patience: int | EllipsisType | None
+        self, core: Core, blocks: QuickBlocks, span: int | None, patience: int | EllipsisType | None
     ) -> None:
         self.core = weakref.ref(core)
         self.blocks = blocks
         self.rule = rule = cast(CountedToEnd, core.rule)
         self.held = rule.in_flight
         self.bucket: BucketState | None = None
-        self.solo = None
-        self.since = 0
-        self.opened: dict[asyncio.Task[Any], int] = {}
         self.flying: dict[Flight, None] = {}
         self.mine: dict[Any, dict[Flight, None]] = {}
         self.acquired: dict[int, dict[Flight, None]] = {}
@@ -424,11 +425,12 @@ class Flights:
 
     def write_out(self, epoch: int | None = None) -> None:
         """Plain blocks that shortcuts began get flights, and are blocks as others, of *epoch*."""
-        core = self.core()
-        opened = dict(self.opened)
-        if self.solo is not None:
-            opened[self.solo] = self.since
-        if core is None or not opened:
+        core, blocks = self.core(), self.blocks
+        if core is None:
+            return
+        find(core).last()
+        opened = dict(blocks.opened)
+        if not opened:
             return
         held, flying, mine = dict(self.blocks.held), list(self.flying), dict(self.mine)
         for task, began in opened.items():
@@ -441,8 +443,8 @@ class Flights:
         found = dict.fromkeys(sorted(flying, key=_began))
         none: dict[asyncio.Task[Any], int] = {}
         # All at once: nothing can come in between.
-        self.blocks.held, self.flying, self.mine = held, found, mine
-        self.solo, self.opened = None, none
+        blocks.held, self.flying, self.mine = held, found, mine
+        blocks.opened, blocks.beside, blocks.counted = none, 0, 0
 
     def write_out_own(self) -> None:
         """Do so if a shortcut has begun the block that ends now.
@@ -450,7 +452,7 @@ class Flights:
         Else each of the blocks written out would write out those that were begun meanwhile.
         """
         inside = fast.who()
-        opened = [self.solo, *self.opened]
+        opened = [self.blocks.solo, *self.blocks.opened]
         if inside not in self.blocks or any(id(task) == inside for task in opened):
             self.write_out()
 
@@ -484,7 +486,8 @@ class Flights:
 
     def loops(self) -> set[asyncio.AbstractEventLoop | None]:
         """The event loops in which calls are in flight."""
-        opened = [task for task in (self.solo, *self.opened) if task is not None]
+        blocks = self.blocks
+        opened = [task for task in (blocks.solo, *blocks.opened) if task is not None]
         flying = [flight.loop for flight in list(self.flying) if flight.flies]
         return {*flying, *(task.get_loop() for task in opened)}
 
@@ -549,12 +552,13 @@ class Flights:
 
 def watch(core: Core, span: int | None, patience: int | EllipsisType | None) -> Blocks:
     """Know which calls of *core* are in flight, from its construction on; its plain blocks."""
-    blocks = Blocks()
+    blocks = QuickBlocks()
     core.flights = Flights(core, blocks, span, patience)
     scheduler: Any = core.scheduler
     aloft = scheduler.aloft = Aloft()
     aloft.flights.add(core.flights)
-    aloft.loops.update({loop: None for loop in (getattr(scheduler, "loop", None),) if loop})
+    blocks.loop = getattr(scheduler, "loop", None)
+    aloft.loops.update({loop: None for loop in (blocks.loop,) if loop})
     cast(CountedToEnd, core.rule).flights = weakref.ref(core.flights)
     core.reopen()
     return blocks

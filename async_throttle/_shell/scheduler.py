@@ -148,6 +148,7 @@ class Scheduler(Admission):
         """
         if self.inside():
             return
+        self.last()
         check(self.queue)
         kept = self.busy, list(self.notes), list(self.queue.decided), self.calm, self.quiet
         self.recalm()
@@ -165,6 +166,7 @@ class Scheduler(Admission):
         """
         if self.into is not None:
             return
+        self.last()
         queue = self.queue
         for lane in queue.lanes.values():
             for waiter in lane:

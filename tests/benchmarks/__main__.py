@@ -17,6 +17,7 @@ CHAPTERS = (
             calls.uncontended,
             calls.weighing,
             calls.settling,
+            calls.to_the_end,
             waits.crowded,
             waits.rate_limited,
             waits.punctual,

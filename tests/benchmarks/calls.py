@@ -9,6 +9,8 @@ from .measure import Contender, cpu_time, undisturbed
 from .peers import AIOLIMITER, ANYIO, ASYNCIO_THROTTLE, FORMER, SEMAPHORE, THROTTLER
 from .rows import SLOTS, Bench, Gate, Row, target
 
+START = "counts='start'"
+
 
 async def enter(gate: Gate, calls: int) -> float:
     """Processor time of one `async with gate`; the samples that follow are its variants."""
@@ -55,9 +57,9 @@ class EmptyBlock:
     async def __aexit__(self, *error: object) -> None: ...
 
 
-async def full(sample: Callable[[Throttle], Awaitable[float]]) -> float:
+async def full(sample: Callable[[Throttle], Awaitable[float]], **options: Any) -> float:
     """A token comes back each nanosecond, so that every call finds the bucket full."""
-    throttle = Throttle(1e9, SLOTS)
+    throttle = Throttle(1e9, SLOTS, **options)
     cost = await sample(throttle)
     assert throttle.level == throttle.burst, f"not full: {throttle!r}"
     assert throttle.active == throttle.waiting == 0
@@ -65,10 +67,10 @@ async def full(sample: Callable[[Throttle], Awaitable[float]]) -> float:
 
 
 async def half_full(
-    sample: Callable[[Throttle], Awaitable[float]], burst: float = 1_000_000
+    sample: Callable[[Throttle], Awaitable[float]], burst: float = 1_000_000, **options: Any
 ) -> float:
     """The level only sinks during the sample, so that its two ends vouch for the time between."""
-    throttle = Throttle(1_000, SLOTS, burst=burst, initial=burst / 2)
+    throttle = Throttle(1_000, SLOTS, burst=burst, initial=burst / 2, **options)
     assert throttle.level < burst * 0.51
     cost = await sample(throttle)
     assert burst * 0.25 < throttle.level < burst * 0.51, f"not half full: {throttle!r}"
@@ -99,6 +101,24 @@ async def uncontended(bench: Bench) -> list[Row]:
         group.row("async with throttle, bucket full", "ns", "full", SEMAPHORE, asked),
         group.row("async with throttle, bucket half full", "ns", "half", SEMAPHORE, asked),
         group.row("(an empty async with, for comparison)", "ns", "empty", SEMAPHORE, None),
+    ]
+
+
+async def to_the_end(bench: Bench) -> list[Row]:
+    calls, rounds = bench.pick((20_000, 41), (300, 3))
+    group = await bench.group(
+        rounds,
+        {
+            START: lambda: full(lambda throttle: enter(throttle, calls)),
+            "full": lambda: full(lambda throttle: enter(throttle, calls), counts="end"),
+            f"{START}, half full": lambda: half_full(lambda throttle: enter(throttle, calls)),
+            "half": lambda: half_full(lambda throttle: enter(throttle, calls), counts="end"),
+        },
+    )
+    half = f"{START}, half full"
+    return [
+        group.row("async with throttle, counts='end', bucket full", "ns", "full", START, 1.3),
+        group.row("async with throttle, counts='end', half full", "ns", "half", half, 1.3),
     ]
 
 
