@@ -8,6 +8,7 @@
     │   ├── ThrottleTimeout           not within the time allowed; also a TimeoutError
     │   ├── ThrottleFull              too many wait already
     │   └── ThrottleClosed            the throttle takes nobody any more
+    ├── StoreUnavailable              the store of a shared quota cannot be reached
     └── TimeoutError                  the builtin's subclass, so either name catches it
 
 A refusal changes nothing: whoever is refused has taken no token and holds no slot.
@@ -32,6 +33,7 @@ from typing import Any
 __all__ = [
     "ResourceError",
     "ResourceLimitError",
+    "StoreUnavailable",
     "ThrottleClosed",
     "ThrottleFull",
     "ThrottleTimeout",
@@ -42,6 +44,12 @@ __all__ = [
 
 class ResourceError(Exception):
     """Base of everything that this library raises about a resource."""
+
+    __module__ = "async_throttle"
+
+
+class StoreUnavailable(ResourceError):
+    """The store of a shared quota cannot be reached, or has lost it; the message says why."""
 
     __module__ = "async_throttle"
 
