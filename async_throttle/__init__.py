@@ -33,6 +33,9 @@ _shell/                what waits: clock.py, wall.py and alarm.py, door.py, admi
                        count.py what the server counts, flights.py what is in flight;
                        lease.py and states.py are what a call is;
                        single.py refuses copies; fast.py has every shortcut
+stores/                one quota for many processes: sqlite.py, redis.py with redis.lua, ray.py;
+                       _state.py is what a store does, _session.py and _account.py ask it on
+                       behalf of throttles; rules/booked.py is what the queue sees of it
 _base.py               what the throttles of both kinds have in common
 _limiter.py            what can be asked of every limiter: the protocols `Limiter`, `SyncLimiter`
 _units.py              numbers as integers
@@ -65,6 +68,9 @@ How it is built: in floors, and each imports only from those below::
         throttle.py  _base.py
             │
             ▼
+    stores/     share: what is asked of a store, and told to it (only if there is one)
+            │
+            ▼
     _shell/     waits: turns "granted" and "wake me at" into futures, wake-ups and timers
             │
             ▼
@@ -86,6 +92,7 @@ if TYPE_CHECKING:
     from async_throttle.exceptions import (
         ResourceError,
         ResourceLimitError,
+        StoreUnavailable,
         ThrottleClosed,
         ThrottleFull,
         ThrottleTimeout,
@@ -144,6 +151,7 @@ __all__ = [
     "Schedule",
     "SlidingWindow",
     "Statistics",
+    "StoreUnavailable",
     "SyncLimiter",
     "Throttle",
     "ThrottleClosed",
@@ -162,7 +170,7 @@ _HOMES = {
         "_limiter": "Limiter SyncLimiter",
         "adaptive": "AIMD Adaptive BackOff Gradient Outcome",
         "exceptions": "ResourceError ResourceLimitError WeightTooLarge "
-        "ThrottleClosed ThrottleFull ThrottleTimeout",
+        "ThrottleClosed ThrottleFull ThrottleTimeout StoreUnavailable",
         "keyed": "Throttles",
         "limits": "CallLimit RateLimit ResourceLimit",
         "limits._acquisition": "LimitSetAcquisition",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import weakref
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from async_throttle._engine.forecast import amid_an_event, quote
+from async_throttle._engine.forecast import amid_an_event, quote, would_wait
 from async_throttle._shell import fast
 from async_throttle._shell.core import UNIT, Core, burst_of, period_of, slots_of
 from async_throttle._shell.count import Count
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from async_throttle.adaptive import Adaptive
     from async_throttle.rules.clock import ClockWindow
     from async_throttle.statistics import Statistics
+    from async_throttle.stores import Store
 
 __all__ = ["BaseLimiter", "BaseThrottle", "core_of", "known_apart"]
 
@@ -144,7 +148,10 @@ class BaseThrottle(Told):
         counts: Literal["start", "end"] = "start",
         linger: float | None = None,
         longest: float | EllipsisType | None = ...,
+        store: Store | None = None,
     ) -> None:
+        if store is not None:
+            check_shared(timer, adapt, name)
         if timer is not None and not callable(timer):
             raise TypeError(f"timer must be callable, got {timer!r}")
         rule = configured(algorithm)
@@ -161,7 +168,24 @@ class BaseThrottle(Told):
             max_waiting,
             name,
             to_the_end=ends is not None,
+            store=store,
         )
+        if core.account is not None:
+            core.account.origin = type(self), os.urandom(8).hex()
+            core.account.made = {
+                "capacity": capacity,
+                "concurrency": concurrency,
+                "period": period,
+                "burst": burst,
+                "algorithm": algorithm,
+                "initial": initial,
+                "max_waiting": max_waiting,
+                "name": name,
+                "counts": counts,
+                "linger": linger,
+                "longest": longest,
+                "store": store,
+            }
         self._blocks: Blocks | None = None
         if ends is not None:
             from async_throttle._shell.flights import watch  # most calls count from the start
@@ -260,7 +284,7 @@ class BaseThrottle(Told):
                 core.closed
                 or scheduler.behind()
                 or core.rule.burst < TOKEN
-                or not scheduler.queue.can_take(core.lane, UNIT)
+                or would_wait(scheduler.queue, core.lane, UNIT)
             )
 
         return find(core).ask(question, lambda now: True)
@@ -347,6 +371,19 @@ class BaseThrottle(Told):
         from async_throttle.statistics import read  # most programs never ask
 
         return find(self._core).ask(lambda now: read(self._core, now))
+
+    @property
+    def store(self) -> Store | None:
+        """Where the limits live, if that is not this process."""
+        account = self._core.account
+        return None if account is None else account.store
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        account = self._core.account
+        if account is None:
+            return super().__reduce_ex__(protocol)
+        _here.setdefault(account.origin, self)
+        return made_again, (account.origin, account.made)
 
     @property
     def name(self) -> str | None:
@@ -455,6 +492,46 @@ class BaseThrottle(Told):
         else:
             following.check("concurrency", 0 if limit == UNLIMITED else limit)
             find(core).do(lambda now: following.begin_anew(core, now, "concurrency", limit))
+
+
+def check_shared(timer: object, adapt: object, name: str | None) -> None:
+    """Refuse what does not go with a store."""
+    if name is None or not name:
+        raise ValueError(f"name must be given with a store, as the key of the limit, got {name!r}")
+    if timer is not None:
+        raise ValueError(f"timer must be left out with a store, which has a clock, got {timer!r}")
+    if adapt is not None:
+        raise ValueError(f"adapt must be left out with a store, got {adapt!r}")
+
+
+Origin = tuple[type[Any], str]
+"""By what a throttle is known that is pickled: its class, as it was called, and a random text."""
+
+_here: weakref.WeakValueDictionary[Origin, BaseThrottle] = weakref.WeakValueDictionary()
+"""The throttles of this process that were pickled, or came by pickle, by their origins."""
+
+_latest: OrderedDict[Origin, BaseThrottle] = OrderedDict()
+"""Those that came by pickle last: each task of a pool of processes brings its throttle along, and
+one that was forgotten in between would be another session of the store each time."""
+
+MOST: Final = 256
+"""Throttles that are kept as such."""
+
+
+def made_again(origin: Origin, made: dict[str, Any]) -> Any:
+    """A throttle that was pickled: the same quota, as it lives in a store.
+
+    In each process it is one object, however often it comes there.
+    """
+    found = _here.get(origin)
+    if found is None:
+        made_here = origin[0](**made)
+        made_here._core.account.origin = origin
+        found = _here.setdefault(origin, made_here)
+        _latest[origin] = found
+        if len(_latest) > MOST:
+            _latest.popitem(last=False)
+    return found
 
 
 def ends_of(

@@ -46,6 +46,7 @@ from async_throttle._base import BaseThrottle
 from async_throttle._decorator import is_to_be_decorated, within_either
 from async_throttle._shell import fast, loop, thread
 from async_throttle._shell.fast import NOTHING
+from async_throttle._shell.scheduler import find
 from async_throttle._shell.thread import ThreadScheduler
 from async_throttle.throttle import Lease as AsyncLease
 from async_throttle.throttle import leave_block, leave_block_again
@@ -201,6 +202,14 @@ class Throttle(BaseThrottle):
     ) -> None:
         """`consume` in an event loop."""
         await loop.wait(self._core, (self._core.tokens_option(weight, priority),), timeout)
+
+    def refresh(self) -> None:
+        """Ask the store how the limits stand, if they live in one: see *store*.
+
+        Raises:
+            StoreUnavailable: the store is away, and was told to raise then.
+        """
+        find(self._core).ask_store()
 
     def drain(self) -> None:
         """Wait until nobody waits or holds a slot."""

@@ -50,7 +50,8 @@ exception handler, and read again 0.1 s later.
 **Forks and copies.** A forked child has the limits, with nobody waiting and all slots free, and
 what was begun before the fork ends there without effect. From then on there are two quotas,
 parent's and child's. ``copy`` and ``deepcopy`` give the same object, for a copy would be a second
-quota; ``pickle`` is a TypeError for that reason.
+quota; ``pickle`` is a TypeError for that reason. With a *store* there is one quota: a child shares
+it, and a throttle that is pickled is the same limit in another process.
 
 **Exact.** Instants are whole nanoseconds and weights whole billionths of a token, so ten times 0.1
 is 1, and at 10 per second a call each 0.1 s is admitted 1000 times out of 1000. A timer that wakes
@@ -155,7 +156,7 @@ class Throttle(FastThrottle, BaseThrottle):
         max_waiting: most callers that may queue; the next one is refused at once.
         timer: a clock in seconds; unset, the monotonic clock. One that does not show what the
             event loop's clock does is looked at every 0.1 s while somebody waits.
-        name: what errors and repr call it.
+        name: what errors and repr call it; with *store*, the key of the limit there.
         adapt: lets a limit follow the server, by how the calls end: `AIMD` and `Gradient` set
             *concurrency*, `BackOff` sets *capacity*, within their bounds and from where these
             are (`Gradient` lowers it first, to measure). What is learnt from are blocks and
@@ -165,6 +166,10 @@ class Throttle(FastThrottle, BaseThrottle):
         linger: seconds for which a call is still in flight that was cut short; see below.
         longest: seconds after which a body is waited for no longer, and counts as ended, with one
             warning; None is as long as it takes. Unset, a period, and a minute at least.
+        store: where the limit lives, if processes share it: a `stores.SQLiteStore`, `RedisStore`,
+            `RayStore`, or one of your own. All that give it the same *name* there share it. Each
+            process has its own queue. `level`, `delay()` and `locked()` go by what the store said
+            last. Not with *timer*, *adapt*, or a rule of your own. See `stores`.
 
     Counting to the end. A server counts a call when the call arrives, and calls do not travel
     equally long; so a throttle that counts from the grant on is refused by its exact twin. With
@@ -390,6 +395,14 @@ class Throttle(FastThrottle, BaseThrottle):
         """
         core = self._core
         await wait(core, (core.tokens_option(weight, priority),), timeout)
+
+    async def refresh(self) -> None:
+        """Ask the store how the limits stand, if they live in one: see *store*.
+
+        Raises:
+            StoreUnavailable: the store is away.
+        """
+        await find(self._core).ask_store_later()
 
     async def drain(self) -> None:
         """Wait until nobody waits or holds a slot."""
@@ -647,7 +660,7 @@ class Lease(FastLease, BaseLease):
         find(core).queue.touched(*((core.slots, core.rule) if ends else (core.slots,)))
         if core.flights is not None:
             self._grip.finish(now, error)
-        if core.slots.free >= core.slots.limit:
+        if core.slots.used <= 0:
             return False
         core.slots.free += 1
         return True

@@ -11,9 +11,11 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import pytest
+from stores import MemoryStore
 from support import now, others_run
 
 from async_throttle import (
@@ -37,6 +39,10 @@ pytestmark = pytest.mark.virtual_time
 
 Body = Callable[[], Awaitable[object]]
 Use = Callable[[Any, Body], Coroutine[Any, Any, None]]
+
+
+STORE = MemoryStore()
+NUMBERS = count()
 
 
 async def nothing() -> None:
@@ -171,6 +177,18 @@ def pool_of(make: Callable[[], LimitSet], kind: Any = LimitPool) -> Callable[[],
     return pool
 
 
+def stored(capacity: float, concurrency: int = 0) -> Throttle:
+    return Throttle(capacity, concurrency, store=STORE, name=f"limit {next(NUMBERS)}")
+
+
+def stored_set_with_slots() -> LimitSet:
+    return LimitSet(stored(1e6), stored(1e6, 1))
+
+
+def stored_set_with_rate() -> LimitSet:
+    return LimitSet(stored(1), stored(1e6, 50))
+
+
 def release(limiter: Any, held: Any) -> None:
     limiter.release()
 
@@ -224,6 +242,13 @@ LIMITERS: dict[str, tuple[Callable[[], Any], Callable[[Any], list[Any]], bool, t
     "LimitSet of adapting slots": (
         *(lambda: LimitSet(adapting_slots(), Throttle(1e6)), of_a_set, True, BLOCKS),
     ),
+    "stored Throttle slots": (lambda: stored(1e6, 1), itself, True, ALL_OF_THROTTLES),
+    "stored Throttle rate": (*(lambda: stored(1), itself, False, (*ALL_OF_THROTTLES, "consume")),),
+    "stored Throttles slots": (*(keyed(lambda: stored(1e6, 1)), itself, True, ("async with",)),),
+    "LimitSet of stored slots": (stored_set_with_slots, of_a_set, True, ALL_OF_SETS),
+    "LimitSet of stored rates": (stored_set_with_rate, of_a_set, False, ALL_OF_SETS),
+    "LimitPool of stored slots": (pool_of(stored_set_with_slots), of_a_pool, True, ALL_OF_SETS),
+    "LimitPool of stored rates": (pool_of(stored_set_with_rate), of_a_pool, False, ALL_OF_SETS),
     "ConcurrencyLimiter": (lambda: ConcurrencyLimiter(1), of_a_facade, True, ALL_OF_SLOTS),
     "RateLimiter": (lambda: RateLimiter(1), of_a_facade, False, ALL_OF_RATES),
     "buckets.TokenBucket": (lambda: TokenBucket(1, 1), of_a_facade, False, ("consume",)),

@@ -320,7 +320,7 @@ def test_a_door_without_a_lock_is_found_at_some_line() -> None:
         sample(scenario, range(1_000), lines=0.1)
 
 
-DOOR = {"do", "ask", "enter", "admit", "seize", "exclusively", "start", "withdraw"}
+DOOR = {"do", "ask", "enter", "admit", "seize", "exclusively", "start", "withdraw"} | {"ask_store"}
 """What goes through the door of a scheduler."""
 
 WAYS = {"wait", "drained", "release", "leave_block", "lease", "lease_async"} | {
@@ -335,6 +335,8 @@ PURE = {
     "__repr__": "looks, and changes not even what is due",
     "guarantee": "parameters, which a change replaces at once",
     "name": "never changes",
+    "store": "never changes",
+    "__reduce_ex__": "what it was made with, which never changes",
     "algorithm": "never changes",
     "max_waiting": "never changes",
     "adapt": "never changes",

@@ -17,7 +17,7 @@ from async_throttle._engine.timetable import Timetable
 from async_throttle._units import NEVER
 from async_throttle.rules import Rule
 
-__all__ = ["Actor", "amid_an_event", "at_least", "quote"]
+__all__ = ["Actor", "amid_an_event", "at_least", "quote", "would_wait"]
 
 
 def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]:
@@ -61,6 +61,17 @@ def quote(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int]
     finally:
         if queue.foresight is not foresight:
             foresight.close()
+
+
+def would_wait(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> bool:
+    """Whether a newcomer to *lane* would not be granted at once, as far as that is known here."""
+    if queue.can_take(lane, weights):
+        return False
+    if not lane.fed:
+        return True
+    if any(slots.level(queue.now) < weights[n] for n, slots in lane.slots):
+        return True
+    return quote(queue, lane, weights)[0] > queue.now
 
 
 def _of_what_is_kept(queue: Queue, lane: Lane, weights: tuple[int, ...]) -> tuple[int, int] | None:

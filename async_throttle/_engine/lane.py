@@ -430,7 +430,8 @@ class Lane:
         self.takes = tuple(sorted(rates, key=_keeps)) if any(map(_keeps, rates)) else self.rates
         if any(slots is not self.rules[n] for n, slots in self.slots):
             self.takes = tuple([take for take in self.takes if not take[1].in_flight])
-        self.fed = tuple([(n, rule) for n, rule in rates if type(rule).demand is not Rule.demand])
+        fed = [(n, rule) for n, rule in enumerate(self.rules) if _feeds(rule)]
+        self.fed = tuple(fed)
         self.backdates = all(rule.backdates for _, rule in rates)
         self.bursts: tuple[int | float, ...] = ()
         self.fits: tuple[int, ...] = ()
@@ -557,6 +558,11 @@ def give_back(now: int, receipts: list[Receipt]) -> None:
 
 def _key(lane: Lane) -> LaneKey:
     return (lane.priority, lane.bottleneck is None, *map(id, lane.rules))
+
+
+def _feeds(rule: Rule) -> bool:
+    """Whether a rule gets its permits from outside."""
+    return type(rule).demand is not Rule.demand
 
 
 def _keeps(place: tuple[int, Rule]) -> bool:

@@ -656,6 +656,11 @@ class Queue:
         self._part(waiter)
         self._remove(waiter, FAILED)
 
+    def fail(self, lane: Lane, error: Exception) -> None:
+        """What *lane* asks for cannot be had, for this reason: its waiters are told."""
+        for waiter in list(lane):
+            self._fail(waiter, error)
+
     def _turns(self, at: int, newcomers: Lane | None = None) -> tuple[list[Lane], int]:
         """The lanes that rank *at* an instant before the rest, and *newcomers*; and until when."""
         if not self.ranked and (newcomers is None or not newcomers.priority):

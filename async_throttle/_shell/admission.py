@@ -24,6 +24,7 @@ from async_throttle._shell.door import Door
 from async_throttle._shell.waiting import (
     Asked,
     Attempt,
+    Option,
     Waiting,
     checked,
     granted,
@@ -37,6 +38,10 @@ from async_throttle.exceptions import ResourceLimitError
 __all__ = ["Admission"]
 
 _LATE: Final = object()
+
+TRIES: Final = 3
+"""How often a store is asked for what a caller wants that will not wait: the first answer opens a
+file, or a link, and takes long."""
 
 
 class Admission(Door):
@@ -56,6 +61,8 @@ class Admission(Door):
                 "signal handler, a finalizer, a rule or a clock that it called: it cannot wait "
                 "here; use try_acquire(), or let a task or another thread do it"
             )
+        if self.feeder is not None:
+            self.feeder.guest = False
         if self.quiet and len(attempt.options) == 1:
             option = attempt.options[0]
             checked(option)
@@ -67,16 +74,44 @@ class Admission(Door):
                 return None
         return self.enter(lambda now: self.here()._admit(now, attempt, blocking), asks=True)
 
-    def seize(self, attempt: Attempt) -> bool:
-        """Grant *attempt* at once if that overtakes no waiter; False too if the door is taken."""
+    def seize(self, attempt: Attempt, tries: int = TRIES) -> bool:
+        """Grant *attempt* at once if that overtakes no waiter; False too if the door is taken.
+
+        A store is asked so many times.
+        """
         if self.inside() or self.is_elsewhere():
             possible(attempt.options)  # what can never be is refused all the same
             return False
+        if self.feeder is not None:
+            self.fetch(possible(attempt.options))
         try:
-            return self.enter(lambda now: self.here()._seize(attempt), asks=True)
+            taken: bool = self.enter(lambda now: self.here()._seize(attempt), asks=True)
         except BaseException:
             self.here().withdraw(attempt)
             raise
+        if taken or self.feeder is None or not self.feeder.served or tries <= 1:
+            return taken
+        return self.seize(attempt, tries - 1)  # what was booked had expired
+
+    def fetch(self, options: Sequence[Option]) -> None:
+        """Ask the store for what a caller wants that will not wait."""
+        if self.feeder is not None:
+            self.feeder.served = False
+            for _, lane, weights in options:
+                self.feeder.fetch(self, lane, weights)
+            self.feeder.guest = False
+
+    def ask_store(self) -> None:
+        """Ask the store how the limits stand; not while a call is at work here."""
+        if self.feeder is not None and not self.inside():
+            self.feeder.fetch(self, None, ())
+            self.feeder.guest = False
+
+    async def ask_store_later(self) -> None:
+        """The same in an event loop."""
+        if self.feeder is not None and not self.inside():
+            await self.feeder.fetch_later(self, None, ())
+            self.feeder.guest = False
 
     @abstractmethod
     def loop_waiter(self, asked: Asked) -> Waiting:
@@ -126,6 +161,9 @@ class Admission(Door):
     def _admit(self, now: int, attempt: Attempt, blocking: bool) -> Waiting | None:
         try:
             attempt.options = possible(attempt.options)
+            if self.feeder is not None and not self.queue.waiting:
+                _, lane, weights = attempt.options[0]
+                self.feeder.prepare(self, lane, weights, now)
             if not self.behind() and self._take(attempt):
                 return None
             return self._queue_up(now, attempt, blocking)

@@ -10,7 +10,20 @@ from types import BuiltinFunctionType
 
 from async_throttle._units import SECOND
 
-__all__ = ["Clock"]
+__all__ = ["Clock", "monotonic", "wall"]
+
+
+def monotonic() -> int:
+    """The reading of the monotonic clock; in virtual time, of that."""
+    return monotonic_ns()
+
+
+def wall() -> int:
+    """Nanoseconds since 1970; in virtual time, which starts there, those of that."""
+    read = time.time_ns
+    if isinstance(read, BuiltinFunctionType) and not isinstance(monotonic_ns, BuiltinFunctionType):
+        return monotonic_ns()
+    return read()
 
 
 class Clock:

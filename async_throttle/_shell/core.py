@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from itertools import count
 from operator import index
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from async_throttle._engine.lane import GRANTED, Lane, Pause
 from async_throttle._engine.queue import wants
@@ -45,10 +45,51 @@ __all__ = [
     "slots_of",
 ]
 
+LATE: Final = 100_000_000
+"""Nanoseconds by which a pause may seem longer, by the time that the answer of a store takes."""
+
 NO_LANES: Final[dict[tuple[int, ...], Lane]] = {}
 """Stays empty: what a throttle has until it is the youngest of a set."""
 
 _numbers = count(1)
+
+
+class Account(Protocol):
+    """What a throttle has in a store: see `stores/_account.py`."""
+
+    store: Any
+    origin: Any
+    made: dict[str, Any]
+
+    @property
+    def others(self) -> int:
+        """Slots that other processes have, as the store said last."""
+        ...
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the store knows all that it has to be told."""
+        ...
+
+    def parameters(self) -> list[int]:
+        """The parameters of the limit, as a store has them."""
+        ...
+
+    def say(self, *operation: Any) -> None:
+        """Have the store told of an operation."""
+        ...
+
+    def pause(self, span: int, empties: bool) -> None:
+        """Everybody is paused."""
+        ...
+
+
+class Docks(Protocol):
+    """A store, as far as the core knows it."""
+
+    def dock(self, core: Any) -> None:
+        """Have the limits of *core* be those in the store."""
+        ...
 
 
 def age() -> int:
@@ -80,6 +121,7 @@ class Core(Refusals):
         following: the law that sets a limit by how calls end; None if the limits are fixed.
         flights: the calls in flight; None if calls count from their grants on.
         max_waiting: most callers that may queue; None is no bound.
+        account: what the throttle has in a store; None if its limits are those of this process.
         heard: the reading of the clock when the newest count of a server was read; None before.
         calls: the leases that there are, weakly; None until a count was first shared.
         tally: what is counted of calls that waited or were refused; None until there is one.
@@ -88,6 +130,7 @@ class Core(Refusals):
     __slots__ = (
         "__weakref__",
         "_tokens_lane",
+        "account",
         "altered",
         "burst",
         "calls",
@@ -125,6 +168,7 @@ class Core(Refusals):
         name: str | None,
         *,
         to_the_end: bool = False,
+        store: Docks | None = None,
     ) -> None:
         self.face = face
         self.number = next(_numbers)
@@ -141,9 +185,13 @@ class Core(Refusals):
             begun = rule(now, per_period, period_of(period), most)
         if initial is not None:
             begun.charge(now, _spent(initial, begun.burst))
-        self.rule = _to_the_end(begun, scheduler) if to_the_end else begun
+        if store is not None:
+            self.rule = _booked(begun, scheduler if to_the_end else None)
+        else:
+            self.rule = _to_the_end(begun, scheduler) if to_the_end else begun
         scheduler.clock.span = self.span()
-        self.slots = Slots(slots_of(concurrency))
+        limit = slots_of(concurrency)
+        self.slots = Slots(limit) if store is None else _booked_slots(limit)
         self.pause = Pause(self.rule)
         self.pauses_of_sets: dict[tuple[int, ...], Lane] | None = None
         self.lanes_of_sets: dict[tuple[int, ...], Lane] = NO_LANES
@@ -155,11 +203,16 @@ class Core(Refusals):
         self.tally: Tally | None = None
         self.heard: int | None = None
         self.calls: dict[ref[BaseLease], None] | None = None
-        self.plain = rule in PLAIN and not to_the_end  # the flattened entry reaches into the bucket
+        # The flattened entry reaches into the bucket.
+        self.plain = rule in PLAIN and not to_the_end and store is None
+        self.account: Account | None = None
         self.altered = self.rule.fresh_at(now) > now  # less than full: unlike later
         if self.rule.wants_ends or to_the_end:
             scheduler.measure_all()
         self.reopen()
+        if store is not None:
+            store.dock(self)
+            scheduler.recalm()
 
     # -- lanes and options --------------------------------------------------------------
 
@@ -242,7 +295,7 @@ class Core(Refusals):
             find(self).queue.touched(slots)
             if done:
                 return
-            if slots.free >= slots.limit:
+            if slots.used <= 0:
                 done.append(True)
                 if not slots.inherited:
                     raise one_too_many(self)
@@ -273,6 +326,8 @@ class Core(Refusals):
         until = NEVER if span >= NEVER else now + span
         find(self).queue.touched()
         find(self).queue.pause(self.pause, until, empty)
+        if self.account is not None:
+            self.account.pause(span, empty)
         self.reopen()
         self.tell("pause", until)
 
@@ -280,6 +335,8 @@ class Core(Refusals):
         """End a pause now."""
         find(self).queue.touched()
         find(self).queue.resume(self.pause)
+        if self.account is not None:
+            self.account.say("resume")
         self.reopen()
         self.tell("resume")
 
@@ -296,6 +353,8 @@ class Core(Refusals):
         """Have *limit* slots, of which a single caller may have *burst*."""
         find(self).queue.touched(self.slots)
         self.slots.resize(limit, burst)
+        if self.account is not None:
+            self.account.say("set", self.account.parameters())
         self.altered = True
         find(self).queue.refit(self.slots)
         self.tell("change", limit)
@@ -312,6 +371,25 @@ class Core(Refusals):
         self.reopen()
         scheduler.queue.refit(self.rule)
         self.tell("change", capacity)
+
+    def follow(self, now: int, until: int) -> None:
+        """The store says until when everybody is paused: pause here too, or go on."""
+        queue, mine = find(self).queue, self.pause.until
+        if abs(min(until, NEVER) - mine) > LATE and max(until, mine) > now:
+            queue.touched()
+            if until < mine:
+                queue.resume(self.pause)
+            if until > now:
+                queue.pause(self.pause, until, empties=False)
+            self.reopen()
+
+    def refitted(self) -> None:
+        """The store has other parameters, which the rules have taken over."""
+        queue = find(self).queue
+        queue.touched(self.rule, self.slots)
+        self.reopen()
+        queue.refit(self.rule)
+        queue.refit(self.slots)
 
     def tell(self, what: str, detail: object = None) -> None:
         """Tell the listeners of an event."""
@@ -344,6 +422,7 @@ class Core(Refusals):
         return bool(
             self.slots.used
             or self.waiting()
+            or (self.account is not None and not self.account.quiet)
             or any(
                 waiter.state is GRANTED and wants(waiter, self.rule)
                 for waiter in find(self).handed_over
@@ -457,6 +536,22 @@ def _to_the_end(rule: Rule, scheduler: Scheduler) -> Rule:
     from async_throttle.rules.ends import CountedToEnd  # few ask for that
 
     return CountedToEnd(rule, scheduler.clock.resolution())
+
+
+def _booked(rule: Rule, scheduler: Scheduler | None) -> Rule:
+    """*rule*, whose permits a store has; with a *scheduler*, calls are taken at their ends."""
+    from async_throttle.rules import booked  # few limits are shared
+
+    if scheduler is None:
+        return booked.Booked(rule)
+    return booked.BookedToEnd(booked.BookedFlights(rule), scheduler.clock.resolution())
+
+
+def _booked_slots(limit: int) -> Slots:
+    """So many slots, in a store."""
+    from async_throttle.rules.booked import BookedSlots
+
+    return BookedSlots(limit)
 
 
 def _spent(initial: float, burst: int | float) -> int:

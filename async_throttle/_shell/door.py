@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol, TypeVar
 
 from async_throttle._engine.check import repair
 from async_throttle._engine.lane import DROPPED
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from async_throttle._shell.flights import Aloft
     from async_throttle._shell.scheduler import Scheduler
 
-__all__ = ["Door", "Event", "unraisable"]
+__all__ = ["Door", "Event", "Feeder", "unraisable"]
 
 R = TypeVar("R")
 
@@ -47,11 +47,53 @@ NO_DRAINERS: Final[dict[Any, Callable[[], bool]]] = {}
 """Stays empty: what a door has until a caller drains."""
 
 
+class Feeder(Protocol):
+    """What asks a store, on behalf of the callers of a scheduler: see `stores/_session.py`."""
+
+    store: Any
+    guest: bool
+    """A caller that does not wait has asked the store, and is to take what was booked for it."""
+    served: bool
+    """Something was booked for it."""
+
+    def look(self, scheduler: Any) -> None:
+        """An event is over: have the store asked, or told, if need be."""
+        ...
+
+    def fetch(self, scheduler: Any, lane: Any, weights: tuple[int, ...]) -> None:
+        """Ask the store now for what a caller wants that will not wait, if that can be done here.
+
+        Without a lane, ask only how the limits stand.
+        """
+        ...
+
+    def prepare(self, scheduler: Any, lane: Any, weights: tuple[int, ...], now: int) -> None:
+        """A caller comes, and nobody waits: ask a quick store at once, inside the door."""
+        ...
+
+    async def fetch_later(self, scheduler: Any, lane: Any, weights: tuple[int, ...]) -> None:
+        """The same in an event loop."""
+        ...
+
+    def absorb(self, other: Any) -> None:
+        """The schedulers of two have become one."""
+        ...
+
+    def shift(self, by: int) -> None:
+        """The scheduler goes by a different clock now."""
+        ...
+
+    def forked(self) -> None:
+        """This is the child of a fork."""
+        ...
+
+
 class Event(NamedTuple):
     """A grant, a refusal or a change, as listeners are told of it.
 
     Attributes:
-        what: "grant", "refusal", "release", "settle", "pause", "resume", "change" or "close".
+        what: "grant", "refusal", "release", "settle", "pause", "resume", "change", "close" or
+            "lost".
         at: instant, in nanoseconds.
         asked: the throttle or set.
         detail: the weights, the error, the end of the pause.
@@ -87,6 +129,7 @@ class Door(ABC):
         aloft: the calls in flight, of throttles that count them to their ends; None without.
         alone: no scheduler was absorbed here.
         into: the scheduler that has absorbed this one.
+        feeder: asks a store for what callers want of limits that live there; None without.
         locks: the door has a lock, so nothing may be changed beside it.
     """
 
@@ -100,6 +143,7 @@ class Door(ABC):
         "calm",
         "clock",
         "drainers",
+        "feeder",
         "handed_over",
         "inherits",
         "into",
@@ -130,6 +174,7 @@ class Door(ABC):
         self.aloft: Aloft | None = None
         self.alone = True
         self.into: Scheduler | None = None
+        self.feeder: Feeder | None = None
         self.calm = self.quiet = timer is None and fast.ENABLED
         self.usual = self.calm and not self.locks
 
@@ -306,6 +351,8 @@ class Door(ABC):
             self._tell_drainers()
         if queue.demand:
             self._feed()
+        if self.feeder is not None:
+            self.feeder.look(self.here())
         self.recalm()
 
     def tell_decided(self) -> None:
@@ -327,6 +374,7 @@ class Door(ABC):
             and not self.listeners
             and not queue.emptying
             and self.into is None
+            and self.feeder is None
             and (self.aloft is None or self.aloft.armed is None)
         )
         self.usual = usual and not self.locks

@@ -179,7 +179,7 @@ class Block:
             find(core).queue.touched(core.slots, core.rule)
             if not self.done and core.flights is not None:
                 core.flights.finish(self.flight, now, error)
-                held = core.slots.free < core.slots.limit
+                held = core.slots.used > 0
                 core.slots.free += held
                 self.done.append(True)
                 core.tell("release", 1)
@@ -420,7 +420,7 @@ class Flights:
     def reopen(self, *, may: bool) -> None:
         """See anew whether shortcuts may reach into the bucket, if the throttle has them *may*."""
         rule = self.rule
-        may = may and rule.kind in PLAIN and not rule.state
+        may = may and type(rule.rule) in PLAIN and not rule.state
         self.bucket = cast(TokenBucket, rule.rule).state if may else None
 
     def write_out(self, epoch: int | None = None) -> None:

@@ -274,6 +274,8 @@ async def wait(
     taker: Taker | None = None,
 ) -> None:
     """Wait for the first of *options* without holding up the event loop; fill in *taker*."""
+    if timeout is not None and timeout <= 0 and find(asked).feeder is not None:
+        await _fetch(asked, options)
     attempt = Attempt(options, timeout, taker)
     try:
         scheduler = asked.scheduler
@@ -290,6 +292,14 @@ async def wait(
     except BaseException as reason:
         find(asked).give_up(attempt, reason)
         raise
+
+
+async def _fetch(asked: Asked, options: Sequence[Option]) -> None:
+    """Ask the store for what a caller wants that will not wait."""
+    for _, lane, weights in options:
+        scheduler = find(asked)
+        if scheduler.feeder is not None:
+            await scheduler.feeder.fetch_later(scheduler, lane, weights)
 
 
 async def wait_for_unit(core: Core, timeout: float | None = None) -> None:

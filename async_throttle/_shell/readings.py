@@ -31,7 +31,7 @@ def told(core: Core, address: int) -> str:
     with suppress(Exception):
         level = shown(core.level(now))
     waiting = scheduler.queue.count(rule)
-    free = slots.free + scheduler.queue.pending(slots)
+    free = slots.left + scheduler.queue.pending(slots)
     if core.closed:
         state = "closed"
     elif core.pause.until > now:

@@ -102,6 +102,7 @@ class Scheduler(Admission):
                 f"timer must be the same for all limits of a set, got {self.clock.timer!r} and "
                 f"{other.clock.timer!r}"
             )
+        self._check_stores(other)
         other.elapse()
         self.elapse()
         other.decide()
@@ -123,6 +124,7 @@ class Scheduler(Admission):
         if other.aloft is not None:
             other.aloft.shift(by)
             self.aloft = other.aloft.absorbed(self.aloft)
+        self._adopt_feeder(other, by)
         self.clock.span = max(self.clock.span, other.clock.span)
         self.measured = self.measured or other.measured
         self.inherits = self.inherits or other.inherits
@@ -131,6 +133,25 @@ class Scheduler(Admission):
         self.alone = other.calm = other.quiet = other.usual = False
         other.into = self
         self.decide()
+
+    def _check_stores(self, other: Scheduler) -> None:
+        """Refuse to absorb *other* if its limits live in another store."""
+        if self.feeder is not None and other.feeder is not None:
+            mine, theirs = self.feeder.store, other.feeder.store
+            if mine is not theirs:
+                raise ValueError(
+                    f"store must be the same for all limits of a set that have one, got {mine!r} "
+                    f"and {theirs!r}"
+                )
+
+    def _adopt_feeder(self, other: Scheduler, by: int) -> None:
+        """Have a store asked for the limits of *other* as well, whose clock was *by* behind."""
+        if other.feeder is not None:
+            other.feeder.shift(by)
+            if self.feeder is None:
+                self.feeder = other.feeder
+            else:
+                self.feeder.absorb(other.feeder)
 
     @abstractmethod
     def check_loops(self, other: Scheduler, asked: object) -> None:
@@ -184,6 +205,8 @@ class Scheduler(Admission):
         self.notes.clear()
         self.handed_over.clear()
         self.drainers.clear()
+        if self.feeder is not None:
+            self.feeder.forked()
         repair(queue)
         queue.wake_at = NEVER
         self.recalm()

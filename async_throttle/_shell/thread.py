@@ -477,6 +477,8 @@ def wait(
     taker: Taker | None = None,
 ) -> None:
     """Wait for the first of *options* with the whole thread; fill in *taker*."""
+    if timeout is not None and timeout <= 0 and find(asked).feeder is not None:
+        find(asked).fetch(options)
     attempt = Attempt(options, timeout, taker)
     try:
         waiter = find(asked).admit(attempt, blocking=True)

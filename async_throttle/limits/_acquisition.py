@@ -493,19 +493,19 @@ class LimitSetAcquisition(FastSet, BaseLease):
     def _give_back(self, now: int, error: BaseException | None) -> bool:
         receipts = self._receipts
         held = True
-        changed = [rule for rule, _, _ in receipts if rule.wants_ends or rule.__class__ is Slots]
+        changed = [rule for rule, _, _ in receipts if rule.wants_ends or rule.counts_callers]
         if self._core.flights and hasattr(self, "_grip"):
             find(self._core).queue.touched(*changed, *self._grip.flights)
             self._grip.finish(now, error)
         else:
             find(self._core).queue.touched(*changed)
-        while receipts and receipts[0][0].__class__ is Slots:
+        while receipts and receipts[0][0].counts_callers:
             slots: Any = receipts[0][0]
-            free = slots.free + receipts[0][1]
-            if free > slots.limit:
-                free = slots.limit
+            weight = receipts[0][1]
+            if weight > slots.used:
+                weight = slots.used
                 held = False
-            slots.free = free
+            slots.free += weight
             del receipts[0]
         self._core.lane.holders -= 1  # last: with the state, which the caller sets next
         return held

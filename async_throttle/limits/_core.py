@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from async_throttle._base import BaseThrottle, core_of
+from async_throttle._engine.forecast import would_wait
 from async_throttle._engine.lane import GRANTED, SKIP, Lane, Pause
 from async_throttle._shell.core import checked_priority
 from async_throttle._shell.count import know
@@ -324,6 +325,7 @@ class SetCore(SetRefusals):
         return bool(
             self.lane.holders
             or self.waiting()
+            or any(member.account and not member.account.quiet for member in self.members)
             or any(
                 waiter.state is GRANTED and self._has(waiter.lane)
                 for waiter in find(self).handed_over
@@ -344,7 +346,7 @@ class SetCore(SetRefusals):
         except ResourceLimitError:
             return True
         scheduler = find(self)
-        return scheduler.behind() or not scheduler.queue.can_take(self.lane, self.unit)
+        return scheduler.behind() or would_wait(scheduler.queue, self.lane, self.unit)
 
     def idle(self, now: int, since: int) -> bool:
         """Whether it is as good as a new set, whose throttles no older than *since* are new."""

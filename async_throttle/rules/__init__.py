@@ -130,6 +130,9 @@ class Rule(metaclass=_Kind):
     wants_ends: ClassVar[bool] = False
     """The rule is to be told when a call has ended: see `ended`."""
 
+    counts_callers: ClassVar[bool] = False
+    """The weights are slots, which callers give back."""
+
     in_flight: Any = None
     """What calls hold of it until they have ended: an `InFlight`. None: they count from the grant
     on."""

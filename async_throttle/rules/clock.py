@@ -312,6 +312,15 @@ class ClockWindow(Rule):
         self._put(now, state, state.inside + weight, state.window, state.lowered)
         return state.window
 
+    def windows(self, wall: int, number: int) -> list[tuple[int, int, int]]:
+        """The window of a wall time, and the next ones: when it opens, closes, and is over."""
+        found, margin = [], self._kept()
+        for _ in range(number):
+            began, ends = self._calendar.around(wall)
+            found.append((began + margin, ends - margin, ends))
+            wall = ends
+        return found
+
     def counts_from(self, now: int) -> int:
         """From when on a call that ended at *now* counts: the next edge, if the window has closed.
 

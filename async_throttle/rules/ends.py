@@ -70,6 +70,8 @@ class InFlight(Slots):
 
     __slots__ = ()
 
+    counts_callers = False
+
     def __init__(self, burst: int | float) -> None:
         super().__init__(burst if isinstance(burst, int) else BOUNDLESS)
 

@@ -27,6 +27,8 @@ class Slots(Rule):
 
     __slots__ = ("burst", "free", "inherited", "limit")
 
+    counts_callers = True
+
     capacity: float = math.inf  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     """Slots know no rate."""
 
@@ -52,6 +54,11 @@ class Slots(Rule):
         """Slots held."""
         return self.limit - self.free
 
+    @property
+    def left(self) -> int:
+        """Slots that nobody holds."""
+        return self.free
+
     def ready_at(self, now: int, weight: int) -> int:
         return now if weight <= self.free else NEVER
 
@@ -64,7 +71,7 @@ class Slots(Rule):
 
     def level(self, now: int) -> float:
         """Slots left."""
-        return math.inf if self.limit == UNLIMITED else self.free
+        return math.inf if self.limit == UNLIMITED else self.left
 
     def fresh_at(self, now: int) -> int:
         return now if self.free == self.limit else NEVER
