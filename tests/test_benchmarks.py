@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PEERS = ["asyncio.Semaphore", "aiolimiter", "asyncio-throttle", "throttler", "anyio"]
 FORMER = "async-throttle 1.0"
 CONCURRY = "concurry"
-GROUPS = 23
+GROUPS = 26
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
@@ -55,8 +55,9 @@ def test_every_row_is_measured_and_printed_in_its_table() -> None:
 
     assert result.returncode == 0, result.stderr
     assert len(re.findall(r"^\w+: [\d.]+ s$", result.stderr, re.MULTILINE)) == GROUPS
-    throttle, others, limit_set, answers, crowds = tables(result.stdout)
-    for (head, *promises), subject in ((throttle, "Throttle"), (limit_set, "LimitSet")):
+    throttle, others, limit_set, answers, crowds, stores = tables(result.stdout)
+    chapters = ((throttle, "Throttle"), (limit_set, "LimitSet"), (stores, "Stores"))
+    for (head, *promises), subject in chapters:
         assert head == ["work", subject, "compared with", "ratio", "target", "verdict"]
         for _, ours, _, ratio, target, verdict in promises:
             assert re.fullmatch(r"[\d.,]+ (ns|us|ms|s|B|%)", ours)

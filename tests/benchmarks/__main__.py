@@ -6,7 +6,7 @@ import sys
 import time
 
 from . import __doc__ as about
-from . import calls, crowds, growth, limits, making, shut, tables, waits, windows
+from . import calls, crowds, growth, limits, making, shut, stores, tables, waits, windows
 from .peers import AIOLIMITER, ANYIO, ASYNCIO_THROTTLE, FORMER, SEMAPHORE, THROTTLER, Peers
 from .rows import Bench, Chapter, Finding, Growth
 
@@ -48,6 +48,7 @@ CHAPTERS = (
         (),
     ),
     Chapter("Crowds", (growth.growth,), ()),
+    Chapter("Stores", (stores.sqlite_alone, stores.sqlite_crowded), ()),
 )
 
 
