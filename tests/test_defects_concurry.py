@@ -433,16 +433,6 @@ async def test_cc_14_a_pool_goes_on_where_one_set_is_full(
 # --- beyond this process: what of it applies ---
 
 
-@pytest.mark.parametrize("mode", ["process", "ray"])
-def test_cp_what_is_not_there_is_said_at_once(mode: str) -> None:
-    """There a set across processes lost refunds (CP-2, CR-3), the algorithm (CP-3) and the slots
-    of those who were killed (CP-6), and failed late where its server did (CP-9, CR-0)."""
-    with pytest.raises(ValueError, match=rf"mode.*{mode}") as refused:
-        documented(tokens(), mode=mode)
-    for name in MODES:
-        assert name in str(refused.value)
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("algorithm", RateLimitAlgorithm)
 async def test_cp_2_there_are_refunds_in_every_mode(

@@ -49,8 +49,11 @@ Otherwise than there:
   capacity through. Amounts may be fractions for each of them, of 1e-9 and more.
 * What is no number is a TypeError, text too. `RateLimit.validate_usage` raises, as its documents
   say. ``window_seconds`` is as good a name as ``window``.
-* Sets are for the threads and event loops of one process: modes ``"process"`` and ``"ray"`` are a
-  ValueError. concurry's workers and what is private to it are not here.
+* Sets of mode ``"process"`` live in a file and those of mode ``"ray"`` in an actor, and wherever
+  they come by pickle they are the same: to processes that are forked or spawned, to pools of them,
+  to joblib, to tasks and actors. There is no process to keep alive, and none whose death takes the
+  quota along: the slots of one that was killed come back after 30 s.
+* concurry's workers and what is private to it are not here.
 """
 
 from async_throttle.limits._acquisition import Delay

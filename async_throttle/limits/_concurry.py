@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, overload
@@ -19,6 +20,9 @@ from async_throttle.limits._pool import LimitPool as Pool
 from async_throttle.limits._set import LimitSet as Set
 from async_throttle.limits._set import refuse_reserved
 from async_throttle.limits._single import Limit
+
+if TYPE_CHECKING:
+    from async_throttle.stores import Store
 
 __all__ = ["Acquisition", "ExecutionMode", "LimitPool", "LimitSet", "LimitSetAcquisition"]
 
@@ -38,6 +42,8 @@ class ExecutionMode(StrEnum):
     Sync = "sync"
     Threads = "thread"
     Asyncio = "asyncio"
+    Processes = "process"
+    Ray = "ray"
 
 
 class Acquisition(NamedTuple):
@@ -243,12 +249,19 @@ class LimitSet(_Asked, Set[Any]):  # pyright: ignore[reportIncompatibleMethodOve
         shared: whether the set is meant for several workers.
         mode: how these run: an `ExecutionMode`, or "sync", "thread" or "asyncio". For a set that
             is made of nothing but *concurrency*, "thread" makes it one for threads; else it is
-            the throttles that tell.
+            the throttles that tell. A set of mode "process" or "ray" is pickled, and the same one
+            wherever it comes: it lives in a store. That is *store*; unset, for "process" a file
+            that goes when the program ends that made the set, and for "ray" an actor. The
+            limits are then other ones than those that were given: ``limits["tokens"]``. What is
+            paused, or said to be closed, as a set is so in this process alone; what is paused by
+            its limits, ``limits["tokens"].throttle.pause(30)``, is paused everywhere.
+        store, name: as for `async_throttle.LimitSet`. Without a name each set of mode "process" or
+            "ray" has a quota of its own; with one, and a store, it is the one of that name.
         config, concurrency, named: as for `async_throttle.LimitSet`.
 
     Raises:
         ValueError: as `async_throttle.LimitSet` does; an unknown mode, or one other than "sync"
-            that is not *shared*.
+            that is not *shared*; a throttle without a store, for mode "process" or "ray".
         TypeError: something that is neither a throttle nor a limit; throttles of both kinds.
     """
 
@@ -264,6 +277,8 @@ class LimitSet(_Asked, Set[Any]):  # pyright: ignore[reportIncompatibleMethodOve
         mode: ExecutionMode | str = ExecutionMode.Sync,
         config: Mapping[str, Any] | None = None,
         concurrency: int = 0,
+        store: Store | None = None,
+        name: str | None = None,
         **named: BaseThrottle | Limit,
     ) -> None:
         if throttles and not isinstance(throttles[0], (BaseThrottle, Limit)):
@@ -281,11 +296,23 @@ class LimitSet(_Asked, Set[Any]):  # pyright: ignore[reportIncompatibleMethodOve
         self._mode = _mode(mode)
         if self._mode is not ExecutionMode.Sync and not shared:
             raise ValueError(f"mode must be 'sync' where shared is False, got {mode!r}")
-        super().__init__(*limits, *throttles, concurrency=concurrency, config=config, **named)
+        given = [*limits, *throttles]
+        if self._mode in (ExecutionMode.Processes, ExecutionMode.Ray):
+            store, name = _store_of(self._mode, [*given, *named.values()], store, name)
+        super().__init__(
+            *given, concurrency=concurrency, config=config, store=store, name=name, **named
+        )
 
     def _kind_of_slots(self) -> type[BaseThrottle]:
-        alone = not self._limits and self._mode is ExecutionMode.Threads
+        alone = not self._limits and self._mode not in (ExecutionMode.Sync, ExecutionMode.Asyncio)
         return threads.Throttle if alone else super()._kind_of_slots()
+
+    def _is_shared(self) -> bool:
+        everywhere = self._mode in (ExecutionMode.Processes, ExecutionMode.Ray)
+        return super()._is_shared() or (everywhere and not self._limits)
+
+    def _made(self) -> dict[str, Any]:
+        return {**super()._made(), "_shared": self._shared, "_mode": self._mode}
 
     @property
     def limits(self) -> list[Any]:
@@ -361,6 +388,24 @@ def _mode(mode: ExecutionMode | str) -> ExecutionMode:
     except ValueError:
         modes = ", ".join(repr(member.value) for member in ExecutionMode)
         raise ValueError(f"mode must be one of {modes}, got {mode!r}") from None
+
+
+def _store_of(
+    mode: ExecutionMode, limits: Iterable[Any], store: Store | None, name: str | None
+) -> tuple[Store, str]:
+    """Where a set of *limits* lives that is used in several processes, and its name there."""
+    throttles = [each for each in limits if isinstance(each, BaseThrottle)]
+    stores = [each.store for each in throttles if each.store is not None]
+    if len(stores) < len(throttles):
+        raise ValueError(
+            f"mode={mode.value!r} takes limits, and throttles that have a store, got throttles "
+            "without one, which would be a second quota in another process"
+        )
+    if store is None:
+        from async_throttle.stores.modes import own_actor, own_file  # few sets need them
+
+        store = stores[0] if stores else own_file() if mode == "process" else own_actor()
+    return store, os.urandom(6).hex() if name is None else name
 
 
 def _stats(key: Hashable, throttle: BaseThrottle) -> dict[str, Any]:

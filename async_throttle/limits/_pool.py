@@ -17,7 +17,7 @@ from async_throttle._units import whole
 from async_throttle.limits._core import SetCore
 from async_throttle.limits._face import BaseLimits, T
 from async_throttle.limits._refusals import unknown
-from async_throttle.limits._set import ALONE, LimitSet, core_of_set
+from async_throttle.limits._set import ALONE, LimitSet, core_of_set, is_shared
 from async_throttle.limits._tokens import Tokens
 
 if TYPE_CHECKING:
@@ -157,6 +157,12 @@ class LimitPool(BaseLimits[T]):
             ):
                 return True
         return False
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Where its sets live in a store, a pool takes the same ones in another process."""
+        if not any(map(is_shared, self.limit_sets)):
+            return super().__reduce_ex__(protocol)
+        return type(self), (self.limit_sets, self.load_balancing, self.worker_index)
 
     def __getitem__(self, index: int) -> LimitSet[T]:
         return self.limit_sets[index]

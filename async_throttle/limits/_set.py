@@ -27,8 +27,9 @@ from async_throttle.throttle import Throttle
 if TYPE_CHECKING:
     from async_throttle import threads
     from async_throttle.statistics import Statistics
+    from async_throttle.stores import Store
 
-__all__ = ["ALONE", "LimitSet", "core_of_set", "refuse_reserved"]
+__all__ = ["ALONE", "LimitSet", "core_of_set", "is_shared", "refuse_reserved"]
 
 
 NO_CONFIG: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -75,10 +76,17 @@ class LimitSet(BaseLimits[T]):
         concurrency: slots for the set as a whole; 0 is no limit. A call may take several, by
             ``api(concurrency=2)``.
         config: whatever calls shall know about their set: a region, an account.
+        store: where the slots of *concurrency* live, and each `Limit`; unset, where those of the
+            throttles live that have a store, which must be the same for all of them. Throttles
+            without one stay limits of this process.
+        name: by which they are known there: ``name:slots``, and ``name:key`` for a `Limit`.
+            Unset, the slots are known by the names of the throttles, as in
+            ``requests+tokens:slots``.
         named: throttles by the names that calls use.
 
     Raises:
-        ValueError: a reserved name; a name or a throttle that occurs twice; clocks that differ.
+        ValueError: a reserved name; a name or a throttle that occurs twice; clocks or stores that
+            differ; no *name* where one is needed.
         TypeError: something that is neither a throttle nor a limit; throttles of both kinds.
 
     >>> import asyncio
@@ -94,7 +102,7 @@ class LimitSet(BaseLimits[T]):
 
     __module__ = "async_throttle"
 
-    # _limits    by key, as the user gave them
+    # _limits    by key, as the user gave them; what lives in the store, as it is there
     __slots__ = ("_limits", "config")
 
     _core: SetCore
@@ -105,6 +113,8 @@ class LimitSet(BaseLimits[T]):
         *throttles: Throttle,
         concurrency: int = 0,
         config: Mapping[str, Any] | None = None,
+        store: Store | None = None,
+        name: str | None = None,
         **named: Throttle,
     ) -> None: ...
     @overload
@@ -113,6 +123,8 @@ class LimitSet(BaseLimits[T]):
         *throttles: threads.Throttle,
         concurrency: int = 0,
         config: Mapping[str, Any] | None = None,
+        store: Store | None = None,
+        name: str | None = None,
         **named: threads.Throttle,
     ) -> None: ...
     @overload
@@ -121,6 +133,8 @@ class LimitSet(BaseLimits[T]):
         *throttles: BaseThrottle | Limit,
         concurrency: int = 0,
         config: Mapping[str, Any] | None = None,
+        store: Store | None = None,
+        name: str | None = None,
         **named: BaseThrottle | Limit,
     ) -> None: ...
     def __init__(
@@ -128,24 +142,32 @@ class LimitSet(BaseLimits[T]):
         *throttles: Any,
         concurrency: int = 0,
         config: Mapping[str, Any] | None = None,
+        store: Store | None = None,
+        name: str | None = None,
         **named: Any,
     ) -> None:
-        if config or type(concurrency) is not int:
-            refuse_reserved({"config": config, "concurrency": concurrency})
+        if config or type(concurrency) is not int or name is not None or store is not None:
+            given = {"config": config, "concurrency": concurrency, "store": store, "name": name}
+            refuse_reserved(given)
         self.config: Mapping[str, Any] = MappingProxyType(dict(config)) if config else NO_CONFIG
         self._blocks = Blocks()
         self._limits: dict[Hashable, Any] = {}
         for place, limit in enumerate(throttles):
-            name = limit.name if isinstance(limit, BaseThrottle) else getattr(limit, "key", None)
-            self._add(place if name is None else name, limit)
-        for name, limit in named.items():
-            if name in RESERVED:
-                raise ValueError(f"{name!r} is a reserved name, no limit may have it: {limit!r}")
-            self._add(name, limit)
+            key = limit.name if isinstance(limit, BaseThrottle) else getattr(limit, "key", None)
+            self._add(place if key is None else key, limit)
+        for key, limit in named.items():
+            if key in RESERVED:
+                raise ValueError(f"{key!r} is a reserved name, no limit may have it: {limit!r}")
+            self._add(key, limit)
+        if store is not None or name is not None:
+            self._keep(store, name)
         if concurrency != 0 and whole("concurrency", concurrency):
             kind = self._kind_of_slots()
-            self._add("concurrency", kind(math.inf, concurrency, name="concurrency"))
+            where = self._place_of_slots(store, name)
+            self._add("concurrency", kind(math.inf, concurrency, **where))
         self._core = SetCore(self._limits)
+        if self._core.scheduler.feeder is not None:
+            _check_names(self._limits)
 
     def _add(self, key: Hashable, limit: Any) -> None:
         if isinstance(limit, (list, tuple)):
@@ -158,6 +180,26 @@ class LimitSet(BaseLimits[T]):
         if key in self._limits:
             raise ValueError(f"two limits are called {key!r}")
         self._limits[key] = limit
+
+    def _keep(self, store: Store | None, name: str | None) -> None:
+        """Have each `Limit` live in *store* from now on, of which these are other ones."""
+        if store is None:
+            if all(throttle_of(limit).store is None for limit in self._limits.values()):
+                raise ValueError(f"name must go with a store, got {name!r} without one")
+            return
+        for key, limit in self._limits.items():
+            if isinstance(limit, Limit) and limit.throttle.store is None:
+                self._limits[key] = limit.stored(store, f"{_named(name)}:{key}")
+
+    def _place_of_slots(self, store: Store | None, name: str | None) -> dict[str, Any]:
+        """Where the slots of the set as a whole live, and by which name."""
+        stored = [throttle_of(limit) for limit in self._limits.values()]
+        stored = [throttle for throttle in stored if throttle.store is not None]
+        if store is None and not stored:
+            return {"name": "concurrency"}
+        if name is None and stored:
+            name = "+".join(str(throttle.name) for throttle in stored)
+        return {"name": f"{_named(name)}:slots", "store": store or stored[0].store}
 
     def _kind_of_slots(self) -> type[BaseThrottle]:
         """Of which kind the throttle is that has the slots of the set as a whole."""
@@ -291,8 +333,57 @@ class LimitSet(BaseLimits[T]):
         """Most callers that may queue, by the strictest of its throttles; None is no bound."""
         return self._core.max_waiting
 
+    def _is_shared(self) -> bool:
+        """Whether some of its limits live in a store."""
+        return any(throttle_of(limit).store is not None for limit in self._limits.values())
+
+    def _made(self) -> dict[str, Any]:
+        """What is to be set in a set that is the same one."""
+        return {"_limits": self._limits, "config": dict(self.config)}
+
+    def _begin(self, made: dict[str, Any]) -> None:
+        """Be a set that was pickled."""
+        for name, value in made.items():
+            setattr(self, name, value)
+        self.config = MappingProxyType(self.config) if self.config else NO_CONFIG
+        self._blocks = Blocks()
+        self._core = SetCore(self._limits)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A set whose limits live in a store is the same in another process."""
+        if not self._is_shared():
+            return super().__reduce_ex__(protocol)
+        return _made_again, (type(self), self._made())
+
     def __repr__(self) -> str:
         return repr(self._core)
+
+
+def _made_again(kind: type[LimitSet[Any]], made: dict[str, Any]) -> LimitSet[Any]:
+    """A set that was pickled."""
+    found = kind.__new__(kind)
+    found._begin(made)
+    return found
+
+
+def _named(name: str | None) -> str:
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name must be given with a store, as the key of the limits, got {name!r}")
+    return name
+
+
+def _check_names(limits: Mapping[Hashable, Any]) -> None:
+    """Refuse two of *limits* that are one in the store."""
+    names: dict[str | None, Hashable] = {}
+    for key, limit in limits.items():
+        throttle = throttle_of(limit)
+        if throttle.store is not None:
+            if throttle.name in names:
+                raise ValueError(
+                    f"{names[throttle.name]!r} and {key!r} are the same limit of the store: "
+                    f"{throttle.name!r}"
+                )
+            names[throttle.name] = key
 
 
 def _count(key: Hashable, said: Any) -> Count:
@@ -311,6 +402,11 @@ def _count(key: Hashable, said: Any) -> Count:
 def core_of_set(limit_set: LimitSet[Any]) -> SetCore:
     """What is behind the face of *limit_set*: for pools."""
     return limit_set._core
+
+
+def is_shared(limit_set: LimitSet[Any]) -> bool:
+    """Whether *limit_set* is the same one in another process: for pools."""
+    return limit_set._is_shared()
 
 
 def refuse_reserved(given: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from async_throttle._base import core_of
 from async_throttle._shell.single import Single
@@ -16,6 +16,9 @@ from async_throttle.rules.bucket import TokenBucket
 from async_throttle.rules.clock import ClockWindow
 from async_throttle.threads import Throttle
 
+if TYPE_CHECKING:
+    from async_throttle.stores import Store
+
 __all__ = ["RESERVED", "CallLimit", "Limit", "RateLimit", "ResourceLimit"]
 
 RESERVED: Final = (
@@ -24,6 +27,7 @@ RESERVED: Final = (
     "mode",
     "config",
     "concurrency",
+    "name",
     "requested",
     "timeout",
     "priority",
@@ -61,6 +65,28 @@ class Limit(Single, ABC):
     @abstractmethod
     def validate_usage(self, requested: float, used: float) -> None:
         """Raise ValueError if a call that asked for *requested* cannot have used *used*."""
+
+    def _made(self, **options: Any) -> Throttle:
+        """A throttle of the same parameters that has those *options*."""
+        raise TypeError(f"a {type(self).__name__} does not say how it is made for a store")
+
+    def stored(self, store: Store, name: str) -> Self:
+        """The same limit as it lives in *store* under that *name*; this one stays as it is."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        twin.throttle = self._made(store=store, name=name)
+        return twin
+
+    def _ask(self) -> Throttle:
+        """The throttle, that knows how the limit stands: if it lives in a store, that was asked."""
+        if self.throttle.store is not None:
+            self.throttle.refresh()
+        return self.throttle
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.throttle.store is None:
+            return super().__reduce_ex__(protocol)
+        return object.__reduce_ex__(self, 2)
 
     @abstractmethod
     def get_stats(self) -> dict[str, Any]:
@@ -109,16 +135,17 @@ class RateLimit(Limit):
         if capacity is None:
             raise TypeError("capacity must be given: the most per window")
         positive("capacity", capacity, infinite=True)
-        period = one_window(window=window, per=per, window_seconds=window_seconds)
+        self._period = one_window(window=window, per=per, window_seconds=window_seconds)
         self.algorithm = _algorithm(algorithm)
         self._bursts = issubclass(rule_class(self.algorithm), TokenBucket)
-        self.throttle = Throttle(
-            capacity,
-            period=period,
-            burst=capacity if self._bursts else None,
-            algorithm=self.algorithm,
-            name=key,
-        )
+        self.throttle = Throttle(capacity, name=key, **self._options(capacity))
+
+    def _options(self, capacity: float) -> dict[str, Any]:
+        burst = capacity if self._bursts else None
+        return {"period": self._period, "burst": burst, "algorithm": self.algorithm}
+
+    def _made(self, **options: Any) -> Throttle:
+        return Throttle(self.capacity, **self._options(self.capacity), **options)
 
     @property
     def window(self) -> float:
@@ -148,7 +175,10 @@ class RateLimit(Limit):
 
     def can_acquire(self, requested: float) -> bool:
         """Whether *requested* could be had at once. Takes nothing."""
-        return core_of(self.throttle).could(tokens("requested", requested))
+        amount, throttle = tokens("requested", requested), self._ask()
+        if throttle.store is None:
+            return core_of(throttle).could(amount)
+        return throttle.delay(requested) == 0 if requested <= throttle.burst else False
 
     def validate_usage(self, requested: float, used: float) -> None:
         """Raise ValueError if *used* exceeds *requested*.
@@ -165,7 +195,7 @@ class RateLimit(Limit):
         ``available_tokens`` (negative in debt), ``current_usage`` and ``utilization``, the share
         in use.
         """
-        capacity, available = self.capacity, self.throttle.level
+        available, capacity = self._ask().level, self.capacity
         usage = 0.0 if available == math.inf else capacity - available
         return {
             "key": self.key,
@@ -246,6 +276,9 @@ class ResourceLimit(Limit):
         self._key = _key(key)
         self.throttle = Throttle(math.inf, _count(capacity), name=key)
 
+    def _made(self, **options: Any) -> Throttle:
+        return Throttle(math.inf, self.capacity, **options)
+
     @property
     def capacity(self) -> int:
         """How many there are. Setting it re-plans everybody; holders finish."""
@@ -257,7 +290,13 @@ class ResourceLimit(Limit):
 
     def can_acquire(self, requested: float) -> bool:
         """Whether *requested* could be had at once. Takes nothing."""
-        return whole("requested", requested) <= self.capacity - self.throttle.active
+        return whole("requested", requested) <= self.capacity - self._in_use()
+
+    def _in_use(self) -> int:
+        """The slots that are held, here and by other processes."""
+        throttle = self._ask()
+        account = core_of(throttle).account
+        return throttle.active + (0 if account is None else account.others)
 
     def validate_usage(self, requested: float, used: float) -> None:
         """Everything goes: what is held is given back, whatever was made of it."""
@@ -268,7 +307,7 @@ class ResourceLimit(Limit):
         Keys: ``key``, ``capacity``, ``current_usage``, ``available`` and ``utilization``, the
         share in use.
         """
-        capacity, usage = self.capacity, self.throttle.active
+        usage, capacity = self._in_use(), self.capacity
         return {
             "key": self.key,
             "capacity": capacity,

@@ -145,6 +145,15 @@ class _Limiter(Single):
         """Wait until nobody waits or holds a slot."""
         await self._throttle.drain()
 
+    async def refresh(self) -> None:
+        """Ask the store how the limit stands, if it lives in one; see `Throttle.refresh`."""
+        await self._throttle.refresh()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._throttle.store is None:
+            return super().__reduce_ex__(protocol)
+        return _of, (type(self), self._throttle)
+
     def acquire(self) -> _Acquire[Self]:
         raise NotImplementedError
 
@@ -170,6 +179,13 @@ class _Limiter(Single):
         self.release()
 
 
+def _of(kind: type[L], throttle: Throttle) -> L:
+    """A limiter of *throttle*, which is the same one in another process."""
+    limiter = kind.__new__(kind)
+    limiter._throttle = throttle
+    return limiter
+
+
 class RateLimiter(_Limiter):
     """So many operations per second, in bursts of at most *burst*.
 
@@ -179,6 +195,7 @@ class RateLimiter(_Limiter):
         rate: operations per second; may be below 1.
         burst: most operations at once; unset, ``max(1, rate)``.
         wait: if False, whatever would have to wait raises `ResourceLimitError` instead.
+        store, name: where the limit lives, and the key of it there; see `Throttle`.
 
     Raises:
         ValueError: *rate* or *burst* is not positive.
@@ -197,9 +214,18 @@ class RateLimiter(_Limiter):
 
     __slots__ = ()
 
-    def __init__(self, rate: float, burst: float | None = None, *, wait: bool = True) -> None:
+    def __init__(
+        self,
+        rate: float,
+        burst: float | None = None,
+        *,
+        wait: bool = True,
+        store: Any = None,
+        name: str | None = None,
+    ) -> None:
         positive("rate", rate, infinite=True)
-        self._throttle = Throttle(rate, burst=burst, max_waiting=None if wait else 0)
+        most = None if wait else 0
+        self._throttle = Throttle(rate, burst=burst, max_waiting=most, store=store, name=name)
 
     def acquire(self, tokens: float = 1) -> _Acquire[Self]:
         """Wait for *tokens* and use them up: ``await limiter.acquire(3)``.
@@ -240,6 +266,7 @@ class ConcurrencyLimiter(_Limiter):
     Args:
         limit: most that may run at once.
         wait: if False, whatever would have to wait raises `ResourceLimitError` instead.
+        store, name: where the slots live, and the key of them there; see `Throttle`.
 
     Raises:
         ValueError: *limit* is not a whole number of at least 1.
@@ -257,10 +284,18 @@ class ConcurrencyLimiter(_Limiter):
 
     __slots__ = ()
 
-    def __init__(self, limit: int, *, wait: bool = True) -> None:
+    def __init__(
+        self,
+        limit: int,
+        *,
+        wait: bool = True,
+        store: Any = None,
+        name: str | None = None,
+    ) -> None:
         if whole("limit", limit) == 0:
             raise ValueError(f"limit must be a whole number of at least 1, got {limit!r}")
-        self._throttle = Throttle(math.inf, limit, max_waiting=None if wait else 0)
+        most = None if wait else 0
+        self._throttle = Throttle(math.inf, limit, max_waiting=most, store=store, name=name)
 
     def acquire(self) -> _Acquire[Self]:
         """Wait for a slot: ``await limiter.acquire()``, then `release()`.
