@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import replace
 from functools import partial
@@ -24,12 +25,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from servers_redis import KINDS, started
+from stores import MemoryStore
 from support import QUICK
 
 import async_throttle
 from async_throttle import Throttle, __main__, testing
 from async_throttle._demo import api, program, report, run
 from async_throttle._demo.api import BAN, Limits, Referee, parse_request, serving
+from async_throttle._demo.processes import Failed, Shared, in_processes
 from async_throttle._demo.report import ASCII, BLOCKS, Result, Row
 from async_throttle._demo.run import Answer, PlainBucket, Request, Run, get, parse_response
 from async_throttle._demo.twins import TWINS, Said, twin_of
@@ -74,6 +78,11 @@ FAILED = Answer(0, problem="ConnectionRefusedError: nobody there")
         ("--url http://me:secret@localhost/", "--url", "'http://me:secret@localhost/'"),
         ("--url http://", "--url", "'http://'"),
         ("--all", "--all", "only with --url"),
+        ("--processes 0", "--processes", "'0'"),
+        ("--processes 33", "--processes", "'33'"),
+        ("--processes 1 --store sqlite", "--store", "one process shares with nobody"),
+        ("--store quota.db", "--store", "'quota.db'"),
+        ("--store redis://me:secret@localhost:x/", "--store", "port of a Redis server"),
     ],
 )
 def test_a_bad_value_is_named_before_anything_is_sent(
@@ -88,6 +97,7 @@ def test_a_bad_value_is_named_before_anything_is_sent(
         program.main(arguments.split())
     assert exit.value.code == 2
     captured = capsys.readouterr()
+    assert "secret@" not in captured.err or "--url" in arguments
     complaint = captured.err.splitlines()[-1]
     assert option in complaint
     assert value in complaint
@@ -154,6 +164,40 @@ def test_what_is_about_to_happen_and_what_to_do_next_is_said_in_80_columns() -> 
         assert max(map(len, f"{options}\n{options.next()}".splitlines())) <= 80
     arguments = ["--url", "http://localhost/", "--server", "express", "--concurrency", "0"]
     assert len(str(program.parse(arguments)).splitlines()) == 1
+
+
+def test_processes_share_a_quota_if_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert program.parse([]).processes == 1
+    options = program.parse(["--processes", "3"])
+    assert (options.processes, options.store, options.runs) == (3, "sqlite", ("apart", "shared"))
+    url = "redis://me:secret@localhost/3"
+    monkeypatch.setenv(program.URL_VARIABLE, url)
+    for arguments in (["--store", url], ["--store", "redis"]):
+        options = program.parse(arguments)
+        assert (options.processes, options.store) == (4, url)
+        assert "secret" not in f"{options}\n{options.next()}"
+        assert "    store = RedisStore('redis://localhost:6379/3', " in options.next()
+    monkeypatch.delenv(program.URL_VARIABLE)
+    with pytest.raises(SystemExit):
+        program.parse(["--store", "redis"])
+    assert program.parse(["--processes", "3", "--url", "http://localhost/"]).runs == ("shared",)
+
+
+@pytest.mark.parametrize("name", program.SERVERS)
+def test_what_processes_are_about_to_do_is_said_in_80_columns(name: str) -> None:
+    options = program.parse(["--processes", "3", "--server", name])
+    lines = str(options).splitlines()
+    assert lines[-5:-4] + lines[-3:] == [
+        "3 processes make 60 calls, each through",
+        "  apart        each with a quota of its own",
+        "  shared       all with one quota, in",
+        '               SQLiteStore("quota.db")',
+    ]
+    assert max(map(len, f"{options}\n{options.next()}".splitlines())) <= 80
+    # What is printed is a program.
+    code = textwrap.dedent("\n".join(options.next().splitlines()[1:-2]))
+    names = {name: getattr(async_throttle, name) for name in NAMES}
+    exec(code, names | {"SQLiteStore": lambda path: MemoryStore()})
 
 
 # The referee.
@@ -607,6 +651,58 @@ def test_both_runs_against_a_server_that_is_not_ours_come_with_a_warning_and_a_r
     assert "waiting 0.1 s" in err
     assert "4 of 4 calls served, 0 requests refused" in out
     assert status == 0
+
+
+@pytest.mark.real_time
+def test_processes_that_share_a_quota_are_not_refused_and_others_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = "--processes 3 --requests 15 --capacity 6 --period 0.25 --server express --json"
+    status = __main__.main(arguments.split())
+    outcome = json.loads(capsys.readouterr().out)
+    apart, shared = outcome["runs"]
+    assert outcome["processes"] == 3
+    assert (apart["name"], apart["refused"] > 0) == ("apart", True)
+    assert (shared["name"], shared["served"], shared["sent"]) == ("shared", 15, 15)
+    assert shared["most_at_once"] <= 4
+    assert status == 0
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_share_a_quota_on_a_server(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "--processes 2 --requests 8 --capacity 6 --period 0.25"
+    limits = program.parse(arguments.split()).limits
+    with started(kind) as server, serving(limits, seed=0) as url:
+        status = __main__.main([*arguments.split(), "--store", server.url, "--url", url])
+    out, err = capsys.readouterr()
+    assert "shared: 8 of 8 calls served, 0 requests refused, 0 failed" in out
+    assert "apart" not in out + err
+    assert status == 0
+
+
+@pytest.mark.real_time
+def test_a_process_that_fails_ends_all_of_them() -> None:
+    options = program.parse(["--processes", "2", "--requests", "4"])
+    attempt = Run("shared", "http://127.0.0.1:9/", [1.0] * 4)
+
+    async def scene() -> None:
+        shared = Shared("/nowhere/to/be/found.db", "name")
+        await in_processes(attempt, replace(options.limits, server="nobody's"), 2, shared)
+
+    with pytest.raises(Failed, match="a process of the run did not start"):
+        asyncio.run(scene())
+
+
+@pytest.mark.real_time
+def test_a_store_that_is_away_is_said_to_be_before_anything_is_sent(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert program.main(["--store", "redis://me:secret@127.0.0.1:1/"]) == 1
+    out, err = capsys.readouterr()
+    assert "127.0.0.1:1" in err
+    assert "secret" not in out + err
+    assert "apart  " not in err
 
 
 @pytest.mark.real_time

@@ -11,8 +11,11 @@ import asyncio
 import contextlib
 import json
 import math
+import os
+import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -22,12 +25,16 @@ from urllib.parse import urlsplit
 
 from async_throttle import Throttle
 from async_throttle._demo.api import BAN, TRAVEL, Limits, serving
+from async_throttle._demo.processes import Failed, Shared, in_processes
 from async_throttle._demo.report import ASCII, BLOCKS, Glyphs, Result, as_dict, report
 from async_throttle._demo.run import TRIES, Run
 from async_throttle._demo.twins import TWINS, twin_of
+from async_throttle.exceptions import ResourceError
 
 SERVERS = [name for twin in TWINS for name in twin.names]
 MOST_REQUESTS = 10_000  # a demonstration, not a load generator
+MOST_PROCESSES = 32
+URL_VARIABLE = "ASYNC_THROTTLE_REDIS_URL"
 
 # The options.
 
@@ -40,17 +47,21 @@ class Options:
     url: str | None  # None: an API of our own
     all: bool  # unthrottled and plain first; otherwise throttled only
     json: bool
+    processes: int  # with one, there is nothing to share
+    store: str  # "sqlite", or a URL
 
     @property
     def runs(self) -> tuple[str, ...]:
         """The names of the runs, in order."""
+        if self.processes > 1:
+            return ("apart", "shared") if self.all else ("shared",)
         return ("unthrottled", "plain", "throttled") if self.all else ("throttled",)
 
     def throttle(self) -> Throttle:
         """A new throttle, which the server does not refuse."""
         return self.limits.twin.throttle(self.limits.said, self.limits.concurrency)
 
-    def code(self) -> str:
+    def code(self, shared: bool = False) -> str:
         """The throttle as a program says it."""
         settings = self.limits.twin.settings(self.limits.said)
         numbers = f"{settings.pop('capacity'):g}, {self.limits.concurrency}"
@@ -62,7 +73,16 @@ class Options:
             else:
                 told = repr(value) if isinstance(value, str) else f"{value:g}"
             numbers += f", {name}={told}"
-        return f"Throttle({numbers})"
+        return f"Throttle({numbers}{', store=store, name=' + repr('api') if shared else ''})"
+
+    @property
+    def store_code(self) -> str:
+        """The store as a program says it."""
+        if self.store == "sqlite":
+            return 'SQLiteStore("quota.db")'
+        from async_throttle.stores.redis import RedisStore
+
+        return repr(RedisStore(self.store))  # without any password
 
     @property
     def unit(self) -> str:
@@ -85,6 +105,12 @@ class Options:
                 f"each way. Whoever breaks a limit is banned for {BAN:g} s."
             )
             lines += wrap(about, 79)
+        if self.processes > 1:
+            lines += [f"{self.processes} processes make {calls} calls, each through"]
+            lines += [f"               {self.code()}"]
+            lines += ["  apart        each with a quota of its own"] if self.all else []
+            lines += ["  shared       all with one quota, in", f"               {self.store_code}"]
+            return "\n".join(lines)
         if self.all:
             lines += [
                 f"  unthrottled  {calls} calls at once; each heeds Retry-After, {TRIES} times",
@@ -94,6 +120,19 @@ class Options:
 
     def next(self) -> str:
         """What to do once this has been seen."""
+        if self.processes > 1:
+            begin, _, end = self.code(shared=True).partition("store=")
+            code = [f"    throttle = {begin}store={end}"]
+            if len(code[0]) > 79:
+                code = [f"    throttle = {begin.rstrip()}", f"        store={end}"]
+            lines = [
+                "In a program of yours, once in each process, and around each call:",
+                f"    store = {self.store_code}",
+                *code,
+                "    async with throttle: ...",
+                "What they share, live: python -m async_throttle quota STORE",
+            ]
+            return "\n".join(lines)
         others = ", ".join([twin.names[0] for twin in TWINS if twin is not self.limits.twin][:4])
         lines = [
             "In a program of yours, once, and around each call:",
@@ -150,6 +189,24 @@ def http_url(text: str) -> str:
     raise argparse.ArgumentTypeError(f"must be like http://host:port/path, not {text!r}")
 
 
+def store(text: str) -> str:
+    """Where processes may share a quota: "sqlite", or a URL."""
+    if text == "redis":
+        text = os.environ.get(URL_VARIABLE, "")
+        if not text:
+            raise argparse.ArgumentTypeError(f"must be a URL: there is no {URL_VARIABLE}")
+    elif text != "sqlite" and "://" not in text:
+        raise argparse.ArgumentTypeError(f"must be sqlite, redis, or a URL, not {text!r}")
+    if text != "sqlite":
+        from async_throttle.stores.redis import RedisStore
+
+        try:
+            RedisStore(text)
+        except ValueError as error:  # which shows no password
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def parse(argv: Sequence[str] | None) -> Options:
     """Exits with status 2 if a value is bad, and says which one, before anything is sent."""
     parser = argparse.ArgumentParser(
@@ -182,6 +239,19 @@ def parse(argv: Sequence[str] | None) -> Options:
         option, metavar = name.split()
         parser.add_argument(f"--{option}", type=kind, default=default, metavar=metavar, help=text)
     parser.add_argument(
+        "--processes",
+        type=whole(1, MOST_PROCESSES),
+        metavar="N",
+        help="make the calls in N processes: each with a throttle, then all with one quota",
+    )
+    parser.add_argument(
+        "--store",
+        type=store,
+        metavar="STORE",
+        help="where that is: sqlite, a file of its own (default); the URL of Redis; or redis, with "
+        f"the URL of {URL_VARIABLE}; in 4 processes, if that is not said",
+    )
+    parser.add_argument(
         "--all",
         action="store_true",
         help="with --url: the other two first, which really break the limits of that server",
@@ -193,6 +263,9 @@ def parse(argv: Sequence[str] | None) -> Options:
         parser.error(f"argument --burst: {given.server} has none, got {given.burst:g}")
     if given.all and given.url is None:
         parser.error("argument --all: only with --url")
+    if given.store is not None and given.processes == 1:
+        parser.error("argument --store: one process shares with nobody")
+    processes = given.processes or (1 if given.store is None else 4)
     burst = min(5.0, given.capacity) if given.burst is None else given.burst
     options = Options(
         Limits(given.capacity, given.concurrency, given.period, burst, given.server),
@@ -201,6 +274,8 @@ def parse(argv: Sequence[str] | None) -> Options:
         given.url,
         given.all or given.url is None,
         given.json,
+        processes,
+        given.store or "sqlite",
     )
     try:
         most = options.throttle().burst
@@ -247,22 +322,29 @@ async def live(run: Run, out: TextIO) -> AsyncIterator[None]:
 async def demonstrate(options: Options, out: TextIO) -> list[Result]:
     """The runs that the options ask for, one after the other, with an API for each of its own."""
     limits, results = options.limits, list[Result]()
+    if options.processes > 1 and options.store != "sqlite":
+        await asyncio.to_thread(Shared(options.store, "").store().readings)  # it is there
     for name in options.runs:
         if options.url and results:
             rest = limits.period * max(1.0, limits.burst / limits.capacity)
             print(f"waiting {rest:g} s for the server to recover", file=out, flush=True)
             await asyncio.sleep(rest)
         api = contextlib.nullcontext(options.url) if options.url else serving(limits, options.seed)
-        with api as url:
+        with api as url, tempfile.TemporaryDirectory() as folder:
             run = Run(name, url, options.weights)
+            where = os.path.join(folder, "quota.db") if options.store == "sqlite" else options.store
             async with live(run, out):
-                if name == "throttled":
+                if options.processes > 1:
+                    shared = Shared(where, secrets.token_hex(8)) if name == "shared" else None
+                    await in_processes(run, limits, options.processes, shared)
+                elif name == "throttled":
                     await run.throttled(options.throttle())
                 elif name == "plain":
                     await run.plain(limits)
                 else:
                     await run.unthrottled()
-            results.append(Result(name, len(run.weights), run.seconds, run.requests))
+            took = run.seconds if options.processes == 1 else run.last_answer
+            results.append(Result(name, len(run.weights), took, run.requests))
     return results
 
 
@@ -286,8 +368,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except (Failed, ResourceError) as error:
+        print(error, file=sys.stderr)
+        return 1
     if options.json:
-        asked = {"url": options.url, "seed": options.seed}
+        asked = {"url": options.url, "seed": options.seed, "processes": options.processes}
         print(json.dumps(asked | as_dict(results, limits)))
     else:
         promised = options.throttle().guarantee(limits.period)

@@ -139,6 +139,19 @@ class Run:
         """Since the run began."""
         return time.monotonic() - self.begun
 
+    @property
+    def last_answer(self) -> float:
+        """When that came: processes take their time to end."""
+        return max((request.done for request in self.requests), default=0.0)
+
+    def begin(self) -> None:
+        """It begins now: what has to be there first has come."""
+        self.begun = time.monotonic()
+
+    def note(self, request: Request) -> None:
+        """A request was answered, or not."""
+        self.requests.append(request)
+
     async def unthrottled(self) -> None:
         """All calls at once. One that is refused obeys Retry-After, then tries again."""
         sockets = asyncio.Semaphore(SOCKETS)
@@ -190,7 +203,7 @@ class Run:
     async def _send(self, weight: float) -> Answer:
         sent = self.seconds
         answer = await get(self.url, weight)
-        self.requests.append(Request(weight, sent, self.seconds, answer))
+        self.note(Request(weight, sent, self.seconds, answer))
         return answer
 
     async def _all(self, call: Callable[[float], Coroutine[None, None, None]]) -> None:

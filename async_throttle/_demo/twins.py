@@ -56,9 +56,9 @@ class Twin:
         """What a `Throttle` is to be told, slots apart."""
         return {**self.says(said), **COUNTED}
 
-    def throttle(self, said: Said, concurrency: int = 0) -> Throttle:
-        """A throttle that these servers never refuse."""
-        return Throttle(concurrency=concurrency, **self.settings(said))
+    def throttle(self, said: Said, concurrency: int = 0, **more: Any) -> Throttle:
+        """A throttle that these servers never refuse; *more* is what else it is told."""
+        return Throttle(concurrency=concurrency, **self.settings(said), **more)
 
 
 def _nginx(said: Said) -> dict[str, Any]:
