@@ -4,7 +4,6 @@
 
 - ``quick``, the default: a fifth of what ``full`` tries.
 - ``brief``: a twentieth, where the same code runs once more on another interpreter.
-- ``ci``: three tenths.
 - ``full``: the numbers that the tests name, see :func:`examples`.
 - ``mutants``: as ``quick``, but what fails is not made smaller, which would take long.
 - ``deep``: ten times as much, and other examples each time; what fails is found again by the seed
@@ -31,7 +30,7 @@ T = TypeVar("T")
 
 SEARCH = [Phase.explicit, Phase.reuse, Phase.generate]
 
-PROFILES = {"brief": 5, "quick": 20, "mutants": 20, "ci": 30, "full": 100, "deep": 1_000}
+PROFILES = {"brief": 5, "quick": 20, "mutants": 20, "full": 100, "deep": 1_000}
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
 QUICK = PROFILE in ("brief", "quick")
 

@@ -33,7 +33,7 @@ from async_throttle._shell.clock import Clock
 from async_throttle._shell.scheduler import find
 from async_throttle.rules.bucket import TokenBucket
 
-MOMENTS = {"brief": 8, "quick": 24, "mutants": 36, "ci": 32, "deep": 10**9}.get(PROFILE, 80)
+MOMENTS = {"brief": 8, "quick": 24, "mutants": 36, "deep": 10**9}.get(PROFILE, 80)
 """In each scene; ``python -m tests.interruptions`` tries them all."""
 
 
@@ -319,6 +319,7 @@ def _undoes(block: ast.Try) -> bool:
 NOTED = "checks its arguments at once, is done when the outer call is through"
 BEFORE = "answers from the state before the outer call"
 REFUSES = "raises RuntimeError if it would have to wait in the thread that it interrupted"
+ASKS = "asks the store, or nobody where a call is at work"
 LATER = "a coroutine, or what makes one: goes through the queue when the loop runs it"
 PURE = "touches nothing that changes during a call"
 BOTH = f"getter: {BEFORE}; setter: {NOTED}"
@@ -332,6 +333,7 @@ THROTTLE = {
     **dict.fromkeys(("statistics", "try_acquire", "try_consume", "waiting"), BEFORE),
     "__repr__": BEFORE,
     **dict.fromkeys(("adapt", "algorithm", "max_waiting", "name", "__call__", "__init__"), PURE),
+    "store": PURE,
 }
 ASYNC = {"__aenter__": LATER, "__aexit__": NOTED}
 SYNC = {"__enter__": REFUSES, "__exit__": NOTED}
@@ -360,7 +362,7 @@ ROWS: dict[type, dict[str, str]] = {
     Throttle: {
         **THROTTLE,
         **ASYNC,
-        **dict.fromkeys(("acquire", "consume", "drain", "lease"), LATER),
+        **dict.fromkeys(("acquire", "consume", "drain", "lease", "refresh"), LATER),
     },
     threads.Throttle: {
         **THROTTLE,
@@ -368,6 +370,7 @@ ROWS: dict[type, dict[str, str]] = {
         **SYNC,
         **dict.fromkeys(("acquire", "consume", "drain", "lease"), REFUSES),
         **dict.fromkeys(("acquire_async", "consume_async", "drain_async", "lease_async"), LATER),
+        "refresh": ASKS,
     },
     Lease: LEASE,
     threads.Lease: {**LEASE, **SYNC},

@@ -38,7 +38,7 @@ from async_throttle._shell.loop import LoopScheduler
 from async_throttle._shell.scheduler import Scheduler
 from async_throttle._shell.waiting import Attempt
 
-DEPARTURES = {"brief": 2, "quick": 2, "mutants": 3, "ci": 3}.get(PROFILE, math.inf)
+DEPARTURES = {"brief": 2, "quick": 2, "mutants": 3}.get(PROFILE, math.inf)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
