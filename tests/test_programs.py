@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import servers_redis
 from programs.batches import answer_all, limits_of
 from programs.bot import Bot, TooManyRequests
 from programs.exchange import Banned, Exchange, Response
+from programs.shared import on_many, on_one_host
 from support import now, others_run, scaled
 
-from async_throttle import LimitPool
+from async_throttle import LimitPool, LimitSet
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -33,6 +35,34 @@ class Budget:
             return False
         self.level -= weight
         return True
+
+
+# --- what processes share ---
+
+
+async def spent(limits: list[LimitSet], key: str) -> float:
+    """What is left for the second of two processes, when the first has taken half."""
+    first, second = limits
+    async with first({key: first.capacity[key] / 2}):
+        pass
+    await first[key].drain()
+    await second[key].refresh()
+    return float(second.level[key] / second.capacity[key])
+
+
+def test_the_processes_of_a_host_share_a_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "quota.db")
+    shared = [on_one_host(path), on_one_host(path)]
+    assert 0.5 <= asyncio.run(spent(shared, "chat")) < 0.7
+
+
+def test_machines_share_a_server() -> None:
+    server = servers_redis.started("valkey")
+    try:
+        shared = [*on_many(server.url), *on_many(server.url)]
+        assert 0.5 <= asyncio.run(spent(shared, "tokens")) < 0.6
+    finally:
+        server.stop()
 
 
 # --- the bot ---
@@ -244,4 +274,4 @@ async def test_a_ban_holds_all_calls_and_is_told_to_the_caller() -> None:
 
 def test_each_program_is_run_here() -> None:
     names = {path.stem for path in PROGRAMS.glob("[a-z]*.py")}
-    assert names == {"bot", "batches", "exchange"}
+    assert names == {"bot", "batches", "exchange", "shared"}
