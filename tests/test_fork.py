@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
-import signal
 import threading
 import time
-import traceback
-import warnings
 from collections.abc import Callable
 
 import pytest
+from children import in_child
 from limiters import KINDS, OF_THREADS, Kind, Limiter, every_kind, threaded
 from support import scaled
 
@@ -27,33 +24,6 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 PATIENCE = 5.0
 """Real seconds after which a child hangs."""
-
-
-def in_child(what: Callable[[], object]) -> None:
-    """Call *what* in a forked process; whatever goes wrong there is an error here."""
-    read, write = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads beside a fork
-        pid = os.fork()
-    if pid == 0:
-        said = b"ok"
-        try:
-            what()
-        except BaseException:
-            said = traceback.format_exc().encode()
-        finally:
-            os.write(write, said)
-            os._exit(0)
-    os.close(write)
-    try:
-        if not select.select([read], [], [], PATIENCE)[0]:
-            os.kill(pid, signal.SIGKILL)
-            pytest.fail("the child hangs")
-        said = os.read(read, 1 << 16)
-        assert said == b"ok", said.decode()
-    finally:
-        os.close(read)
-        os.waitpid(pid, 0)
 
 
 def use(limiter: Limiter) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from children import in_child
 from support import calls_of, check, now, others_run, queued
-from test_fork import in_child
 
 from async_throttle import (
     AIMD,

@@ -11,7 +11,6 @@ import json
 import os
 import pickle
 import random
-import select
 import shutil
 import signal
 import sqlite3
@@ -22,13 +21,12 @@ import tempfile
 import textwrap
 import threading
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_child
 from sqlite_workers import RATED, TOKEN, WINDOW, Session
 
 from async_throttle.stores import Busy, StoreUnavailable, _files, _state, sqlite
@@ -122,33 +120,6 @@ def within(booked: list[tuple[float, float]], limit: list[float], *, sliding: bo
         last = at
         assert missing <= burst + 1e-6
     return total / (burst + (instants[-1] - instants[0]) * capacity / period)
-
-
-def in_child(what: Callable[[], object]) -> None:
-    """Call *what* in a forked process; whatever goes wrong there is an error here."""
-    read, write = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads beside a fork
-        pid = os.fork()
-    if pid == 0:
-        said = b"ok"
-        try:
-            what()
-        except BaseException:
-            said = traceback.format_exc().encode()
-        finally:
-            os.write(write, said)
-            os._exit(0)
-    os.close(write)
-    try:
-        if not select.select([read], [], [], PATIENCE)[0]:
-            os.kill(pid, signal.SIGKILL)
-            pytest.fail("the child hangs")
-        said = os.read(read, 1 << 16)
-        assert said == b"ok", said.decode()
-    finally:
-        os.close(read)
-        os.waitpid(pid, 0)
 
 
 def python(program: str, *arguments: str, **how: Any) -> str:
@@ -485,7 +456,7 @@ def test_a_child_inherits_no_file_and_has_the_quota(
         connection.close()
         assert sum(number for _, number in Session(store.connect(print), "hourly").take(60)) == 40
 
-    in_child(child)
+    in_child(child, PATIENCE)
     assert session.take(1) == []
     whole(path)
 
@@ -514,7 +485,7 @@ def test_a_fork_at_any_moment_of_a_step_harms_neither_side(
     thread.start()
     try:
         for _ in range(20):
-            in_child(child)
+            in_child(child, PATIENCE)
     finally:
         done = True
         thread.join(PATIENCE)
@@ -545,7 +516,7 @@ def test_a_fork_that_does_not_wait_for_a_step_leaves_it_to_the_parent(
     thread = threading.Thread(target=session.take, args=(60,))
     thread.start()
     assert inside.wait(PATIENCE)
-    in_child(child)
+    in_child(child, PATIENCE)
     go.set()
     thread.join(PATIENCE)
     assert store.look()["hourly"]["rate"]["entries"][0][1] == 60 * TOKEN
