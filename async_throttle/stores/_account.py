@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from async_throttle._shell.core import Core
     from async_throttle.stores import Store
 
-__all__ = ["Account", "given", "kind_of", "wanted"]
+__all__ = ["MICRO", "Account", "given", "kind_of", "new_generation", "wanted"]
 
 MICRO: Final = 1_000
 """Nanoseconds in a microsecond, and nanotokens in a millionth of a token."""
@@ -64,6 +64,11 @@ def wanted(weight: int) -> int:
 def given(weight: int) -> int:
     """Nanotokens that are given back, in millionths of a token."""
     return weight // MICRO
+
+
+def new_generation() -> int:
+    """What a state begins with that is made anew, so that sessions notice."""
+    return int.from_bytes(os.urandom(6), "big") + 1
 
 
 def kind_of(rule: Rule) -> int:
@@ -106,7 +111,6 @@ class Account:
         asked_at, answered_at: the instants of the last request, and of the last that was answered,
             by the clock of the session; 0 before.
         live: sessions that share the limit.
-        active: slots that all sessions hold.
         held, flown: slots in hand, and what is in flight, as the store knows it; held is -1 if it
             may not know.
         ends: the rate, if calls are taken at their ends.
@@ -116,7 +120,6 @@ class Account:
     """
 
     __slots__ = (
-        "active",
         "answered_at",
         "asked_at",
         "code",
@@ -170,7 +173,6 @@ class Account:
         self.first = self.confirm = self.held = self.flown = 0
         self.asked_at = self.answered_at = 0
         self.live = 1
-        self.active = 0.0
         self.opened = self.paused = False
 
     # -- what is said ---------------------------------------------------------------------
@@ -202,7 +204,7 @@ class Account:
             "since": since,
             "gen": self.generation,
             "until": self.until,
-            "fresh": int.from_bytes(os.urandom(6), "big") + 1,
+            "fresh": new_generation(),
             "open": 0 if self.opened else 2 if self.store.on_mismatch == "raise" else 1,
             "code": self.code,
             "version": self.version,
@@ -423,7 +425,6 @@ class Account:
         self.opened = True
         self.paused = paused != 0
         self.live = max(1, int(live))
-        self.active = active
         self.slots.others = int(active) - int(held)
         if version:
             self.version = version

@@ -5,7 +5,6 @@ Units: seconds, and tokens.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from async_throttle._units import NEVER as ENDLESS
 from async_throttle._units import nanoseconds, positive, whole
 from async_throttle.exceptions import StoreUnavailable
+from async_throttle.stores._account import MICRO, given, new_generation, wanted
 from async_throttle.stores._reading import Reading, entry, reading, request
 from async_throttle.stores._state import (
     BUCKET,
@@ -35,9 +35,6 @@ __all__ = ["Operator", "changed"]
 
 PATIENCE: Final = 2.0
 """Seconds for which others may be at the store."""
-
-MICRO: Final = 1_000
-"""Nanoseconds in a microsecond, and nanotokens in a millionth of a token."""
 
 SHOWN: Final = 20
 """Names of limits that an error tells."""
@@ -74,7 +71,7 @@ class Operator:
     def pause(self, name: str, seconds: float | timedelta) -> None:
         """See `Store.pause`."""
         span = nanoseconds("seconds", seconds)
-        self._do(name, ["pause", NEVER if span >= ENDLESS else -(-span // MICRO), 0])
+        self._do(name, ["pause", NEVER if span >= ENDLESS else wanted(span), 0])
 
     def resume(self, name: str) -> None:
         """See `Store.resume`."""
@@ -103,7 +100,7 @@ class Operator:
         from async_throttle.stores import Busy  # which imports this module
 
         grace = round(self._store.grace * 1e6)
-        asked = entry(state, operations, random.getrandbits(48) + 1)
+        asked = entry(state, operations, new_generation())
         if self._connection is None:
             self._connection = self._store.connect(_nothing)
         try:
@@ -157,7 +154,7 @@ def changed(
 
 def _amount(what: str, value: float) -> int:
     """Millionths of a token."""
-    amount = int(positive(what, value)) // MICRO
+    amount = given(int(positive(what, value)))
     if not amount:
         raise ValueError(f"{what} must be at least 1e-6 with a store, got {value!r}")
     return amount

@@ -600,6 +600,27 @@ class Session:
         """An event of *scheduler* is over."""
         raise NotImplementedError
 
+    def plan(self, feeder: Feeder, at: int, now: int) -> None:
+        """*feeder* is due *at* an instant of its scheduler, where it is *now*."""
+        if at <= now:
+            self.due[feeder] = None
+        elif at < NEVER:
+            self.timed[feeder] = monotonic() + at - now
+
+    def plan_again(self, batch: Batch) -> None:
+        """See when the feeders of a request that was answered are due next."""
+        for feeder in batch.feeders:
+            feeder = feeder.here()
+            scheduler = feeder.scheduler()
+            now = scheduler.clock.present()
+            at = scheduler.exclusively(partial(feeder.due, scheduler, now))
+            self.plan(feeder, at, now)
+
+    def doubt(self) -> None:
+        """The store was away: those that are due ask how the limits stand."""
+        for feeder in self.due:
+            feeder.here().curious = True
+
     def close(self) -> None:
         """Let the connection go."""
         if self.connection is not None:
@@ -719,13 +740,17 @@ class Session:
         first, last = BACK_OFF
         return min(last, first << min(self.vain - 1, 10))
 
+    def call(self, batch: Batch, patience: float) -> Any:
+        """What the store answers to *batch*, asked in this thread; None if that asks nothing."""
+        reply = None
+        for names, request in self.requests(batch):
+            reply = self.connected().call(names, request, patience)
+        return reply
+
     def exchange(self, batch: Batch, patience: float) -> bool:
         """Make a request in this thread; False if others were at the store all the time."""
-        connection = self.connected()
         try:
-            reply = None
-            for names, request in self.requests(batch):
-                reply = connection.call(names, request, patience)
+            reply = self.call(batch, patience)
         except Busy:
             batch.untold()
             return False
@@ -733,12 +758,16 @@ class Session:
             self.deliver(batch, reply)
         return True
 
-    def is_ready(self) -> bool:
-        """Whether the store may be asked at once, in this thread."""
+    def is_quick(self) -> bool:
+        """Whether it takes microseconds to ask the store."""
         try:
-            return not (self.busy or self.vain) and self.connected().quick
+            return self.connected().quick
         except StoreUnavailable:  # which is found again, and handled, when it is asked
             return False
+
+    def is_ready(self) -> bool:
+        """Whether the store may be asked at once, in this thread."""
+        return not (self.busy or self.vain) and self.is_quick()
 
     def prepare(
         self,
@@ -757,9 +786,7 @@ class Session:
             return
         try:
             feeder.collect_one(scheduler, batch, lane, weights)
-            reply = None
-            for names, request in self.requests(batch):
-                reply = self.connected().call(names, request, 0.0)
+            reply = self.call(batch, 0.0)
             if batch.accounts:
                 wants = batch.answers(reply)[feeder]
                 feeder.hear(batch, reply, wants, self._heard(batch, reply), now)
@@ -840,13 +867,11 @@ class LoopSession(Session):
             return
         now = scheduler.clock.present()
         at = feeder.due(scheduler, now)
-        if at > now:
-            if at < NEVER:
-                self.timed[feeder] = monotonic() + at - now
-                self.arm()
-            return
-        self.due[feeder] = None
-        self._soon()
+        self.plan(feeder, at, now)
+        if at <= now:
+            self._soon()
+        elif at < NEVER:
+            self.arm()
 
     def is_ready(self) -> bool:
         return self.asked in (None, asyncio.current_task()) and super().is_ready()
@@ -868,12 +893,6 @@ class LoopSession(Session):
         super().resign()
         if self.due:
             self._soon()
-
-    def _is_quick(self) -> bool:
-        try:
-            return self.connected().quick
-        except StoreUnavailable:
-            return False
 
     def arm(self) -> None:
         """Have the loop call at the instant at which a feeder is due next."""
@@ -907,7 +926,7 @@ class LoopSession(Session):
         """Ask what there is to be asked."""
         if self.busy or self.vain:
             return
-        if self._is_quick():
+        if self.is_quick():
             self._go_now()
         elif self.due:
             self._start(None)
@@ -940,11 +959,8 @@ class LoopSession(Session):
         try:
             while batch is not None or self.due:
                 batch = self.collect() if batch is None else batch
-                reply = None
                 try:
-                    connection = self.connected()
-                    for names, request in self.requests(batch):
-                        reply = await connection.send(names, request)
+                    reply = await self._ask(batch)
                     if batch.accounts:
                         self.deliver(batch, reply)
                 except Exception as error:
@@ -957,19 +973,18 @@ class LoopSession(Session):
             if self.due and not self.vain:
                 self._soon()
 
+    async def _ask(self, batch: Batch) -> Any:
+        """What the store answers to *batch*; None if that asks nothing."""
+        reply = None
+        for names, request in self.requests(batch):
+            reply = await self.connected().send(names, request)
+        return reply
+
     def _look_again(self, batch: Batch) -> None:
-        """See when the feeders of a request that was answered are due next."""
+        """A request was answered: go on with what there is to ask next."""
         if self.vain:
             return
-        for feeder in batch.feeders:
-            feeder = feeder.here()
-            scheduler = feeder.scheduler()
-            now = scheduler.clock.present()
-            at = feeder.due(scheduler, now)
-            if at <= now:
-                self.due[feeder] = None
-            elif at < NEVER:
-                self.timed[feeder] = monotonic() + at - now
+        self.plan_again(batch)
         if self.due and not self.busy:
             self._soon()
         self.arm()
@@ -982,8 +997,7 @@ class LoopSession(Session):
 
     def _retry(self) -> None:
         """Ask the store that was away."""
-        for feeder in self.due:
-            feeder.here().curious = True
+        self.doubt()
         if not self.busy:
             self._start(None)
 
@@ -997,10 +1011,7 @@ class LoopSession(Session):
         batch = self.batch()
         try:
             feeder.collect_for(scheduler, batch, lane, weights)
-            reply = None
-            for names, request in self.requests(batch):
-                reply = await self.connected().send(names, request)
-            self.deliver(batch, reply)
+            self.deliver(batch, await self._ask(batch))
         except StoreUnavailable:
             batch.untold()
             if lane is None or self.store.on_error == "raise":
@@ -1035,13 +1046,11 @@ class ThreadSession(Session):
     def look(self, feeder: Feeder, scheduler: Scheduler) -> None:
         now = scheduler.clock.present()
         at = feeder.due(scheduler, now)
-        if at > now:
-            if at < NEVER:
-                self.timed[feeder] = monotonic() + at - now
+        self.plan(feeder, at, now)
+        if at <= now:
+            if self.busy or self.vain or not self._ask_here(feeder, scheduler):
                 self._notify()
-            return
-        self.due[feeder] = None
-        if self.busy or self.vain or not self._ask_here(feeder, scheduler):
+        elif at < NEVER:
             self._notify()
 
     def claim(self, patience: float) -> bool:
@@ -1090,11 +1099,10 @@ class ThreadSession(Session):
             finally:
                 self._turn.release()
             if self.vain:
-                for feeder in self.due:
-                    feeder.here().curious = True
+                self.doubt()
                 time.sleep(self.back_off / SECOND)
             else:
-                self._look_again(batch)
+                self.plan_again(batch)
 
     def _wait(self) -> float:
         """Seconds until there is something to ask."""
@@ -1102,17 +1110,6 @@ class ThreadSession(Session):
             return 0
         at = min(list(self.timed.values()), default=NEVER)
         return (min(at, 1 << 62) - monotonic()) / SECOND
-
-    def _look_again(self, batch: Batch) -> None:
-        for feeder in batch.feeders:
-            feeder = feeder.here()
-            scheduler = feeder.scheduler()
-            now = scheduler.clock.present()
-            at = scheduler.exclusively(partial(feeder.due, scheduler, now))
-            if at <= now:
-                self.due[feeder] = None
-            elif at < NEVER:
-                self.timed[feeder] = monotonic() + at - now
 
 
 class Sessions:
