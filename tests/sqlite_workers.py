@@ -86,6 +86,7 @@ class Session:
                 "first": 0,
                 "ops": [],
                 "edges": [],
+                "ahead": 0,
             }
             for n in range(len(self.names))
         ]

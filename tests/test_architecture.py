@@ -155,6 +155,7 @@ LARGE = {
     "_engine.queue.Queue._next_in_rank": "one pass over the lanes, in which each adds to the next",
     "_shell.fast.grab": "flattened: calls of methods of rules are most of its cost",
     "_shell.fast.FastLease.__aenter__": "flattened: a call would be a place to be interrupted at",
+    "_shell.fast.grant_behind": "one grant, in the order in which an interrupt finds it undone",
     "_shell.fast.queue_behind": "flattened: five calls less for each caller that waits",
     "_base.BaseThrottle": "what both kinds of throttles have in common is said here, once",
     "_base.BaseThrottle.__init__": "a parameter a line",

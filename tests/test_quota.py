@@ -205,6 +205,7 @@ def test_the_reading_is_what_a_throttle_is_told(settings: dict[str, Any]) -> Non
     async def scene() -> None:
         throttle = Throttle(10, 4, store=store, name="x", **settings)
         async with throttle, throttle:
+            await asyncio.sleep(0.1)  # what was booked for callers to come goes back
             await throttle.refresh()
             found = store.readings()["x"]
             assert found.level == pytest.approx(throttle.level, abs=1e-5)
@@ -314,6 +315,7 @@ def test_what_was_taken_before_a_reset_is_worth_nothing_after_it(kind: int) -> N
         "first": 0,
         "ops": [],
         "edges": [],
+        "ahead": 0,
     }
     request = {"horizon": 0, "grace": 0, "limits": [asked], "wants": [[8, [[0, MILLION, 0]]]]}
     reply, kept, _ = _state.step(START, request, [None])

@@ -81,6 +81,7 @@ class Asker:
             "first": 0,
             "ops": [],
             "edges": [],
+            "ahead": 0,
         }
         wants = more.pop("wants", [[1, [[n, 1_000_000, 0] for n in range(len(names))]]])
         limits = [{**usual, **more} for _ in names]

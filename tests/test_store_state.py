@@ -77,6 +77,8 @@ class Told(NamedTuple):
     version: int
     code: list[Any]
     set: list[Any]
+    receipt: float
+    stock: float
 
 
 class Store:
@@ -157,6 +159,7 @@ class Session:
                 "first": self.done[n],
                 "ops": list(ops) if only in (None, n) else [],
                 "edges": [[edge, edge + period - GRACE, edge + period] for edge in edges],
+                "ahead": 0,
             }
             limits.append({**limit, **said})
         request = {"horizon": horizon, "grace": GRACE, "limits": limits, "wants": list(wants)}
@@ -206,10 +209,10 @@ def check_sliding(uses: Sequence[Use], parameters: list[Any]) -> None:
 
 
 def check_fixed(uses: Sequence[Use], parameters: list[Any]) -> None:
-    """As a server does whose window opens with the first call."""
+    """As a server does whose window opens with the first call that it counts."""
     _, capacity, period, *_ = parameters
     ends, used = 0.0, 0.0
-    for use in uses:
+    for use in [use for use in uses if use.weight]:
         if use.at >= ends:
             ends, used = use.at + period, 0.0
         used += use.weight
@@ -238,6 +241,7 @@ asks = st.tuples(
     st.sampled_from([0, 1, TOKEN // 3, TOKEN, TOKEN, 3 * TOKEN, 10 * TOKEN]),  # each
     st.sampled_from([0, 0, GRACE // 2, GRACE - 1]),  # used so much later
     st.integers(0, 3),  # of a booking given back
+    st.sampled_from([0, 0, 1, TOKEN // 3, 2 * TOKEN, 20 * TOKEN]),  # ahead
 )
 
 
@@ -252,11 +256,16 @@ def test_what_all_sessions_use_satisfies_the_limit(
     store = Store(parameters)
     sessions = [Session(store, str(n)) for n in range(3)]
     uses: list[Use] = []
-    for who, later, count, weight, late, back in history:
+    for who, later, count, weight, late, back, ahead in history:
         store.now += later
         session = sessions[who]
-        groups, _ = session.one(weight, count=count)
+        groups, _ = session.one(weight, count=count, ahead=ahead)
         ops = []
+        stock = session.told[0].stock
+        if stock:
+            given = min(back * TOKEN // 2, stock)
+            ops.append(["back", session.told[0].receipt, given])
+            uses.append(Use(store.now + late, stock - given))
         for at, fitting, receipt in groups:
             given = min(back, fitting)
             if given:
@@ -278,12 +287,14 @@ def test_what_is_wanted_of_several_limits_satisfies_each(
     places = [(0, 1, 2), (0, 1), (2, 0)]
     sessions = [Session(store, str(n), *places[n]) for n in range(3)]
     uses: list[list[Use]] = [[], [], []]
-    for who, later, count, weight, late, back in history:
+    for who, later, count, weight, late, back, ahead in history:
         store.now += later
         session = sessions[who]
         weight = min(weight, 7 * TOKEN)
         amounts = [[n, weight, 0] for n in range(len(session.places))]
-        ((groups, _),) = session.ask([count, amounts])
+        ((groups, _),) = session.ask([count, amounts], ahead=ahead)
+        for n, told in zip(session.places, session.told, strict=True):
+            uses[n] += [Use(store.now + late, told.stock)]
         for at, fitting, *receipts in groups:
             given = min(back, fitting)
             for n in session.places:
@@ -385,6 +396,45 @@ def test_the_heavy_are_not_starved_by_the_light(kind: int) -> None:
     else:
         raise AssertionError("starved")
     assert store.now + groups[0][0] <= START + 2 * SECOND + 50 * MS
+
+
+@pytest.mark.parametrize("kind", CHECKS, ids=["bucket", "sliding", "fixed", "clock"])
+def test_stock_is_of_the_upper_half_alone(kind: int) -> None:
+    store = Store(code(kind))
+    light, heavy = Session(store, "light"), Session(store, "heavy")
+    light.one(ahead=2 * TOKEN)
+    assert light.told[0].stock == 2 * TOKEN
+    assert light.told[0].level == 7 * TOKEN
+    light.one(ahead=100 * TOKEN)
+    assert (light.told[0].stock, light.told[0].level) == (TOKEN, 5 * TOKEN)
+    light.one(ahead=TOKEN)
+    assert (light.told[0].stock, light.told[0].level) == (0, 4 * TOKEN)
+    assert heavy.one(4 * TOKEN)[0][0][:2] == [0, 1]
+
+
+def test_no_stock_of_what_the_session_waits_for() -> None:
+    store = Store(code(slots=1))
+    other, session = Session(store, "a"), Session(store, "b")
+    other.one(slots=1)
+    assert session.one(slots=1, ahead=3 * TOKEN) == ([], NEVER)
+    assert (session.told[0].stock, session.told[0].level) == (0, 9 * TOKEN)
+
+
+def test_no_stock_in_a_pause_nor_of_what_counts_to_the_end() -> None:
+    paused = Session(Store(code()), "a")
+    paused.one(ahead=TOKEN, ops=[["pause", 100 * MS, 0]])
+    assert paused.told[0].stock == 0
+    flying = Session(Store(code(ends=1)), "a")
+    flying.one(ahead=TOKEN)
+    assert flying.told[0].stock == 0
+
+
+def test_stock_is_given_back() -> None:
+    session = Session(Store(code()), "a")
+    session.one(ahead=3 * TOKEN)
+    assert session.told[0].level == 6 * TOKEN
+    session.ask(ops=[["back", session.told[0].receipt, 2 * TOKEN]])
+    assert session.told[0].level == 8 * TOKEN
 
 
 def test_slots_are_kept_for_who_wants_many() -> None:

@@ -139,6 +139,7 @@ wild = {
     "repeats": st.booleans(),  # the last operations again
     "wants": any_wants,
     "waiting": few,
+    "ahead": st.sampled_from([0, 0, 1, 333_333, 2 * SECOND, 1e16]),
     "horizon": st.sampled_from([250_000] * 4 + [0, -1]),
 }
 
@@ -254,6 +255,7 @@ class Game:
             "first": mine.done,
             "ops": mine.ops,
             "edges": [[e, e + max(1, period - 20_000), e + period] for e in edges],
+            "ahead": moment["ahead"],
         }
 
     def play(self, moment: Any) -> None:
@@ -288,11 +290,15 @@ class Game:
         for place, n in enumerate(moment["limits"]):
             mine = self.sessions[moment["who"], n]
             mine.seen = self.now
-            mark, gen, _, lasts, _, _, held, _, _, _, _, version, _, _ = told["limits"][place]
+            mark, gen, _, lasts, _, _, held, _, _, _, _, version, *_, receipt, stock = told[
+                "limits"
+            ][place]
             if mark in (_state.STALE, _state.MISMATCH):
                 continue
             mine.gen, mine.until, mine.held = gen, self.now + lasts, held
             mine.version = version or mine.version
+            if stock:
+                mine.receipts.append(receipt)
         for (_, amounts), (groups, _) in zip(
             [want for want in moment["wants"] if moment["who"] != 3], told["wants"], strict=False
         ):
@@ -362,6 +368,7 @@ def request(code: list[Any], *, session: str = "host/1/address/1", **said: Any) 
         "first": 0,
         "ops": [],
         "edges": [],
+        "ahead": 0,
         **said,
     }
     wants = [[1, [[0, SECOND, 0]]]] if session else []

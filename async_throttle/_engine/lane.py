@@ -235,6 +235,7 @@ class Lane:
         takes: the rates in the order in which a grant takes of them, after the slots: a rule that
             cannot give back comes last. A rate of which a call is taken at its end is left out.
         fed: the rates that get their permits from outside.
+        told: those of them that are to be told what is wanted.
         single: whether the lane asks for a single rate, or none, and for slots of one kind at most.
         backdates: whether a late grant counts from the instant at which it was due.
         bursts: by rule, the largest weight that may ever go; empty until a set asks.
@@ -266,6 +267,7 @@ class Lane:
         "single",
         "slots",
         "takes",
+        "told",
         "waiters",
     )
 
@@ -432,6 +434,7 @@ class Lane:
             self.takes = tuple([take for take in self.takes if not take[1].in_flight])
         fed = [(n, rule) for n, rule in enumerate(self.rules) if _feeds(rule)]
         self.fed = tuple(fed)
+        self.told = tuple([(n, rule) for n, rule in fed if not rule.booked])
         self.backdates = all(rule.backdates for _, rule in rates)
         self.bursts: tuple[int | float, ...] = ()
         self.fits: tuple[int, ...] = ()
@@ -562,7 +565,7 @@ def _key(lane: Lane) -> LaneKey:
 
 def _feeds(rule: Rule) -> bool:
     """Whether a rule gets its permits from outside."""
-    return type(rule).demand is not Rule.demand
+    return rule.booked or type(rule).demand is not Rule.demand
 
 
 def _keeps(place: tuple[int, Rule]) -> bool:

@@ -115,7 +115,7 @@ class Queue:
         decided: the waiters whose state has changed, and whose callers have not been told yet.
         demand: by rule, the weight that waiters want while the rule answers UNKNOWN.
         errors: the exceptions of rules at the end of a pause, which belong to no waiter.
-        feeds: whether a rule gets its permits from outside.
+        feeds: whether a rule gets its permits from outside, and is to be told what is wanted.
         waiting: the number of queued waiters.
         busy: the lanes with waiters.
         ranked: the number of busy lanes that are not of the usual priority.
@@ -207,7 +207,7 @@ class Queue:
                 lane = Lane(rules, pauses, priority, (len(rules), *places), bottleneck)
             self.lanes.add(lane)
             lane.see(self.counts)  # what has changed until it was known here was not told to it
-            self.feeds = self.feeds or bool(lane.fed)
+            self.feeds = self.feeds or bool(lane.told)
         return lane
 
     def absorb(self, other: Queue) -> None:
@@ -325,7 +325,7 @@ class Queue:
         if len(self.busy) != 1 or self.foresight is not None or self.patience.heads:
             return None
         lane = self.busy[0]
-        if lane.bottleneck is not None or lane.counted or lane.fed or not lane.single:
+        if lane.bottleneck is not None or lane.counted or lane.told or not lane.single:
             return None
         return lane
 
@@ -688,7 +688,7 @@ class Queue:
         """Write down the weights wanted of rules that get their permits from outside."""
         demand: dict[Rule, int] = {}
         for lane in self.busy:
-            for n, rule in lane.fed:
+            for n, rule in lane.told:
                 weight = lane.waiters[0].weights[n]
                 if weight != SKIP and _lacks(rule, self.now, weight):
                     demand[rule] = demand.get(rule, 0) + lane.backlog[n]

@@ -288,7 +288,9 @@ class Core(Refusals):
             self.release_slowly(done)
 
     def release_slowly(self, done: list[bool]) -> None:
-        """`release` where no shortcut leads."""
+        """`release` where none of the usual shortcuts leads."""
+        if self.account is not None and fast.release_booked(self, done):
+            return
 
         def give(now: int) -> None:
             slots = self.slots
@@ -308,7 +310,8 @@ class Core(Refusals):
             done.append(True)
             self.tell("release", 1)
 
-        find(self).do(give, surely=True)
+        if self.account is None or not find(self).quietly(give):
+            find(self).do(give, surely=True)
 
     def release_again(self, done: list[bool], late: BaseException) -> None:
         """`release` was cut short by *late*: finish it, if that was an interrupt."""

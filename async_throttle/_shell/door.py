@@ -114,8 +114,10 @@ class Door(ABC):
         usual: the clock is the usual clock, no caller listens or drains, no pause empties, no slot
             was inherited, and the door has no lock. The shortcuts that serve waiters may be taken.
         quiet: the same, with a lock or without, and no waiter is queued or handed over; kept while
-            the door is free. The shortcuts that take the door may be taken.
-        calm: quiet, the door is free, and calls are not measured. All shortcuts may be taken.
+            the door is free. The shortcuts that take the door may be taken. With a lock, no store
+            is to be asked, either.
+        calm: quiet, the door is free, calls are not measured, and no store is to be asked. All
+            shortcuts may be taken.
         notes: changes that found the door taken.
         handed_over: waiters that were granted and do not run yet; until they run, newcomers queue.
         newcomers: the waiters that were queued up in the event at work.
@@ -365,6 +367,7 @@ class Door(ABC):
     def recalm(self) -> None:
         """See anew whether the shortcuts may be taken."""
         queue = self.queue
+        feeder = self.feeder
         usual = (
             self.clock.timer is None
             and not self.clock.shift
@@ -374,12 +377,12 @@ class Door(ABC):
             and not self.listeners
             and not queue.emptying
             and self.into is None
-            and self.feeder is None
             and (self.aloft is None or self.aloft.armed is None)
         )
+        alone = not queue.waiting and not self.handed_over
         self.usual = usual and not self.locks
-        self.quiet = usual and not queue.waiting and not self.handed_over
-        self.calm = self.quiet and not self.measured
+        self.quiet = usual and alone and (feeder is None or not (self.locks or self.aloft))
+        self.calm = self.quiet and not self.measured and feeder is None
 
     def _make_notes(self) -> None:
         while self.notes:

@@ -18,6 +18,8 @@ shortcut          mirrors                                            held togeth
 `leave_lease`     `FastLease.__aexit__`, for threads                 tests/test_fast_path.py
 `take_one`        `FastThrottle`, for `acquire` and `try_acquire`    tests/test_fast_path.py
 `release_slot`    `Core.release` where waiters wait for time         tests/test_fast_path.py
+`release_booked`  `Core.release` of a slot that a store has granted, tests/test_stores.py
+                  without waiters: `BookedSlots.free`
 `hand_over`       `Core.release` where the head waits for that slot  tests/test_fast_path.py
                   (`_hand_unit`: `TokenBucket.take`, `Queue.grant`
                   and `tell_decided`)
@@ -28,18 +30,23 @@ shortcut          mirrors                                            held togeth
 `quietly`         `Scheduler.do` without waiters                     tests/test_fast_path.py
 `promptly`        `Scheduler.do` where no waiter was due before      tests/test_fast_path.py
 `start`           `Scheduler.start` of a caller in a single lane     tests/test_fast_path.py
+`grant_behind`    `Scheduler.admit` behind callers that were granted tests/test_fast_path.py
+                  and do not run yet
 `queue_behind`    `loop.wait` behind the head of a throttle's lane   tests/test_fast_path.py
                   (`Queue.join`)
 `start_unit`      `Scheduler.start` of a caller of `queue_behind`    tests/test_fast_path.py
 `join_behind`     `Scheduler.admit` behind the head of a lane        tests/test_fast_path.py
 `leave_behind`    `Scheduler.withdraw` from behind the head          tests/test_fast_path.py
 `grab`            `Scheduler.try_admit` in a single lane; of plain   tests/test_fast_path.py
-                  buckets `Lane.take_into`, `TokenBucket.take`
+                  buckets `Lane.take_into`, `TokenBucket.take`; of
+                  limits in a store, what is in hand
 ================  =================================================  ============================
 
 Shortcuts may be taken only while the scheduler is calm; `grab`, `quietly` and those of measured
 blocks, while it is quiet; `FastFlight`, while it is armed, and the scheduler is not quiet for that
-reason: see `quick`; shortcuts that serve waiters only while `ENABLED`. With `ENABLED` false no
+reason: see `quick`; shortcuts that serve waiters only while `ENABLED`. Where limits live in a store
+the scheduler is never calm: `grab`, `quietly`, `release_booked` and those that serve waiters are
+taken, and the store hears of it at the end of the turn of the loop. With `ENABLED` false no
 shortcut is taken. The state machines of the tests play every life with the shortcuts and without.
 
 Interruptions. CPython can be interrupted when a Python function begins, when a loop goes back, and
@@ -61,13 +68,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from async_throttle._engine.lane import GONE, GRANTED, QUEUED, SKIP, Lane, Receipt, give_back
 from async_throttle._engine.queue import arrivals
+from async_throttle._shell.alarm import surely
 from async_throttle._shell.states import ENTERING, FRESH, HELD, LEASED, RELEASED
 from async_throttle._shell.tally import tally_of
-from async_throttle._shell.waiting import LoopWaiter
+from async_throttle._shell.waiting import LoopWaiter, resolve
 from async_throttle._units import NEVER, SECOND, TOKEN
 from async_throttle.exceptions import ResourceLimitError
 from async_throttle.rules.bucket import MOST_LOWS
-from async_throttle.rules.slots import Slots
+from async_throttle.rules.slots import UNLIMITED, Slots
 
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
@@ -87,6 +95,9 @@ without their lock only then."""
 
 ENABLED = True
 """Whether shortcuts are taken. Schedulers made while it is false take no shortcut."""
+
+DONE: Final = (True,)
+"""Added to a list without a call: something is done."""
 
 UNIT: Final = (1, TOKEN)
 """The weights of a slot and one token."""
@@ -725,6 +736,7 @@ def release_slot(core: Core, done: list[bool]) -> bool:
     slots = core.slots
     if (
         scheduler.queue.lone is core.lane
+        and core.account is None
         and scheduler.usual
         and not scheduler.busy
         and 0 < slots.free < slots.limit
@@ -735,6 +747,24 @@ def release_slot(core: Core, done: list[bool]) -> bool:
     return False
 
 
+def release_booked(core: Core, done: list[bool]) -> bool:
+    """Give back a slot that a store has granted, while no waiter is queued here."""
+    scheduler = core.scheduler
+    slots: Any = core.slots
+    if scheduler.busy or not scheduler.quiet or scheduler.measured or core.flights is not None:
+        return False
+    if slots.unused >= slots.hand:
+        return False
+    if slots.limit == UNLIMITED or slots.turns > 0:
+        slots.unused += 1
+    else:
+        slots.hand -= 1
+    done += DONE
+    if slots.limit != UNLIMITED:
+        scheduler.feeder.look(scheduler)  # type: ignore[union-attr]
+    return True
+
+
 def hand_over(core: Core, done: list[bool]) -> bool:
     """Give a slot back where the head of the only lane waits for it: straight to that head."""
     now = monotonic_ns()
@@ -743,6 +773,8 @@ def hand_over(core: Core, done: list[bool]) -> bool:
     slots = core.slots
     lane = core.lane
     if not scheduler.usual or scheduler.busy or asyncio._get_running_loop() is not scheduler.loop:
+        return False
+    if core.account is not None:
         return False
     head: Any = None
     scheduler.busy = True
@@ -847,6 +879,8 @@ def start(scheduler: Scheduler, attempt: Attempt) -> bool:
     if not scheduler.busy:
         if not scheduler.queue.waiting:
             scheduler.recalm()
+            if scheduler.feeder is not None:
+                scheduler.feeder.look(scheduler)
         elif scheduler.aloft is not None:
             scheduler.arm()  # the end of this call is waited for, and no longer than may be
     return True
@@ -882,6 +916,61 @@ def join_behind(scheduler: LoopScheduler, attempt: Attempt) -> LoopWaiter | None
         asked.count_refusal(error)
         raise
     except BaseException:
+        scheduler.recover()
+        raise
+    finally:
+        scheduler.busy = False
+    if scheduler.notes:
+        scheduler.catch_up()
+    return waiter
+
+
+def grant_behind(scheduler: LoopScheduler, attempt: Attempt) -> LoopWaiter | None:
+    """Grant a caller that finds no waiter queued, but some that were granted and do not run yet.
+
+    It starts after those.
+    """
+    now = monotonic_ns()
+    asked, lane, weights = attempt.options[0]
+    queue = scheduler.queue
+    if (
+        not scheduler.usual
+        or not scheduler.handed_over
+        or queue.waiting
+        or scheduler.busy
+        or scheduler.notes
+        or scheduler.aloft is not None
+        or lane.bottleneck is not None
+        or lane.opens_at > now
+        or now < scheduler.clock.seen
+        or len(attempt.options) > 1
+    ):
+        return None
+    receipts: list[Receipt] = []
+    scheduler.busy = True
+    try:
+        waiter = scheduler.waiter_here()
+        asked.check(weights)
+        if waiter is None or not _is_there(lane, weights, now):
+            return None
+        scheduler.clock.seen = queue.now = now
+        waiter.option = attempt.options[0]
+        queue.taking = receipts
+        lane.take_into(receipts, now, weights)
+        waiter.lane = lane
+        waiter.weights = weights
+        waiter.receipts = receipts
+        waiter.arrived = waiter.granted_at = now
+        waiter.state = GRANTED
+        attempt.waiters = (waiter,)
+        queue.taking = ()
+        scheduler.handed_over.add(waiter)
+        waiter.future.get_loop().call_soon(surely(resolve, waiter.future), None)
+    except ResourceLimitError as error:
+        asked.count_refusal(error)
+        raise
+    except BaseException:
+        undo(scheduler, receipts)
         scheduler.recover()
         raise
     finally:
@@ -954,6 +1043,8 @@ def start_unit(core: Core, waiter: LoopWaiter) -> bool:
     tally.wait(waiter.granted_at - waiter.arrived)
     if not scheduler.queue.waiting and not scheduler.busy:
         scheduler.recalm()
+        if scheduler.feeder is not None:
+            scheduler.feeder.look(scheduler)
     return True
 
 
@@ -1009,7 +1100,7 @@ def settle_once(scheduler: Door, lease: Any, key: Any, taken: Receipt, amount: i
         lease._settled = None
         raise
     finally:
-        scheduler.calm = scheduler.quiet and not scheduler.measured
+        scheduler.calm = scheduler.quiet and not scheduler.measured and scheduler.feeder is None
         scheduler.busy = False
     if scheduler.notes and not scheduler.inside():  # with a lock, the caller is still inside
         scheduler.catch_up()
@@ -1047,8 +1138,10 @@ def quietly(scheduler: Door, change: Callable[[int], object]) -> bool:
         scheduler.clock.seen = scheduler.queue.now = now
         change(now)
     finally:
-        scheduler.calm = scheduler.quiet and not scheduler.measured
+        scheduler.calm = scheduler.quiet and not scheduler.measured and scheduler.feeder is None
         scheduler.busy = False
+    if scheduler.feeder is not None:
+        scheduler.feeder.look(scheduler)
     if scheduler.notes and not scheduler.inside():  # with a lock, the caller is still inside
         scheduler.catch_up()
     return True
@@ -1072,6 +1165,8 @@ def promptly(scheduler: LoopScheduler, change: Callable[[int], object]) -> bool:
         scheduler.arm()
         if not queue.waiting:  # the last waiter was a cancelled one, which no event will start
             scheduler.recalm()
+        if scheduler.feeder is not None:
+            scheduler.feeder.look(scheduler)
     except BaseException:
         scheduler.recover()
         raise
@@ -1178,7 +1273,7 @@ def grab(scheduler: Door, lane: Lane, weights: tuple[int, ...], receipts: list[R
                 bucket.floor = NEVER
                 receipts += taken
     queue.taking = ()
-    scheduler.calm = scheduler.quiet and not scheduler.measured
+    scheduler.calm = scheduler.quiet and not scheduler.measured and scheduler.feeder is None
     scheduler.busy = False
     return True
 
@@ -1189,7 +1284,7 @@ def undo(scheduler: Door, receipts: list[Receipt]) -> None:
     if queue.taking is receipts:
         give_back(queue.now, receipts)
         queue.taking = ()
-        scheduler.calm = scheduler.quiet and not scheduler.measured
+        scheduler.calm = scheduler.quiet and not scheduler.measured and scheduler.feeder is None
         scheduler.busy = False
 
 

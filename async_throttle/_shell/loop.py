@@ -23,13 +23,14 @@ from async_throttle._shell.waiting import (
     Taker,
     Waiting,
     hopes,
+    resolve,
 )
 from async_throttle._units import NEVER
 
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
 
-__all__ = ["LoopScheduler", "call_in", "drained", "resolve", "running_loop", "wait"]
+__all__ = ["LoopScheduler", "call_in", "drained", "running_loop", "wait"]
 
 
 SILENT: Final = Alarm()
@@ -83,8 +84,9 @@ class LoopScheduler(Scheduler):
 
     def admit(self, attempt: Attempt, *, blocking: bool) -> Waiting | None:
         """Grant *attempt* at once, or queue it up, to wait with the thread or in an event loop."""
-        if not blocking and attempt.options[0].lane.waiters:
-            waiter = fast.join_behind(self, attempt)
+        if not blocking and (self.handed_over or self.queue.waiting):
+            behind = fast.join_behind if self.queue.waiting else fast.grant_behind
+            waiter = behind(self, attempt)
             if waiter is not None:
                 return waiter
         return super().admit(attempt, blocking=blocking)
@@ -332,12 +334,6 @@ async def drained(asked: Asked, occupied: Callable[[], bool]) -> None:
                 await done
         finally:
             find(asked).look_away(done)
-
-
-def resolve(future: asyncio.Future[None]) -> None:
-    """Wake the caller that awaits *future*, unless it has gone."""
-    if not future.done():
-        future.set_result(None)
 
 
 def call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:

@@ -22,9 +22,18 @@ from typing import Any, TypeVar, cast
 from async_throttle._engine.lane import GRANTED, QUEUED, Lane, Receipt, give_back
 from async_throttle._shell import fast
 from async_throttle._shell.alarm import LOOK, Alarm, surely
-from async_throttle._shell.loop import call_in, resolve, running_loop
+from async_throttle._shell.loop import call_in, running_loop
 from async_throttle._shell.scheduler import Scheduler, at_work, find
-from async_throttle._shell.waiting import Asked, Attempt, LoopWaiter, Option, Taker, Waiting, hopes
+from async_throttle._shell.waiting import (
+    Asked,
+    Attempt,
+    LoopWaiter,
+    Option,
+    Taker,
+    Waiting,
+    hopes,
+    resolve,
+)
 from async_throttle._units import NEVER, SECOND
 
 __all__ = ["ThreadScheduler", "drained", "wait"]

@@ -30,6 +30,7 @@ __all__ = [
     "paused",
     "possible",
     "refused",
+    "resolve",
     "told",
 ]
 
@@ -172,6 +173,12 @@ class LoopWaiter(Waiting):
         twin = LoopWaiter()
         twin.future = self.future
         return twin
+
+
+def resolve(future: asyncio.Future[None]) -> None:
+    """Wake the caller that awaits *future*, unless it has gone."""
+    if not future.done():
+        future.set_result(None)
 
 
 class Attempt:

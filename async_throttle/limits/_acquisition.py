@@ -472,7 +472,11 @@ class LimitSetAcquisition(FastSet, BaseLease):
         if self._state is not HELD:
             return False
         scheduler: Any = self._core.scheduler
-        return not scheduler.measured and fast.promptly(scheduler, self._leave)
+        if scheduler.measured:
+            return False
+        if scheduler.feeder is not None and fast.quietly(scheduler, self._leave):
+            return True
+        return fast.promptly(scheduler, self._leave)
 
     def _leave(self, now: int) -> None:
         held = self._give_back(now, None)

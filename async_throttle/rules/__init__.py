@@ -133,6 +133,9 @@ class Rule(metaclass=_Kind):
     counts_callers: ClassVar[bool] = False
     """The weights are slots, which callers give back."""
 
+    booked: ClassVar[bool] = False
+    """A store has the permits, which is asked after each event by itself: see `rules/booked.py`."""
+
     in_flight: Any = None
     """What calls hold of it until they have ended: an `InFlight`. None: they count from the grant
     on."""

@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from async_throttle._shell.clock import monotonic
-from async_throttle._units import NEVER, TOKEN
+from async_throttle._units import NEVER, SECOND, TOKEN
 from async_throttle.rules import Rule
 from async_throttle.rules.booked import (
     ASK,
@@ -215,9 +215,29 @@ class Account:
             "first": self.first,
             "ops": self.operations,
             "edges": self._edges(wall, grace),
+            "ahead": self._ahead(now, grace * MICRO),
         }
         self.asked_at = now
         return entry
+
+    def _ahead(self, now: int, grace: int) -> int:
+        """The weight that callers to come will take: as much as they took in half of the grace.
+
+        That doubles from request to request at most. It is nothing where they come seldom, and no
+        more than the horizon brings back: so much is lost with a process that dies.
+        """
+        rate = self.rate
+        calls, taken = rate.calls, rate.taken
+        rate.calls = rate.taken = 0
+        rule = rate.rule
+        if not calls or self.ends is not None or rule.capacity == math.inf:
+            return 0
+        each, span = taken // calls, now - self.asked_at
+        if not each:
+            return 0
+        soon = calls * grace // (2 * span) if span > 0 else 2 * calls
+        most = int(rule.capacity * round(self.store.horizon * SECOND) // rule.period) // each
+        return given(min(2 * calls, soon, most) * each)
 
     def _edges(self, wall: int, grace: int) -> list[list[int]]:
         """The windows around the time of the store, in which a booking has the grace to be used."""
@@ -355,6 +375,7 @@ class Account:
             "first": 0,
             "ops": [],
             "edges": [],
+            "ahead": 0,
         }
 
     def begin_anew(self) -> None:
@@ -406,13 +427,18 @@ class Account:
 
     # -- what is told ---------------------------------------------------------------------
 
-    def hear(self, told: list[Any], at: float, now: int) -> int:
+    def hear(self, told: list[Any], at: float, now: int, expires: int) -> int:
         """The store has told of the limit *at* its time, at *now* by the clock of the throttle.
+
+        Args:
+            expires: the instant by which stock is to be used.
 
         Returns:
             A mark: see `_state`.
         """
-        mark, gen, done, lasts, level, paused, held, active, _, live, _, version, code, set_ = told
+        mark, gen, done, lasts, level, paused, held, active, _, live, _, version, code, set_ = told[
+            :14
+        ]
         if mark in (STALE, MISMATCH):
             return int(mark)
         self.answered_at = self.asked_at
@@ -430,6 +456,9 @@ class Account:
             self.version = version
             self.code = [int(value) for value in code]
             self._adopt(now, [int(value) for value in set_])
+        receipt, stock = told[14:]
+        if stock:
+            self.rate.book(Booking(now, expires, int(stock) * MICRO, receipt, stock=True))
         if self.code[0] != NO_RATE:
             self.rate.told(now, (int(level) + self.flown) * MICRO)
         if not self.operations and self.confirm <= self.first:

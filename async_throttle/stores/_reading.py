@@ -205,7 +205,7 @@ def entry(state: State, operations: list[list[Any]], fresh: int = 1) -> dict[str
     """
     nothing = ("seq", "since", "gen", "until", "open", "initial", "ttl", "held", "flying")
     return {
-        **dict.fromkeys((*nothing, "waiting", "first"), 0),
+        **dict.fromkeys((*nothing, "waiting", "first", "ahead"), 0),
         "id": "",
         "fresh": fresh,
         "code": state["code"],

@@ -1,10 +1,13 @@
 """The session: it asks a store on behalf of the throttles of an event loop, or of the threads.
 
-After each event of a scheduler, its `Feeder` looks whether a head lacks permits that the store
-could book, or whether the store is to be told of something. Then the session makes a request with
-the wants of all waiters, in their order, and gives what was booked to the rules
-(`rules/booked.py`). A single request is under way at a time; what comes meanwhile goes with the
-next.
+After each event of a scheduler, at the end of the turn of its event loop, its `Feeder` looks whether
+a head lacks permits that the store could book, or whether the store is to be told of something.
+Then the session makes a request with the wants of all waiters, in their order, and gives what was
+booked to the rules (`rules/booked.py`). A single request is under way at a time; what comes
+meanwhile goes with the next.
+
+Callers that come often need not wait for each answer: the store books for those to come as well,
+where there is plenty (`Account._ahead`, `_state._stock`).
 
 A head that was refused is asked for again when the store said, not at each arrival: a part of the
 horizon before it could go, so that the store books several permits at once.
@@ -16,7 +19,6 @@ comes later in that turn goes together at its end.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 import weakref
@@ -26,6 +28,7 @@ from heapq import merge
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from async_throttle._engine.lane import SKIP, Lane
+from async_throttle._shell import fast
 from async_throttle._shell.alarm import surely
 from async_throttle._shell.clock import monotonic, wall
 from async_throttle._shell.loop import LoopScheduler, call_in
@@ -78,15 +81,17 @@ class Batch:
     Attributes:
         sent: the instant at which it was made, by the clock of the session.
         grace: nanoseconds within which bookings are to be used.
+        trip: nanoseconds until it is answered, probably: what expires by then is as good as gone.
         accounts: the limits, in the order of the request.
         wants: by feeder, in the order of the request.
         now: the wants are those of a caller that does not wait.
         wakes: how often the session had been woken before.
     """
 
-    def __init__(self, sent: int, grace: int, wakes: int = 0) -> None:
+    def __init__(self, sent: int, grace: int, trip: int, wakes: int = 0) -> None:
         self.sent = sent
         self.grace = grace
+        self.trip = trip
         self.wakes = wakes
         self.accounts: dict[Account, int] = {}
         self.waiting: dict[Account, int] = {}
@@ -125,6 +130,7 @@ class Feeder:
         store: the store.
         accounts: by rule, rates and slots, what the throttles have in the store.
         each: the accounts.
+        flights: those whose calls are taken at their ends.
         beat: nanoseconds after which the store is told that the session still lives.
         again: by lane, the instant until which its head need not be asked for: the store has said
             so; by the clock of the scheduler.
@@ -141,12 +147,14 @@ class Feeder:
         self.store = store
         self.accounts: dict[Rule, Account] = {}
         self.each: list[Account] = []
+        self.flights: list[Account] = []
         self.beat = round(store.ttl * SECOND / 3)
         self.again: dict[Lane, int] = {}
         self.source: Any = ASK
         self.curious = self.guest = self.served = False
         self.stuck: dict[Lane, int] = {}
         self.into: Feeder | None = None
+        self._latest: weakref.ref[Session] | None = None
 
     def here(self) -> Feeder:
         """This feeder, or the one that has absorbed it."""
@@ -165,11 +173,14 @@ class Feeder:
         self.accounts[account.rate] = account
         self.accounts[account.slots] = account
         self.each.append(account)
+        if account.ends is not None:
+            self.flights.append(account)
 
     def absorb(self, other: Feeder) -> None:
         """Feed the throttles of *other* as well: the schedulers have become one."""
         self.accounts.update(other.accounts)
         self.each += other.each
+        self.flights += other.flights
         self.again.update(other.again)
         self.stuck.update(other.stuck)
         other.into = self
@@ -196,7 +207,16 @@ class Feeder:
 
     def look(self, scheduler: Scheduler) -> None:
         """An event of *scheduler* is over: have the store asked, or told, if need be."""
-        session_of(self.store, scheduler).look(self, scheduler)
+        for account in self.flights:  # a call may end in the turn of the loop in which it began
+            self._sweep(scheduler, account, scheduler.clock.present())
+        self._session(scheduler).look(self, scheduler)
+
+    def _session(self, scheduler: Scheduler) -> Session:
+        session = None if self._latest is None else self._latest()
+        if session is None or not session.serves(scheduler):
+            session = session_of(self.store, scheduler)
+            self._latest = weakref.ref(session)
+        return session
 
     def fetch(self, scheduler: Scheduler, lane: Lane | None, weights: tuple[int, ...]) -> None:
         """Ask the store now for what a caller wants that will not wait, if that can be done."""
@@ -205,7 +225,7 @@ class Feeder:
 
     def prepare(self, scheduler: Scheduler, lane: Lane, weights: tuple[int, ...], now: int) -> None:
         """A caller comes, and nobody waits: ask a quick store at once, inside the door."""
-        session = session_of(self.store, scheduler)
+        session = self._session(scheduler)
         if session.is_ready() and self._lacks(lane, weights, now):
             session.prepare(self, scheduler, lane, weights, now)
 
@@ -266,10 +286,12 @@ class Feeder:
             self._forget()
         at = now if self.curious else NEVER
         for account in self.each:
+            account.slots.elapse(now)
             if account.rate.bookings:
                 self._sweep(scheduler, account, now)
                 if not self.guest:
                     self._return(scheduler, account)
+                at = min(at, account.rate.stocked_until)
             spares = account.spares and not self.guest and self._spare(scheduler, account, now)
             if account.has_news or spares:
                 at = now
@@ -304,9 +326,9 @@ class Feeder:
                 self.stuck.pop(lane, None)
 
     def _return(self, scheduler: Scheduler, account: Account) -> None:
-        """Give back what was booked, if nobody waits for it any more."""
+        """Give back what was booked, if nobody waits for it any more, but for the stock."""
         if not any(lane.waiters for lane in scheduler.queue.lanes.asking(account.core.rule)):
-            account.rate.give_back_all()
+            account.rate.give_back_all(but_stock=True)
 
     def _spare(self, scheduler: Scheduler, account: Account, now: int) -> bool:
         """Whether slots are in hand that no waiter is about to use."""
@@ -331,7 +353,7 @@ class Feeder:
             due = account.is_due(self.beat) and self._lives(scheduler, account)
             if curious or account.has_news or due:
                 self.curious = not batch.takes(account) or self.curious
-            hand[account.core.rule] = account.rate.in_hand(now)
+            hand[account.core.rule] = account.rate.in_hand(now + batch.trip)
             hand[account.slots] = account.slots.free
         for lane in self.stuck:  # who does not say what it lacks would lose its turn in the store
             limits = [self.accounts.get(rule) for _, rule in (*lane.rates, *lane.slots)]
@@ -367,7 +389,8 @@ class Feeder:
         for account in self.each:
             if account.rate.bookings:
                 account.sweep(now)
-        hand = {rule: account.in_hand(rule, now) for rule, account in self.accounts.items()}
+        then = now + batch.trip
+        hand = {rule: account.in_hand(rule, then) for rule, account in self.accounts.items()}
         parts = self._parts(lane, weights, hand, now, at_once=True)
         if parts and _all_go(batch, parts):
             batch.wants.append((self, Want(lane, parts, 1)))
@@ -437,10 +460,11 @@ class Feeder:
         for n, rule in lane.rates:
             weight = weights[n]
             if weight != SKIP and rule in accounts:
-                have = hand[rule]
-                hand[rule] = max(0, have - weight)
-                if have < weight or (weight == 0 and rule.ready_at(now, 0) > NEVER):
-                    parts.append((accounts[rule], weight - have, 0))
+                # All of it or nothing: what is in hand may expire before the rest can be used.
+                if hand[rule] < weight or rule.ready_at(now, weight) > NEVER:
+                    parts.append((accounts[rule], weight, 0))
+                else:
+                    hand[rule] -= weight
         lacks = bool(parts) and not at_once  # then slots in hand are not kept for it
         for n, slots in lane.slots:
             weight = weights[n]
@@ -458,37 +482,38 @@ class Feeder:
     ) -> None:
         """The store has answered: have what it booked, and what it told."""
         rules: list[Rule] = []
+        ahead = now - received  # of the clock of the session
+        expires = batch.sent + ahead + batch.grace
         if self.source is not ASK:
             self.stand_in(ASK, now)
         for account in self.each:
             place = batch.accounts.get(account)
             if place is not None:
-                mark = account.hear(reply["limits"][place], reply["now"], now)
+                mark = account.hear(reply["limits"][place], reply["now"], now, expires)
                 if mark in (LOST_LEASE, LOST_STATE):
                     account.lose(mark == LOST_STATE)
                 elif mark == MISMATCH:
                     self._refuse(account)
                 rules += [account.core.rule, account.slots]
-        ahead = now - received  # of the clock of the session
         for want, answer in wants:
-            self._book(now, want, answer, batch, ahead)
+            self._book(now, want, answer, batch, expires)
         queue = self.scheduler().queue
         if queue.waiting:
             queue.touched(*rules)
             queue.due_at = queue.now
 
-    def _book(self, now: int, want: Want, answer: Any, batch: Batch, ahead: int) -> None:
+    def _book(self, now: int, want: Want, answer: Any, batch: Batch, expires: int) -> None:
         groups, when = answer[0] or (), answer[1]
         for delta, number, *receipts in groups:
             number = int(number)
-            usable = now + int(delta) * MICRO
-            expires = batch.sent + ahead + int(delta) * MICRO + batch.grace
+            later = int(delta) * MICRO
             for (account, weight, slots), receipt in zip(want.parts, receipts, strict=True):
                 if slots:
-                    account.slots.grant(slots * number)
+                    account.slots.grant(slots * number, now)
                     account.held += slots * number
                 if weight >= 0:
-                    account.book(Booking(usable, expires, weight * number, receipt))
+                    booking = Booking(now + later, expires + later, weight * number, receipt)
+                    account.book(booking)
         if batch.now:
             self.served = self.served or bool(groups)
             return
@@ -562,7 +587,6 @@ class Session:
         due: the feeders that have something to ask or to tell.
         timed: the feeders that will have, and when, by the monotonic clock.
         busy: a request is under way.
-        delivering: its reply is being handed out.
         vain: the number of requests in vain since the store is away.
         wakes: how often other sessions have woken this one.
     """
@@ -572,7 +596,7 @@ class Session:
         self.connection: Connection | None = None
         self.due: dict[Feeder, None] = {}
         self.timed: dict[Feeder, int] = {}
-        self.busy = self.delivering = False
+        self.busy = False
         self.vain = self.wakes = 0
         self._seq = 0
         self._round_trip = 0
@@ -600,21 +624,20 @@ class Session:
         """An event of *scheduler* is over."""
         raise NotImplementedError
 
+    def soon(self) -> None:
+        """See soon what there is to be asked."""
+        raise NotImplementedError
+
+    def serves(self, scheduler: Scheduler) -> bool:
+        """Whether this is plainly still the session for the callers of *scheduler*."""
+        return False
+
     def plan(self, feeder: Feeder, at: int, now: int) -> None:
         """*feeder* is due *at* an instant of its scheduler, where it is *now*."""
         if at <= now:
             self.due[feeder] = None
         elif at < NEVER:
             self.timed[feeder] = monotonic() + at - now
-
-    def plan_again(self, batch: Batch) -> None:
-        """See when the feeders of a request that was answered are due next."""
-        for feeder in batch.feeders:
-            feeder = feeder.here()
-            scheduler = feeder.scheduler()
-            now = scheduler.clock.present()
-            at = scheduler.exclusively(partial(feeder.due, scheduler, now))
-            self.plan(feeder, at, now)
 
     def doubt(self) -> None:
         """The store was away: those that are due ask how the limits stand."""
@@ -650,7 +673,7 @@ class Session:
     def batch(self) -> Batch:
         """A request that asks nothing yet."""
         grace = max(round(self.store.grace * SECOND), 2 * self._round_trip)
-        return Batch(monotonic(), grace, self.wakes)
+        return Batch(monotonic(), grace, self._round_trip, self.wakes)
 
     def requests(self, batch: Batch) -> Iterator[tuple[list[str], dict[str, Any]]]:
         """What the store is to be asked: first the leave of former sessions, and *batch* last."""
@@ -700,13 +723,9 @@ class Session:
     def deliver(self, batch: Batch, reply: Any) -> None:
         """Give what the store has answered to those who asked."""
         received = self._heard(batch, reply)
-        self.delivering = True
-        try:
-            for feeder, wants in batch.answers(reply).items():
-                hear = partial(feeder.hear, batch, reply, wants, received)
-                feeder.scheduler().do(hear, surely=True)
-        finally:
-            self.delivering = False
+        for feeder, wants in batch.answers(reply).items():
+            hear = partial(feeder.hear, batch, reply, wants, received)
+            feeder.scheduler().do(hear, surely=True)
         if batch.wakes != self.wakes:  # the reply may be older than what woke the session
             self.wake_feeders()
 
@@ -834,12 +853,15 @@ class LoopSession(Session):
     Attributes:
         asked: the task that has asked a quick connection in this turn of the loop: the wants of
             other tasks go together at its end.
+        restless: feeders of schedulers in which something has happened in this turn.
     """
 
     def __init__(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(store)
         self.asked: asyncio.Task[Any] | None = None
+        self.restless: dict[Feeder, None] = {}
         self._loop = weakref.ref(loop)
+        self._epoch = fast.EPOCH
         self._turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = NEVER
@@ -858,20 +880,23 @@ class LoopSession(Session):
 
     def _woken(self) -> None:
         self.wake_feeders()
-        self._soon()
+        self.soon()
 
     def look(self, feeder: Feeder, scheduler: Scheduler) -> None:
-        if self.busy or self.vain:
-            if not self.delivering:  # else there is a look afterwards
-                self.due[feeder] = None
-            return
-        now = scheduler.clock.present()
-        at = feeder.due(scheduler, now)
-        self.plan(feeder, at, now)
-        if at <= now:
-            self._soon()
-        elif at < NEVER:
-            self.arm()
+        """An event of *scheduler* is over: look at the end of this turn of the loop."""
+        self.restless[feeder] = None
+        if self._turn is None:
+            self.soon()
+
+    def serves(self, scheduler: Any) -> bool:
+        """Whether this is plainly still the session for the callers of *scheduler*."""
+        loop = self._loop()
+        return (
+            loop is not None
+            and scheduler.loop is loop
+            and not loop.is_closed()
+            and self._epoch == fast.EPOCH
+        )
 
     def is_ready(self) -> bool:
         return self.asked in (None, asyncio.current_task()) and super().is_ready()
@@ -886,13 +911,13 @@ class LoopSession(Session):
     ) -> None:
         if self.asked is None:
             self.asked = asyncio.current_task()
-            self._soon()
+            self.soon()
         super().prepare(feeder, scheduler, lane, weights, now)
 
     def resign(self) -> None:
         super().resign()
         if self.due:
-            self._soon()
+            self.soon()
 
     def arm(self) -> None:
         """Have the loop call at the instant at which a feeder is due next."""
@@ -913,22 +938,29 @@ class LoopSession(Session):
             self._go()
         self.arm()
 
-    def _soon(self) -> None:
+    def soon(self) -> None:
+        """Look at the end of this turn of the loop what there is to be asked."""
         if self._turn is None and (loop := self.loop) is not None:
             self._turn = loop.call_soon(surely(self._end_turn), None)
 
     def _end_turn(self) -> None:
         """This turn of the loop is over."""
         self._turn = self.asked = None
+        restless, self.restless = self.restless, {}
+        for feeder in dict.fromkeys([feeder.here() for feeder in restless]):
+            scheduler = feeder.scheduler()
+            now = scheduler.clock.present()
+            self.plan(feeder, now if self.vain else feeder.due(scheduler, now), now)
         self._go()
+        self.arm()
 
     def _go(self) -> None:
         """Ask what there is to be asked."""
-        if self.busy or self.vain:
+        if self.busy or self.vain or not self.due:
             return
         if self.is_quick():
             self._go_now()
-        elif self.due:
+        else:
             self._start(None)
 
     def _go_now(self) -> None:
@@ -971,7 +1003,7 @@ class LoopSession(Session):
         finally:
             self.busy = False
             if self.due and not self.vain:
-                self._soon()
+                self.soon()
 
     async def _ask(self, batch: Batch) -> Any:
         """What the store answers to *batch*; None if that asks nothing."""
@@ -982,12 +1014,9 @@ class LoopSession(Session):
 
     def _look_again(self, batch: Batch) -> None:
         """A request was answered: go on with what there is to ask next."""
-        if self.vain:
-            return
-        self.plan_again(batch)
-        if self.due and not self.busy:
-            self._soon()
-        self.arm()
+        if batch.feeders and not self.vain:
+            self.restless.update(batch.feeders)
+            self.soon()
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         self.failed(batch, error)
@@ -1019,7 +1048,7 @@ class LoopSession(Session):
         finally:
             self.busy = False
             if self.due:
-                self._soon()
+                self.soon()
 
 
 class ThreadSession(Session):
@@ -1033,9 +1062,9 @@ class ThreadSession(Session):
 
     def wake(self) -> None:
         self.wake_feeders()
-        self._notify()
+        self.soon()
 
-    def _notify(self) -> None:
+    def soon(self) -> None:
         with self._news:
             if self._thread is None:
                 run = threading.Thread(target=self._run, name="async_throttle", daemon=True)
@@ -1049,9 +1078,9 @@ class ThreadSession(Session):
         self.plan(feeder, at, now)
         if at <= now:
             if self.busy or self.vain or not self._ask_here(feeder, scheduler):
-                self._notify()
+                self.soon()
         elif at < NEVER:
-            self._notify()
+            self.soon()
 
     def claim(self, patience: float) -> bool:
         return self._turn.acquire(timeout=patience)
@@ -1088,7 +1117,7 @@ class ThreadSession(Session):
                 if wait > 0:
                     self._news.wait(min(wait, 3600))
                     continue
-            batch = Batch(0, 0)
+            batch = Batch(0, 0, 0)
             self._turn.acquire()
             try:
                 batch = self.collect()
@@ -1102,7 +1131,16 @@ class ThreadSession(Session):
                 self.doubt()
                 time.sleep(self.back_off / SECOND)
             else:
-                self.plan_again(batch)
+                self._plan_again(batch)
+
+    def _plan_again(self, batch: Batch) -> None:
+        """See when the feeders of a request that was answered are due next."""
+        for feeder in batch.feeders:
+            feeder = feeder.here()
+            scheduler = feeder.scheduler()
+            now = scheduler.clock.present()
+            at = scheduler.exclusively(partial(feeder.due, scheduler, now))
+            self.plan(feeder, at, now)
 
     def _wait(self) -> float:
         """Seconds until there is something to ask."""
@@ -1116,7 +1154,7 @@ class Sessions:
     """The sessions that this process has with a store."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.epoch = fast.EPOCH
         self.threads: ThreadSession | None = None
         self.loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopSession] = (
             weakref.WeakKeyDictionary()
@@ -1130,7 +1168,7 @@ _sessions: weakref.WeakKeyDictionary[Store, Sessions] = weakref.WeakKeyDictionar
 def sessions_of(store: Store) -> Sessions:
     """The sessions of this process with *store*; a forked child has none of its parent's."""
     found = _sessions.get(store)
-    if found is None or found.pid != os.getpid():
+    if found is None or found.epoch != fast.EPOCH:
         former, found = found, Sessions()
         _sessions[store] = found
         if former is not None:

@@ -18,6 +18,7 @@ booking     what a session may take, and the instant from which on. It is used b
             the grace, or given back. A window stamps a booking with the end of its grace.
 horizon     how far ahead is booked. A weight that takes longer to come back is booked as far ahead
             as it takes: lighter ones of other sessions would always be there first.
+stock       what is booked besides, for callers that are to come: only where there is plenty.
 operation   what has happened at a session since its last request: given back, charged, ended.
             They are numbered, so that none is applied twice when a reply was lost.
 turn        the place of a session that lacks a slot, or the end of a call, in the queue for those.
@@ -79,7 +80,7 @@ MISMATCH: Final = 4
 MOST_GROUPS: Final = 200
 """Instants that the reply to one want tells; who wants more asks again."""
 MOST_LOWS: Final = 6
-"""Minima that a bucket remembers, so that refunds mint nothing; more are merged to the lower."""
+"""Minima that a bucket remembers, so that refunds mint nothing: see `_merge`."""
 PARTS: Final = 1_000
 """A sliding window keeps what goes within such a part of its period as one entry."""
 PATIENCE: Final = 250_000
@@ -125,7 +126,7 @@ def step(
         of the sessions that are to be woken. The reply::
 
             now             the time of the store
-            limits          by limit, see `_tell`
+            limits          by limit, see `_tell`; then its stock: receipt and weight, or 0 and 0
             wants           by want: groups of calls, [instant - now, count, receipts by limit], and
                             in how long to ask for the rest, so that several are booked at once:
                             NEVER, BEHIND, or 0 if all are booked
@@ -138,6 +139,7 @@ def step(
     sums: list[State] = []
     wakes: dict[str, bool] = {}
     wants: list[Any] = []
+    stocks: list[list[float]] = [[0, 0] for _ in every]
     for n in every:
         state = states[n]
         if state is None:
@@ -152,7 +154,7 @@ def step(
         sums.append(_sums(state))
     if not refused:
         if request["wants"]:
-            wants = _book(now, request, known, sums)
+            wants = _book(now, request, known, sums, stocks)
         else:
             _line_up(asked, known, {})
         for n in every:
@@ -162,7 +164,7 @@ def step(
     kept: list[State | None] = []
     for n in every:
         lasting = _lasts_until(now, known[n], sums[n])
-        told.append(_tell(now, asked[n], known[n], sums[n], marks[n], lasting))
+        told.append(_tell(now, asked[n], known[n], sums[n], marks[n], lasting) + stocks[n])
         kept.append(states[n] if refused else known[n] if lasting > now else None)
     return {"now": now, "limits": told, "wants": wants}, kept, sorted(wakes)
 
@@ -225,6 +227,7 @@ def _enter(now: float, asked: Mapping[str, Any], state: State, mark: int) -> int
     ttl         see `SEQ`; held, flying, waiting too
     first, ops  how many operations came before, and the operations: see `_apply`
     edges       of windows on the clock: [opens, closes, ends], those around now
+    ahead       weight that its callers to come will take soon: see `_stock`
     """
     name, sessions = asked["id"], state["sessions"]
     if asked["open"] and asked["code"] != state["code"]:
@@ -648,10 +651,19 @@ def _note(rate: State, missing: float) -> None:
         del lows[-1]
     last = lows[-1][0] if lows else rate["dead"]
     if rate["issued"] > last:
-        if len(lows) >= MOST_LOWS:  # the lower of two covers the receipts of both
-            lows[-1][0] = rate["issued"]
-        else:
-            lows.append([rate["issued"], missing])
+        lows.append([rate["issued"], missing])
+        if len(lows) > MOST_LOWS:
+            _merge(lows)
+
+
+def _merge(lows: list[list[float]]) -> None:
+    """Have the lower of two minima cover the receipts of both: of those that differ least."""
+    n = 1
+    for m in range(2, len(lows)):
+        if lows[m][1] - lows[m - 1][1] < lows[n][1] - lows[n - 1][1]:
+            n = m
+    lows[n - 1][0] = lows[n][0]
+    del lows[n]
 
 
 def _lower(
@@ -730,9 +742,13 @@ def _share(now: float, asked: Mapping[str, Any], state: State, sums: State) -> l
 
 
 def _book(
-    now: float, request: Mapping[str, Any], known: Sequence[State], sums: Sequence[State]
+    now: float,
+    request: Mapping[str, Any],
+    known: Sequence[State],
+    sums: Sequence[State],
+    stocks: list[list[float]],
 ) -> list[Any]:
-    """Book as many of the wants as the horizon and the slots let go; see `step`."""
+    """Book as many of the wants as the horizon and the slots let go, and *stocks*; see `step`."""
     asked, horizon, grace = request["limits"], request["horizon"], request["grace"]
     shares = [_share(now, asked[n], known[n], sums[n]) for n in range(len(asked))]
     blocked: dict[int, bool] = {}
@@ -769,9 +785,28 @@ def _book(
             for n, _, _ in amounts:
                 blocked[n] = True
         replies.append([groups, when])
+    for n in range(len(asked)):
+        if n not in blocked and asked[n]["ahead"] > 0:
+            stocks[n] = _stock(now, asked[n], known[n], grace)
     if horizon >= 0:  # who asks for now or never takes no turn, and leaves those that there are
         _line_up(asked, known, lacking)
     return replies
+
+
+def _stock(now: float, asked: Mapping[str, Any], state: State, grace: float) -> list[float]:
+    """Book for callers of a session that are to come, of the upper half of the burst.
+
+    A caller that finds something booked need not ask. What is left is enough for all others to
+    find something too.
+    """
+    set_ = state["set"]
+    if set_[KIND] == NO_RATE or set_[ENDS] or state["pause"] > now:
+        return [0, 0]
+    plenty = math.floor(_level(now, asked, state, 0) - set_[BURST] / 2)
+    weight = min(asked["ahead"], plenty)
+    if weight < 1 or _ready_at(asked, state, now, weight, 0) != now:
+        return [0, 0]
+    return [_take(asked, state, now, weight, grace), weight]
 
 
 def _soonest(

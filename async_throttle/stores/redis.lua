@@ -250,10 +250,14 @@ function note(rate, missing)
   while #lows > 0 and lows[#lows][2] >= missing do remove(lows) end
   local last = #lows > 0 and lows[#lows][1] or rate[DEAD]
   if rate[ISSUED] > last then
-    if #lows >= MOST_LOWS then
-      lows[#lows][1] = rate[ISSUED]
-    else
-      insert(lows, {rate[ISSUED], missing})
+    insert(lows, {rate[ISSUED], missing})
+    if #lows > MOST_LOWS then
+      local n = 2
+      for m = 3, #lows do
+        if lows[m][2] - lows[m - 1][2] < lows[n][2] - lows[n - 1][2] then n = m end
+      end
+      lows[n - 1][1] = lows[n][1]
+      remove(lows, n)
     end
   end
 end
@@ -288,9 +292,9 @@ local function share_of(now, asked, state, sums)
   return {free, flying}
 end
 
-local soonest, reach_of, fit, grant, line_up
+local soonest, reach_of, fit, grant, line_up, level_of, stock_of
 
-local function book(now, request, known, sums)
+local function book(now, request, known, sums, stocks)
   local asked, horizon, grace = request.limits, request.horizon, request.grace
   local shares = {}
   for n = 1, #asked do shares[n] = share_of(now, asked[n], known[n], sums[n]) end
@@ -333,8 +337,21 @@ local function book(now, request, known, sums)
     end
     insert(replies, format('[[%s],%d]', concat(groups, ','), when))
   end
+  for n = 1, #asked do
+    if asked[n].ahead > 0 and not blocked[n - 1] then
+      stocks[n] = stock_of(now, asked[n], known[n], grace)
+    end
+  end
   if horizon >= 0 then line_up(asked, known, lacking) end
   return replies
+end
+
+function stock_of(now, asked, state, grace)
+  local set = state.set
+  if set[KIND] == NO_RATE or set[ENDS] ~= 0 or state.pause > now then return nil end
+  local weight = min(asked.ahead, floor(level_of(now, asked, state, 0) - set[BURST] / 2))
+  if weight < 1 or ready_at(asked, state, now, weight, 0) ~= now then return nil end
+  return {take(asked, state, now, weight, grace), weight}
 end
 
 function soonest(now, asked, known, shares, amounts, lacking)
@@ -462,7 +479,7 @@ local function lasts_until(now, state, sums)
   return till < now + LONG and till or now + LONG
 end
 
-local function level_of(now, asked, state, flying)
+function level_of(now, asked, state, flying)
   local set, rate = state.set, state.rate
   if set[KIND] == NO_RATE then return 0 end
   local left
@@ -475,7 +492,7 @@ local function level_of(now, asked, state, flying)
   return set[ENDS] ~= 0 and left - flying or left
 end
 
-local function told(now, asked, state, sums, mark, lasting)
+local function told(now, asked, state, sums, mark, lasting, stock)
   local mine, queue = find(state, asked.id), sums.queue
   local others = #queue
   for n = 1, #queue do
@@ -485,11 +502,12 @@ local function told(now, asked, state, sums, mark, lasting)
   if state.pause > now then paused = state.pause >= FOREVER and NEVER or state.pause - now end
   local news = asked.version ~= state.version or mark ~= 0
   return format(
-    '[%d,%.17g,%d,%d,%.17g,%d,%d,%d,%.17g,%d,%d,%d,%s,%s]',
+    '[%d,%.17g,%d,%d,%.17g,%d,%d,%d,%.17g,%d,%d,%d,%s,%s,%d,%d]',
     mark, state.gen, mine and mine[DONE] or asked.first, max(0, lasting - now),
     level_of(now, asked, state, sums.flying), paused, mine and mine[HELD] or 0, sums.held,
     sums.flying, #state.sessions, others, news and state.version or 0,
-    news and seldom.numbers(state.code) or '[]', news and seldom.numbers(state.set) or '[]'
+    news and seldom.numbers(state.code) or '[]', news and seldom.numbers(state.set) or '[]',
+    stock and stock[1] or 0, stock and stock[2] or 0
   )
 end
 
@@ -875,10 +893,10 @@ local function step(now, request)
     known[n] = state
     sums[n] = sums_of(state)
   end
-  local wants = {}
+  local wants, stocks = {}, {}
   if not refused then
     if request.wants[1] then
-      wants = book(now, request, known, sums)
+      wants = book(now, request, known, sums, stocks)
     else
       line_up(asked, known, {})
     end
@@ -889,7 +907,7 @@ local function step(now, request)
   local limits = {}
   for n = 1, #asked do
     local lasting = lasts_until(now, known[n], sums[n])
-    limits[n] = told(now, asked[n], known[n], sums[n], marks[n], lasting)
+    limits[n] = told(now, asked[n], known[n], sums[n], marks[n], lasting, stocks[n])
     if not refused then
       local blob = lasting > now and pack(known[n]) or ''
       if ARGV[2] ~= '' then
