@@ -1,10 +1,10 @@
 """The session: it asks a store on behalf of the throttles of an event loop, or of the threads.
 
-After each event of a scheduler, at the end of the turn of its event loop, its `Feeder` looks whether
-a head lacks permits that the store could book, or whether the store is to be told of something.
-Then the session makes a request with the wants of all waiters, in their order, and gives what was
-booked to the rules (`rules/booked.py`). A single request is under way at a time; what comes
-meanwhile goes with the next.
+After the events of a scheduler, at the end of the turn of its event loop, its `Feeder` looks
+whether a head lacks permits that the store could book, or whether the store is to be told of
+something. Then the session makes a request with the wants of all waiters, in their order, and gives
+what was booked to the rules (`rules/booked.py`). A single request is under way at a time; what
+comes meanwhile goes with the next.
 
 Callers that come often need not wait for each answer: the store books for those to come as well,
 where there is plenty (`Account._ahead`, `_state._stock`).
