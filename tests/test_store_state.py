@@ -399,9 +399,10 @@ def test_the_heavy_are_not_starved_by_the_light(kind: int) -> None:
 
 
 @pytest.mark.parametrize("kind", CHECKS, ids=["bucket", "sliding", "fixed", "clock"])
-def test_stock_is_of_the_upper_half_alone(kind: int) -> None:
+def test_stock_beside_other_sessions_is_of_the_upper_half_alone(kind: int) -> None:
     store = Store(code(kind))
     light, heavy = Session(store, "light"), Session(store, "heavy")
+    heavy.ask()
     light.one(ahead=2 * TOKEN)
     assert light.told[0].stock == 2 * TOKEN
     assert light.told[0].level == 7 * TOKEN
@@ -410,6 +411,14 @@ def test_stock_is_of_the_upper_half_alone(kind: int) -> None:
     light.one(ahead=TOKEN)
     assert (light.told[0].stock, light.told[0].level) == (0, 4 * TOKEN)
     assert heavy.one(4 * TOKEN)[0][0][:2] == [0, 1]
+
+
+def test_a_session_that_is_alone_has_all_as_stock() -> None:
+    session = Session(Store(code()), "a")
+    session.one(ahead=100 * TOKEN)
+    assert (session.told[0].stock, session.told[0].level) == (9 * TOKEN, 0)
+    session.one(ahead=100 * TOKEN)
+    assert session.told[0].stock == 0
 
 
 def test_no_stock_of_what_the_session_waits_for() -> None:

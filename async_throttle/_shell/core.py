@@ -48,6 +48,8 @@ __all__ = [
 LATE: Final = 100_000_000
 """Nanoseconds by which a pause may seem longer, by the time that the answer of a store takes."""
 
+ONE_TOKEN: Final = (TOKEN,)
+
 NO_LANES: Final[dict[tuple[int, ...], Lane]] = {}
 """Stays empty: what a throttle has until it is the youngest of a set."""
 
@@ -246,7 +248,8 @@ class Core(Refusals):
 
     def tokens_option(self, weight: float, priority: int) -> Option:
         """To ask for *weight* tokens alone."""
-        return Option(self, self.tokens_lane_of(priority), (tokens("weight", weight, tiny=False),))
+        weights = ONE_TOKEN if weight == 1 else (tokens("weight", weight, tiny=False),)
+        return Option(self, self.tokens_lane_of(priority), weights)
 
     def reopen(self) -> None:
         """See anew whether the flattened entry may be taken: a pause may have ended."""

@@ -794,16 +794,16 @@ def _book(
 
 
 def _stock(now: float, asked: Mapping[str, Any], state: State, grace: float) -> list[float]:
-    """Book for callers of a session that are to come, of the upper half of the burst.
+    """Book for callers of a session that are to come, so that they need not ask.
 
-    A caller that finds something booked need not ask. What is left is enough for all others to
-    find something too.
+    Where there are other sessions, of the upper half of the burst alone: what is left is enough for
+    them to find something too.
     """
     set_ = state["set"]
     if set_[KIND] == NO_RATE or set_[ENDS] or state["pause"] > now:
         return [0, 0]
-    plenty = math.floor(_level(now, asked, state, 0) - set_[BURST] / 2)
-    weight = min(asked["ahead"], plenty)
+    rest = set_[BURST] / 2 if len(state["sessions"]) > 1 else 0
+    weight = min(asked["ahead"], math.floor(_level(now, asked, state, 0) - rest))
     if weight < 1 or _ready_at(asked, state, now, weight, 0) != now:
         return [0, 0]
     return [_take(asked, state, now, weight, grace), weight]

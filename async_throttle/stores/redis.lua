@@ -349,7 +349,8 @@ end
 function stock_of(now, asked, state, grace)
   local set = state.set
   if set[KIND] == NO_RATE or set[ENDS] ~= 0 or state.pause > now then return nil end
-  local weight = min(asked.ahead, floor(level_of(now, asked, state, 0) - set[BURST] / 2))
+  local rest = #state.sessions > 1 and set[BURST] / 2 or 0
+  local weight = min(asked.ahead, floor(level_of(now, asked, state, 0) - rest))
   if weight < 1 or ready_at(asked, state, now, weight, 0) ~= now then return nil end
   return {take(asked, state, now, weight, grace), weight}
 end
