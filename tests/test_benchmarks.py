@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import servers_redis
 from benchmarks import __main__ as suite
 from benchmarks import growth
 from support import QUICK
@@ -23,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 PEERS = ["asyncio.Semaphore", "aiolimiter", "asyncio-throttle", "throttler", "anyio"]
 FORMER = "async-throttle 1.0"
 CONCURRY = "concurry"
-GROUPS = 26
+STORES = ["limits", "pyrate-limiter", "throttled-py", "self-limiters"]
+GROUPS = 33
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
@@ -55,19 +57,26 @@ def test_every_row_is_measured_and_printed_in_its_table() -> None:
 
     assert result.returncode == 0, result.stderr
     assert len(re.findall(r"^\w+: [\d.]+ s$", result.stderr, re.MULTILINE)) == GROUPS
-    throttle, others, limit_set, answers, crowds, stores = tables(result.stdout)
+    throttle, others, limit_set, answers, crowds, stores, *beside = tables(result.stdout)
     chapters = ((throttle, "Throttle"), (limit_set, "LimitSet"), (stores, "Stores"))
     for (head, *promises), subject in chapters:
         assert head == ["work", subject, "compared with", "ratio", "target", "verdict"]
         for _, ours, _, ratio, target, verdict in promises:
-            assert re.fullmatch(r"[\d.,]+ (ns|us|ms|s|B|%)", ours)
+            if verdict == "NOT MEASURED":  # there is no server
+                assert ours == "not measured"
+                assert "NOT MEASURED: a server of Redis: " in result.stdout
+                continue
+            assert re.fullmatch(r"[\d.,]+ (ns|us|ms|s|B|%|requests)", ours)
             measured = ratio != "not measured"
             assert not measured or re.fullmatch(r"-?[\d.]+ \[-?[\d.]+ - -?[\d.]+\]", ratio)
-            absolute = target.endswith(("ms", "%"))
+            absolute = target.endswith(("ms", "%", "B", "requests"))
             assert verdict in (("met", "MISSED") if target and (measured or absolute) else ("",))
         assert len({row[0] for row in promises}) == len(promises), "two rows of one name"
     assert others[0] == ["work", *PEERS, FORMER]
     assert [row[0] for row in others[1:]] == [row[0] for row in throttle[1:]]
+    for head, *compared in beside:
+        assert head == ["work", *STORES]
+        assert {row[0] for row in compared} < {row[0] for row in stores}
     assert answers[0] == ["question", "LimitSet", CONCURRY, "wanted", "verdict"]
     assert [row[-1] for row in answers[1:]] == ["met"] * 3
     assert crowds[0] == ["event", "", "", "slope", "verdict"]
@@ -81,6 +90,22 @@ def test_a_peer_that_cannot_be_had_is_said_to_be_missing() -> None:
     assert f"NOT MEASURED: {FORMER}: left out by --offline" in result.stdout
     assert re.search(r"^async with .* not measured$", result.stdout, re.MULTILINE)
     assert "QUICK" in result.stdout
+
+
+def test_rows_without_a_server_say_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(kind: str) -> None:
+        raise servers_redis.Missing("not today")
+
+    monkeypatch.setattr(servers_redis, "program", missing)
+    names = ["redis_alone", "redis_rate"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick", "--offline", "--only", *names])
+    suite.main()
+    printed = capsys.readouterr().out
+    why = "valkey: not today; redis: not today"
+    assert f"NOT MEASURED: a server of Redis: {why}\n" in printed
+    assert len(re.findall(r"^Redis.* not measured .* NOT MEASURED$", printed, re.MULTILINE)) == 2
 
 
 @pytest.mark.parametrize("not_yet", [False, True])

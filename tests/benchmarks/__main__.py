@@ -7,7 +7,19 @@ import time
 
 from . import __doc__ as about
 from . import calls, crowds, growth, limits, making, shut, stores, tables, waits, windows
-from .peers import AIOLIMITER, ANYIO, ASYNCIO_THROTTLE, FORMER, SEMAPHORE, THROTTLER, Peers
+from .peers import (
+    AIOLIMITER,
+    ANYIO,
+    ASYNCIO_THROTTLE,
+    FORMER,
+    LIMITS,
+    PYRATE_LIMITER,
+    SELF_LIMITERS,
+    SEMAPHORE,
+    THROTTLED,
+    THROTTLER,
+    Peers,
+)
 from .rows import Bench, Chapter, Finding, Growth
 
 CHAPTERS = (
@@ -48,7 +60,20 @@ CHAPTERS = (
         (),
     ),
     Chapter("Crowds", (growth.growth,), ()),
-    Chapter("Stores", (stores.sqlite_alone, stores.sqlite_crowded), ()),
+    Chapter(
+        "Stores",
+        (
+            stores.redis_alone,
+            stores.redis_crowded,
+            stores.redis_rate,
+            stores.redis_slots,
+            stores.redis_memory,
+            stores.sqlite_throttle,
+            stores.sqlite_alone,
+            stores.sqlite_crowded,
+        ),
+        (LIMITS, PYRATE_LIMITER, THROTTLED, SELF_LIMITERS),
+    ),
 )
 
 

@@ -6,7 +6,9 @@ the package index into a temporary directory and imported from there under anoth
 
 import asyncio
 import importlib
+import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,13 @@ THROTTLER = "throttler"
 ANYIO = "anyio"
 FORMER = "async-throttle 1.0"
 CONCURRY = "concurry"
+LIMITS = "limits"
+PYRATE_LIMITER = "pyrate-limiter"
+THROTTLED = "throttled-py"
+SELF_LIMITERS = "self-limiters"
+SERVER = "a server of Redis"
+
+TESTS = Path(__file__).parents[1]
 
 NOT_MEASURED = "not measured"
 """What a cell says of a peer that is not installed."""
@@ -50,11 +59,16 @@ class Peers:
             Peer(SEMAPHORE, f"Python {platform.python_version()}", asyncio),
             *(_installed(name) for name in (AIOLIMITER, ASYNCIO_THROTTLE, THROTTLER, ANYIO)),
             Peer(FORMER, "left out by --offline") if offline else _former("1.0.0"),
+            *(_installed(name) for name in (LIMITS, PYRATE_LIMITER)),
+            _installed(THROTTLED, "throttled"),
+            _installed(SELF_LIMITERS),
         )
         self._concurry = _installed(CONCURRY)
+        self.server = _server()
+        """Its module is `servers_redis`, which can `start` its name."""
 
     def __iter__(self) -> Iterator[Peer]:
-        return iter((*self._peers, self._concurry))
+        return iter((*self._peers, self._concurry, self.server))
 
     @property
     def concurry(self) -> ModuleType | None:
@@ -101,12 +115,40 @@ def _contender(
     return run
 
 
-def _installed(name: str) -> Peer:
+def _installed(name: str, imported: str = "") -> Peer:
     try:
-        module = importlib.import_module(name.replace("-", "_"))
+        module = importlib.import_module(imported or name.replace("-", "_"))
         return Peer(name, metadata.version(name), module)
     except ImportError:  # PackageNotFoundError is one, too
         return Peer(name, "not installed")
+
+
+def _server() -> Peer:
+    """The first of the servers that can be had, of those that tests start."""
+    if str(TESTS) not in sys.path:
+        sys.path.append(str(TESTS))
+    try:
+        servers = importlib.import_module("servers_redis")
+        importlib.import_module("redis")  # the peers' client
+    except ImportError as why:
+        return Peer(SERVER, f"{why}; it comes with the extra 'test'")
+    reasons = []
+    for kind in ("valkey", "redis"):
+        try:
+            program, environment = servers.program(kind)
+        except servers.Missing as why:
+            reasons.append(f"{kind}: {why}")
+            continue
+        said = subprocess.run(
+            [program, "--version"],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        version = re.search(r"v=(\S+)", said.stdout)
+        return Peer(kind, version[1] if version else said.stdout.strip(), servers)
+    return Peer(SERVER, "; ".join(reasons))
 
 
 def _former(version: str) -> Peer:

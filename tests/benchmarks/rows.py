@@ -37,7 +37,8 @@ class Row:
 
     work: str
     unit: str
-    ours: Samples
+    ours: Samples | str
+    """Or why it is not there."""
     baseline: str
     theirs: Samples | str
     """What *ours* is divided by; or why it is not there."""
@@ -136,6 +137,11 @@ class Group:
         samples = self._samples[name]
         assert not isinstance(samples, str), f"{name} is no peer, and always there"
         return samples
+
+    def found(self, name: str) -> Samples | None:
+        """The samples of *name*, if there are any."""
+        samples = self._samples[name]
+        return None if isinstance(samples, str) else samples
 
     def less(self, name: str) -> "Group":
         """The same with the samples of *name* taken away from all others."""

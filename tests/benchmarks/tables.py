@@ -31,6 +31,11 @@ NOTES = """\
   all threads or tasks meanwhile. Those due at once wait for the interpreter to switch to each
   of them, which is why they stand beside bare locks.
 - Chats that wait have a limit each, and one in common; a message to an idle chat passes them all.
+- With a store on a server: time on the clock, one connection of redis-py or more for the peers, and
+  quotas that refuse nobody, checked on each call. limits counts by its fixed window, its cheapest;
+  throttled-py by GCRA; self-limiters takes and gives back a slot, as its bucket always sleeps.
+- Bucket full: permits of the upper half of the burst are fetched ahead. Half full: each call, or
+  each batch of 64 tasks, asks. Requests are scripts that the server was asked to run.
 - Steps grow alike on every machine. Not yet: the slope is known to be steeper than promised. Met by
   now: it no longer is, and the mark in `growth.NOT_YET` may go, unless the run is a quick one."""
 
@@ -59,11 +64,12 @@ def report(
             f"{chapter.subject}, and what it promises: medians of paired runs, with quartiles.",
             show(_promises(chapter.subject, rows)),
         ]
-        if chapter.peers:
+        compared = [row for row in rows if row.others]
+        if chapter.peers and compared:
             blocks += [
                 f"{chapter.subject}'s cost divided by that of the others (and theirs): "
                 "below 1 it is cheaper.",
-                show(_others(rows, chapter.peers)),
+                show(_others(compared, chapter.peers)),
             ]
         if answers:
             blocks += ["What happens:", show(_answers(chapter.subject, answers))]
@@ -92,6 +98,8 @@ def _promises(subject: str, rows: Sequence[Row]) -> Table:
 
 
 def _promise(row: Row) -> Sequence[str]:
+    if isinstance(row.ours, str):
+        return [row.work, row.ours, row.baseline, "", _target(row), "NOT MEASURED"]
     ours = _cost(row.ours, row.unit)
     theirs, spread, met = row.baseline, str(row.theirs), None
     if row.most is not None:
@@ -174,6 +182,8 @@ def _others(rows: Sequence[Row], names: Sequence[str]) -> Table:
 def _other(row: Row, theirs: Samples | str) -> str:
     if isinstance(theirs, str):
         return theirs
+    if isinstance(row.ours, str):
+        return row.ours
     return f"{Ratio.of(row.ours, theirs).median:.3f} ({_cost(theirs, row.unit)})"
 
 
@@ -184,6 +194,7 @@ _SCALES = {
     "ns": (1e9, 0),
     "B": (1.0, 0),
     "%": (1e2, 1),
+    "requests": (1.0, 3),
 }
 
 
