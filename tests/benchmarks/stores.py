@@ -164,6 +164,7 @@ class Ours:
     def __init__(self, server: Any) -> None:
         self.server = server
         self.store = RedisStore(server.url)
+        self.elsewhere = RedisStore(server.url)
         self.asked: dict[str, list[float]] = {}
 
     async def sample(self, name: str, acquire: Acquire, calls: int, tasks: int) -> float:
@@ -175,7 +176,7 @@ class Ours:
 
     async def one(self, name: str, fill: float, calls: int, tasks: int = 1) -> float:
         """Through one limit, of whose burst that part is there at first."""
-        throttle = self.throttle(fill)
+        throttle = await self.throttle(fill)
 
         async def acquire() -> bool:
             await throttle.consume()
@@ -185,8 +186,8 @@ class Ours:
 
     async def three(self, name: str, fill: float, calls: int) -> float:
         """Through three limits, one of them with slots."""
-        both = [self.throttle(fill), self.throttle(fill)]
-        limits = LimitSet(*both, self.throttle(fill, 10))
+        both = [await self.throttle(fill), await self.throttle(fill)]
+        limits = LimitSet(*both, await self.throttle(fill, 10))
 
         async def acquire() -> bool:
             async with limits():
@@ -194,15 +195,22 @@ class Ours:
 
         return await self.sample(name, acquire, calls, 1)
 
-    def throttle(self, fill: float, concurrency: int = 0) -> Throttle:
-        return Throttle(
-            1_000,  # so few come back that the level stays where it was
-            concurrency,
-            burst=AMPLE,
-            initial=AMPLE * fill,
-            store=self.store,
-            name=next(_names),
+    async def throttle(self, fill: float, concurrency: int = 0) -> Throttle:
+        """One of whose burst that part is there at first, and that another session knows, too."""
+        name = next(_names)
+        made, other = (
+            Throttle(
+                1_000,  # so few come back that the level stays where it was
+                concurrency,
+                burst=AMPLE,
+                initial=AMPLE * fill,
+                store=store,
+                name=name,
+            )
+            for store in (self.store, self.elsewhere)
         )
+        await other.refresh()
+        return made
 
     def rows(self, work: str, name: str) -> list[Row]:
         """The requests of *work*."""
@@ -211,7 +219,7 @@ class Ours:
 
 
 FULL, HALF_FULL = 1.0, 0.45
-"""Permits are fetched ahead of the upper half only."""
+"""Beside other sessions, permits are fetched ahead of the upper half only."""
 
 
 @served
@@ -412,14 +420,16 @@ async def sqlite_throttle(bench: Bench) -> list[Row]:
     """SQLite, one task through a throttle, nobody else at the file."""
     calls, rounds = bench.pick((1_000, 21), (30, 3))
     with tempfile.TemporaryDirectory() as folder:
-        store = SQLiteStore(f"{folder}/quota.db")
+        store, elsewhere = SQLiteStore(f"{folder}/quota.db"), SQLiteStore(f"{folder}/quota.db")
 
-        def throttle(fill: float) -> Throttle:
+        def throttle(fill: float, place: SQLiteStore, name: str) -> Throttle:
             initial = AMPLE * fill
-            return Throttle(1_000, burst=AMPLE, initial=initial, store=store, name=next(_names))
+            return Throttle(1_000, burst=AMPLE, initial=initial, store=place, name=name)
 
         async def consume(fill: float) -> float:
-            limit = throttle(fill)
+            name = next(_names)
+            await throttle(fill, elsewhere, name).refresh()
+            limit = throttle(fill, store, name)
             for _ in range(20):
                 await limit.consume()
             with undisturbed():
@@ -428,7 +438,7 @@ async def sqlite_throttle(bench: Bench) -> list[Row]:
                     await limit.consume()
                 return (cpu_time() - start) / calls
 
-        first = throttle(HALF_FULL)
+        first = throttle(HALF_FULL, store, next(_names))
         await first.consume()
         state = next(iter(store.look().values()))
         text = json.dumps(state, separators=(",", ":"))

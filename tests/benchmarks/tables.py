@@ -34,8 +34,9 @@ NOTES = """\
 - With a store on a server: time on the clock, one connection of redis-py or more for the peers, and
   quotas that refuse nobody, checked on each call. limits counts by its fixed window, its cheapest;
   throttled-py by GCRA; self-limiters takes and gives back a slot, as its bucket always sleeps.
-- Bucket full: permits of the upper half of the burst are fetched ahead. Half full: each call, or
-  each batch of 64 tasks, asks. Requests are scripts that the server was asked to run.
+- Bucket full: permits of the upper half of the burst are fetched ahead. Half full, where another
+  process has the same limit: each call, or each batch of 64 tasks, asks. Alone, a process fetches
+  ahead until the bucket is empty. Requests are scripts that the server was asked to run.
 - Steps grow alike on every machine. Not yet: the slope is known to be steeper than promised. Met by
   now: it no longer is, and the mark in `growth.NOT_YET` may go, unless the run is a quick one."""
 
