@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import examples
 
@@ -777,3 +777,52 @@ def test_a_debt_of_many_windows_is_no_long_computation(kind: int) -> None:
     groups, when = session.one()
     assert groups == []
     assert when > 0
+
+
+@example(  # a refund leaves the later of two minima as the lower
+    [
+        *[(0, 1, 0, 1)] * 7,
+        (0, 5, 0, 1),
+        (250 * MS, 1, 0, 1),
+        (250 * MS, 2, 0, 1),
+        (700 * MS, 1, 0, 1),
+        (250 * MS, 1, 1, 3),
+        *[(0, 1, 0, 1)] * 4,
+        (0, 1, 1, 7),
+    ]
+)
+@examples(200)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 100 * MS, 250 * MS, 700 * MS]),  # later
+            st.integers(1, 5),  # taken
+            st.integers(0, 3),  # given back
+            st.integers(1, 12),  # of what was taken so many calls before
+        ),
+        min_size=8,
+        max_size=60,
+    )
+)
+def test_a_bucket_that_merges_minima_has_no_more_than_one_that_keeps_them_all(
+    history: list[tuple[int, int, int, int]],
+) -> None:
+    stores = [Store(code()), Store(code())]
+    sessions = [Session(store, "a") for store in stores]
+    receipts: list[list[float]] = [[], []]
+    left: list[int] = []
+    for later, taken, back, before in history:
+        left.append(taken)
+        place = max(0, len(left) - before)
+        given = min(back, left[place])
+        left[place] -= given
+        for store, session, mine, most in zip(stores, sessions, receipts, (6, 1_000), strict=True):
+            store.now += later
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_state, "MOST_LOWS", most)
+                groups, _ = session.one(taken * TOKEN)
+                mine.append(groups[0][2] if groups else 0)
+                if given:
+                    session.ask(ops=[["back", mine[place], given * TOKEN]])
+        few, all_ = (session.told[0].level for session in sessions)
+        assert few <= all_

@@ -657,13 +657,16 @@ def _note(rate: State, missing: float) -> None:
 
 
 def _merge(lows: list[list[float]]) -> None:
-    """Have the lower of two minima cover the receipts of both: of those that differ least."""
+    """Have the lower of two minima cover the receipts of both: of those that differ least.
+
+    Refunds may have left the later one as the lower: then nothing is lost at all.
+    """
     n = 1
     for m in range(2, len(lows)):
         if lows[m][1] - lows[m - 1][1] < lows[n][1] - lows[n - 1][1]:
             n = m
-    lows[n - 1][0] = lows[n][0]
-    del lows[n]
+    lows[n][1] = min(lows[n - 1][1], lows[n][1])
+    del lows[n - 1]
 
 
 def _lower(

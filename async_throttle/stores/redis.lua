@@ -256,8 +256,8 @@ function note(rate, missing)
       for m = 3, #lows do
         if lows[m][2] - lows[m - 1][2] < lows[n][2] - lows[n - 1][2] then n = m end
       end
-      lows[n - 1][1] = lows[n][1]
-      remove(lows, n)
+      lows[n][2] = min(lows[n - 1][2], lows[n][2])
+      remove(lows, n - 1)
     end
   end
 end
