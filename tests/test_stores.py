@@ -36,6 +36,7 @@ from async_throttle import (
 from async_throttle._shell import fast
 from async_throttle.exceptions import StoreUnavailable
 from async_throttle.stores import Busy
+from async_throttle.stores._session import LoopSession
 
 pytestmark = pytest.mark.virtual_time
 
@@ -979,3 +980,179 @@ async def test_a_set_is_drained_when_the_store_knows() -> None:
     assert [
         sum(each[4] for each in state["sessions"].values()) for state in store.look().values()
     ] == [0, 0]
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The instants at which a session looks what there is to be asked; it stops after many."""
+    looked: list[float] = []
+    looks = LoopSession._end_turn
+
+    def look(session: LoopSession) -> None:
+        looked.append(now())
+        if len(looked) < 300:  # or time would never go on
+            looks(session)
+
+    monkeypatch.setattr(LoopSession, "_end_turn", look)
+    return looked
+
+
+async def test_many_who_were_refused_leave_room_for_others_to_ask(turns: list[float]) -> None:
+    store = MemoryStore()
+    throttle = Throttle(1, store=store, name="shared")
+    other = Throttle(10, store=store, name="other")
+    LimitSet(one=throttle, other=other)  # they wait in one queue
+    many = [asyncio.create_task(throttle.acquire()) for _ in range(1_100)]
+    await asyncio.sleep(0)
+    last = asyncio.create_task(throttle.lease(priority=1))
+    async with asyncio.timeout(1), other:
+        pass
+    await asyncio.sleep(10)
+    assert sum(task.done() for task in many) in (10, 11)
+    assert len(turns) < 200
+    for task in [*many, last]:
+        task.cancel()
+
+
+async def test_slots_are_not_kept_for_those_behind_who_cannot_go(turns: list[float]) -> None:
+    """The one behind could go with what is in hand, if the head were not before it."""
+    store = MemoryStore()
+    throttle = Throttle(5, 1, store=store, name="shared", initial=1)
+    lease = await throttle.lease()
+    waiters = [asyncio.create_task(throttle.lease(weight)) for weight in (5, 1)]
+    await asyncio.sleep(0.005)
+    lease.settle(0)  # that is in hand again, for what is left of its grace
+    lease.release()
+    await asyncio.sleep(0.001)
+    for n, task in enumerate(waiters):
+        async with asyncio.timeout(2):
+            lease = await task
+        lease.release()
+        assert now() >= (0.8, 1.0)[n]
+    assert len(turns) < 50
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.001])
+async def test_a_caller_that_does_not_wait_finds_what_is_in_hand(latency: float) -> None:
+    store = MemoryStore(latency)
+    throttle = Throttle(100_000, store=store, name="shared")
+    for _ in range(100):
+        await throttle.acquire()
+        await asyncio.sleep(0.0001)
+    before = store.requests
+    assert await throttle.acquire(timeout=0)
+    assert store.requests == before
+
+
+async def test_callers_that_do_not_wait_ask_one_after_the_other(turns: list[float]) -> None:
+    store = MemoryStore(0.01)
+    throttle = Throttle(1_000, store=store, name="shared")
+    await throttle.acquire()
+    await asyncio.sleep(1)
+    began = now()
+    assert all(await asyncio.gather(*[throttle.acquire(timeout=0) for _ in range(4)]))
+    assert now() - began <= 0.081
+
+
+async def test_who_asks_how_the_limits_stand_has_his_turn_beside_those_who_use_them() -> None:
+    throttle = Throttle(1_000_000, store=MemoryStore(0.01), name="shared")
+
+    async def use() -> None:
+        while True:
+            throttle.charge(1)
+            await asyncio.sleep(0.003)
+
+    using = asyncio.create_task(use())
+    await asyncio.sleep(1)
+    async with asyncio.timeout(0.1):
+        await throttle.refresh()
+    using.cancel()
+
+
+@pytest.mark.parametrize("after", [0.0, 0.005, 0.015])
+async def test_who_does_not_wait_and_is_cancelled_keeps_no_slot(after: float) -> None:
+    store = MemoryStore(0.01)
+    throttle, other = (Throttle(1_000, 1, store=store, name="shared") for _ in range(2))
+    async with throttle:
+        pass
+    await asyncio.sleep(1)
+    task = asyncio.create_task(throttle.acquire(timeout=0))
+    await asyncio.sleep(after)
+    task.cancel()
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(0.1), other:
+        pass
+
+
+async def test_the_store_is_asked_again_whoever_was_asking_it_then() -> None:
+    """When it is time to ask again, the request of a caller that does not wait is on its way."""
+    store = MemoryStore(0.03)
+    throttle = Throttle(10, store=store, name="shared")
+    await throttle.acquire()
+    await asyncio.sleep(1)
+    store.away = True
+    waiter = asyncio.create_task(throttle.acquire())
+    await asyncio.sleep(0.04)
+    guest = asyncio.create_task(throttle.acquire(timeout=0))
+    await asyncio.sleep(0.05)
+    store.away = False
+    async with asyncio.timeout(2):
+        await waiter
+    await asyncio.gather(guest, return_exceptions=True)  # it was refused, behind the other
+
+
+async def test_what_somebody_has_cancelled_is_asked_again() -> None:
+    """All tasks but those of the callers, as a program does that clears up."""
+    throttle = Throttle(10, 1, store=MemoryStore(0.01), name="shared")
+    waiter = asyncio.create_task(throttle.acquire())
+    await asyncio.sleep(0.015)
+    for task in asyncio.all_tasks() - {waiter, asyncio.current_task()}:
+        task.cancel()
+    async with asyncio.timeout(2):
+        await waiter
+
+
+@pytest.mark.parametrize("algorithm", [TokenBucket, FixedWindow])
+async def test_who_waits_for_a_limit_of_this_process_alone_asks_when_that_is_there(
+    algorithm: Any,
+) -> None:
+    """What was booked before expires, and nobody else tells that it has."""
+    store = MemoryStore()
+    throttle = Throttle(100, 3, algorithm=algorithm, store=store, name="shared")
+    api = LimitSet(one=throttle, here=Throttle(1, burst=1))
+    for _ in range(2):  # the second is asked for what the store has as soon as it has news
+        async with api():
+            pass
+        waiter = asyncio.create_task(api.lease())
+        await asyncio.sleep(0.5)
+        throttle.charge(1)
+        await asyncio.sleep(0)
+        (session,) = store.look()["shared"]["sessions"].values()
+        assert session[4] == 0, "it holds no slot while it waits"
+        async with asyncio.timeout(1):
+            (await waiter).release()
+    assert store.requests < 30
+
+
+async def test_all_that_wait_are_told_that_the_store_is_away_and_then_it_is_asked_again() -> None:
+    store = MemoryStore(on_error="raise")
+    throttle, other = (Throttle(1, 2, store=store, name=name) for name in ("shared", "other"))
+    api = LimitSet(one=throttle, other=other)
+    async with api():
+        pass
+    await asyncio.sleep(0.1)
+    calls: list[Any] = [api.lease, throttle.acquire, api.lease, other.acquire]
+    waiters = [asyncio.create_task(call()) for call in calls]
+    await asyncio.sleep(0.1)
+    store.away = True
+    throttle.charge(1)
+    for told in await asyncio.gather(*waiters, return_exceptions=True):
+        assert isinstance(told, StoreUnavailable)
+    for _ in range(100):
+        with pytest.raises(StoreUnavailable) as caught:
+            await throttle.acquire()
+    assert len(caught.traceback) < 50
+    store.away = False
+    await asyncio.sleep(5)
+    async with asyncio.timeout(1), api():
+        pass

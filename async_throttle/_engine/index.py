@@ -257,7 +257,10 @@ class Standing:
         """Note what the head waits for: the time since the last look counts for another rule."""
         lane = self.lane
         if lane.bottleneck is not None:
-            place = self.due(now)[1]
+            try:
+                place = self.due(now)[1]
+            except Exception:  # of a rule that fails, which the head is told when it is decided
+                return
             if self.parked and self.slots is not None:
                 place = lane.rules.index(self.slots[0])
             if place >= 0:

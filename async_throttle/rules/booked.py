@@ -152,7 +152,7 @@ class Booked(Rule):
     def ready_at(self, now: int, weight: int) -> int:
         if self.source is not ASK:
             if isinstance(self.source, Exception):
-                raise self.source
+                raise self.source.with_traceback(None)  # which would grow with each caller
             return self.rule.ready_at(now, weight) if self.source is ITSELF else now
         bookings = self.bookings
         if bookings:  # the usual case

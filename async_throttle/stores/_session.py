@@ -25,6 +25,7 @@ import weakref
 from collections.abc import Iterator
 from functools import partial
 from heapq import merge
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from async_throttle._engine.lane import SKIP, Lane
@@ -241,27 +242,39 @@ class Feeder:
 
     # -- what is wanted -------------------------------------------------------------------
 
+    def _opens_at(self, lane: Lane, weights: tuple[int, ...], now: int) -> int:
+        """When a caller may go but for what the store has; NEVER if no time tells.
+
+        It is not asked for before: what was booked would have expired by then.
+        """
+        accounts = self.accounts
+        at = lane.held_until(now, weights)[0]
+        for n, slots in lane.slots:
+            if slots.free < weights[n] > 0 and slots not in accounts:
+                return NEVER
+        for n, rule in lane.rates:
+            if weights[n] != SKIP and rule not in accounts:
+                try:
+                    at = max(at, rule.ready_at(now, weights[n]))
+                except Exception:
+                    return NEVER
+        return min(at, NEVER)
+
     def _lacks(self, lane: Lane, weights: tuple[int, ...], now: int) -> bool:
         """Whether a caller lacks something that the store has, and nothing else."""
-        accounts, lacks = self.accounts, False
-        if lane.held_until(now, weights)[0] > now:
+        if self._opens_at(lane, weights, now) > now:
             return False
         for n, slots in lane.slots:
             if slots.free < weights[n] > 0:
-                if slots not in accounts:
-                    return False
-                lacks = True
+                return True
         for n, rule in lane.rates:
-            if weights[n] != SKIP:
+            if weights[n] != SKIP and rule in self.accounts:
                 try:
-                    ready = rule.ready_at(now, weights[n])
+                    if rule.ready_at(now, weights[n]) > NEVER:
+                        return True
                 except Exception:
                     return False
-                if ready > NEVER and rule in accounts:
-                    lacks = True
-                elif ready > now and rule not in accounts:
-                    return False
-        return lacks
+        return False
 
     def _forget(self) -> None:
         """Forget what was said of lanes that are empty, or that get a slot which came back here."""
@@ -300,8 +313,8 @@ class Feeder:
         for lane in scheduler.queue.busy:
             if lane.fed:
                 head = lane.waiters[0]
-                opens = lane.held_until(now, head.weights)[0]
-                if opens > now:  # it is not asked for in a pause
+                opens = self._opens_at(lane, head.weights, now)
+                if opens > now:
                     at = min(at, opens)
                 elif lane in self.again or self._lacks(lane, head.weights, now):
                     at = min(at, max(self.again.get(lane, now), now))
@@ -336,9 +349,14 @@ class Feeder:
         needed = sum(
             len(lane)
             for lane in scheduler.queue.lanes.asking(slots)
-            if lane.waiters and not self._lacks(lane, lane.waiters[0].weights, now)
+            if lane.waiters and self._goes(lane, lane.waiters[0].weights, now)
         )
         return needed < slots.free
+
+    def _goes(self, lane: Lane, weights: tuple[int, ...], now: int) -> bool:
+        """Whether a caller has all it needs, or will have with what is booked."""
+        opens = self._opens_at(lane, weights, now)
+        return opens <= now and not self._lacks(lane, weights, now)
 
     def collect(self, scheduler: Scheduler, batch: Batch) -> None:
         """Add to *batch* what is to be told, and what the waiters want, in their order."""
@@ -391,7 +409,7 @@ class Feeder:
                 account.sweep(now)
         then = now + batch.trip
         hand = {rule: account.in_hand(rule, then) for rule, account in self.accounts.items()}
-        parts = self._parts(lane, weights, hand, now, at_once=True)
+        parts = self._parts(lane, weights, hand, now)
         if parts and _all_go(batch, parts):
             batch.wants.append((self, Want(lane, parts, 1)))
 
@@ -401,7 +419,7 @@ class Feeder:
         lanes = [
             lane
             for lane in scheduler.queue.busy
-            if lane.fed and lane.held_until(now, lane.waiters[0].weights)[0] <= now
+            if lane.fed and self._opens_at(lane, lane.waiters[0].weights, now) <= now
         ]
         key: Any = None
         asked = {lane for lane in lanes if self.again.get(lane, now) <= now}
@@ -412,12 +430,15 @@ class Feeder:
             for account in dict.fromkeys([self.accounts[rule] for rule in fed]):
                 batch.waiting[account] = batch.waiting.get(account, 0) + len(lane)
         most = self._most_slots(lanes)
+        held_up: set[Lane] = set()  # none goes before the head, so slots in hand are not kept
         for waiter in _in_rank(lanes):
-            number += 1
+            lane, weights = waiter.lane, waiter.weights
+            if waiter is lane.waiters[0] and self._lacks(lane, weights, now):
+                held_up.add(lane)
+            number += lane in asked  # or those who were refused would leave no room for others
             if number > MOST or slots_asked > most:
                 break
-            lane, weights = waiter.lane, waiter.weights
-            merged = self._parts(lane, weights, hand, now)
+            merged = self._parts(lane, weights, hand, now, held_up=lane in held_up)
             slots_asked += max([slots for _, _, slots in merged], default=0)
             if not merged or lane not in asked:
                 continue
@@ -452,9 +473,13 @@ class Feeder:
         hand: dict[Rule, int],
         now: int,
         *,
-        at_once: bool = False,
+        held_up: bool = False,
     ) -> tuple[Part, ...]:
-        """What a caller lacks of what is in *hand*, from which the rest is taken."""
+        """What a caller lacks of what is in *hand*, from which the rest is taken.
+
+        Slots in hand are not kept for a caller that is *held_up* by what it, or the head of its
+        lane, lacks: they go back to the store.
+        """
         accounts = self.accounts
         parts: list[Part] = []
         for n, rule in lane.rates:
@@ -465,11 +490,10 @@ class Feeder:
                     parts.append((accounts[rule], weight, 0))
                 else:
                     hand[rule] -= weight
-        lacks = bool(parts) and not at_once  # then slots in hand are not kept for it
         for n, slots in lane.slots:
             weight = weights[n]
             if weight > 0 and slots in accounts and accounts[slots].bounded:
-                have = 0 if lacks else min(hand[slots], weight)
+                have = 0 if held_up else min(hand[slots], weight)
                 hand[slots] -= have
                 if have < weight:
                     parts.append((accounts[slots], SKIP, weight - have))
@@ -559,10 +583,11 @@ def _all_go(batch: Batch, parts: tuple[Part, ...]) -> bool:
 
 
 def _in_rank(lanes: list[Lane]) -> Iterator[Any]:
-    """The waiters of *lanes*, in the order in which they go."""
-    if len(lanes) == 1:
-        return iter(lanes[0])
-    return merge(*lanes, key=lambda waiter: (waiter.lane.priority, waiter.order))
+    """The first waiters of each of *lanes*, in the order in which they go."""
+    firsts = [islice(lane, MOST) for lane in lanes]
+    if len(firsts) == 1:
+        return firsts[0]
+    return merge(*firsts, key=lambda waiter: (waiter.lane.priority, waiter.order))
 
 
 def _joined(parts: list[Part]) -> tuple[Part, ...]:
@@ -586,7 +611,7 @@ class Session:
         store, connection: the store, and the way to it; None before the first request.
         due: the feeders that have something to ask or to tell.
         timed: the feeders that will have, and when, by the monotonic clock.
-        busy: a request is under way.
+        busy: the requests that are under way, or wait for their turn.
         vain: the number of requests in vain since the store is away.
         wakes: how often other sessions have woken this one.
     """
@@ -596,8 +621,7 @@ class Session:
         self.connection: Connection | None = None
         self.due: dict[Feeder, None] = {}
         self.timed: dict[Feeder, int] = {}
-        self.busy = False
-        self.vain = self.wakes = 0
+        self.busy = self.vain = self.wakes = 0
         self._seq = 0
         self._round_trip = 0
         self._ahead: int | None = None  # of the clock of the store, to the monotonic clock
@@ -817,12 +841,14 @@ class Session:
 
     def claim(self, patience: float) -> bool:
         """Begin a request, unless one is under way for *patience* seconds."""
-        claimed, self.busy = not self.busy, True
-        return claimed
+        if self.busy:
+            return False
+        self.busy = 1
+        return True
 
     def resign(self) -> None:
         """The request is over."""
-        self.busy = False
+        self.busy = 0
 
     def fetch(
         self, feeder: Feeder, scheduler: Scheduler, lane: Lane | None, weights: tuple[int, ...]
@@ -861,9 +887,11 @@ class LoopSession(Session):
         self.asked: asyncio.Task[Any] | None = None
         self.restless: dict[Feeder, None] = {}
         self._loop = weakref.ref(loop)
+        self._link = asyncio.Lock()
         self._epoch = fast.EPOCH
         self._turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None
         self._rings_at = NEVER
         self._task: asyncio.Task[None] | None = None
 
@@ -965,7 +993,7 @@ class LoopSession(Session):
 
     def _go_now(self) -> None:
         """Ask at once: it takes microseconds."""
-        self.busy = True
+        self.busy = 1
         batch = self.collect()
         done = True
         try:
@@ -973,7 +1001,7 @@ class LoopSession(Session):
         except Exception as error:
             self._fail(batch, error)
         finally:
-            self.busy = False
+            self.busy = 0
         if not done:
             self._start(batch)
         else:
@@ -983,25 +1011,32 @@ class LoopSession(Session):
         """Ask in a task."""
         loop = self.loop
         if loop is not None:
-            self.busy = True
+            self.busy += 1
             self._task = loop.create_task(self._send(batch))
 
     async def _send(self, batch: Batch | None) -> None:
         """Make requests until there is nothing to ask."""
         try:
             while batch is not None or self.due:
-                batch = self.collect() if batch is None else batch
-                try:
-                    reply = await self._ask(batch)
-                    if batch.accounts:
-                        self.deliver(batch, reply)
-                except Exception as error:
-                    self._fail(batch, error)
-                    return
+                async with self._link:
+                    batch = self.collect() if batch is None else batch
+                    try:
+                        reply = await self._ask(batch)
+                        if batch.accounts:
+                            self.deliver(batch, reply)
+                    except Exception as error:
+                        self._fail(batch, error)
+                        return
                 done, batch = batch, None
                 self._look_again(done)
+        except BaseException:  # somebody has cancelled all tasks, perhaps as the loop is to end
+            if batch is not None:
+                batch.untold()
+                self.timed.update(dict.fromkeys(batch.feeders, monotonic() + FALLBACK))
+                self.arm()
+            raise
         finally:
-            self.busy = False
+            self.busy -= 1
             if self.due and not self.vain:
                 self.soon()
 
@@ -1022,31 +1057,40 @@ class LoopSession(Session):
         self.failed(batch, error)
         loop = self.loop
         if loop is not None:
-            loop.call_later(self.back_off / SECOND, surely(self._retry), None)
+            if self._later is not None:
+                self._later.cancel()
+            self._later = loop.call_later(self.back_off / SECOND, surely(self._retry), None)
 
     def _retry(self) -> None:
         """Ask the store that was away."""
         self.doubt()
-        if not self.busy:
-            self._start(None)
+        self._start(None)  # after what is asked for a caller that does not wait, if it is
 
     async def fetch_later(
         self, feeder: Feeder, scheduler: Scheduler, lane: Lane | None, weights: tuple[int, ...]
     ) -> None:
         """Ask for what a caller wants that will not wait, or only how the limits stand."""
-        while self.busy and self._task is not None:
-            await asyncio.wait([self._task])
-        self.busy = True
+        self.busy += 1
         batch = self.batch()
         try:
-            feeder.collect_for(scheduler, batch, lane, weights)
-            self.deliver(batch, await self._ask(batch))
-        except StoreUnavailable:
+            async with self._link:
+                batch = self.batch()
+                feeder.collect_for(scheduler, batch, lane, weights)
+                reply = await self._ask(batch)
+                if batch.accounts:  # or all that the caller wants is in hand
+                    self.deliver(batch, reply)
+        except BaseException as error:  # what the store has granted by now goes back to it
             batch.untold()
-            if lane is None or self.store.on_error == "raise":
+            feeder.guest = False
+            self._look_again(batch)
+            if (
+                not isinstance(error, StoreUnavailable)
+                or lane is None
+                or self.store.on_error == "raise"
+            ):
                 raise
         finally:
-            self.busy = False
+            self.busy -= 1
             if self.due:
                 self.soon()
 
