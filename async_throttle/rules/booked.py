@@ -153,7 +153,10 @@ class Booked(Rule):
         if self.source is not ASK:
             if isinstance(self.source, Exception):
                 raise self.source.with_traceback(None)  # which would grow with each caller
-            return self.rule.ready_at(now, weight) if self.source is ITSELF else now
+            if self.source is not ITSELF:
+                return now
+            rule = self.rule  # who weighs more than the share of this process waits for the store
+            return rule.ready_at(now, weight) if weight <= rule.burst else UNKNOWN
         bookings = self.bookings
         if bookings:  # the usual case
             usable, expires, amount, _, _ = bookings[0]
