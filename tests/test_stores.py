@@ -10,7 +10,10 @@ import asyncio
 import math
 import pickle
 import random
+import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -34,9 +37,10 @@ from async_throttle import (
     threads,
 )
 from async_throttle._shell import fast
+from async_throttle._shell.alarm import surely
 from async_throttle.exceptions import StoreUnavailable
 from async_throttle.stores import Busy
-from async_throttle.stores._session import LoopSession
+from async_throttle.stores._session import LoopSession, session_of
 
 pytestmark = pytest.mark.virtual_time
 
@@ -1156,3 +1160,66 @@ async def test_all_that_wait_are_told_that_the_store_is_away_and_then_it_is_aske
     await asyncio.sleep(5)
     async with asyncio.timeout(1), api():
         pass
+
+
+def interrupt(at: int, work: Callable[[], object]) -> bool:
+    """Do *work*, and interrupt it as its function number *at* begins; whether that came."""
+    calls = 0
+
+    def seen(frame: object, what: str, argument: object) -> None:
+        nonlocal calls
+        calls += what == "call"
+        if what == "call" and calls == at:
+            raise KeyboardInterrupt
+
+    sys.setprofile(seen)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in finalizers
+async def test_a_look_that_is_interrupted_before_it_is_answered_forgets_nobody() -> None:
+    came = 0
+    for at in range(4, 200):  # from the look itself on, until the answer is given to the rules
+        store = MemoryStore()
+        throttle = Throttle(10, 3, store=store, name="shared")
+        tasks = [asyncio.create_task(throttle.lease()) for _ in range(3)]
+        await asyncio.sleep(0)
+        session = session_of(store, throttle._core.scheduler)
+        assert isinstance(session, LoopSession)
+        assert session._turn is not None, "one has asked for itself, and the others are to be asked"
+        session._turn.cancel()
+        came += interrupt(at, partial(surely(session._end_turn), None))  # which tries twice
+        async with asyncio.timeout(0.1):
+            for lease in await asyncio.gather(*tasks):
+                lease.release()
+        await asyncio.sleep(0.1)
+        (told,) = store.look()["shared"]["sessions"].values()
+        assert told[4] == 0, at
+    assert came > 50
+
+
+@pytest.mark.parametrize("algorithm", [TokenBucket, SlidingWindow])
+async def test_who_weighs_more_than_the_share_of_this_process_waits_for_the_store(
+    algorithm: Any,
+) -> None:
+    store = MemoryStore(on_error="local")
+    throttle, other = (Throttle(5, algorithm=algorithm, store=store, name="a") for _ in range(2))
+    for each in (throttle, other, throttle):
+        await each.acquire()
+    await asyncio.sleep(2)
+    store.away = True
+    throttle.charge(1)
+    await asyncio.sleep(0.1)
+    waiter = asyncio.create_task(throttle.acquire(4))
+    await asyncio.sleep(3)
+    assert not waiter.done()
+    assert await other.acquire(2, timeout=3)
+    store.away = False
+    async with asyncio.timeout(2):
+        await waiter

@@ -975,10 +975,14 @@ class LoopSession(Session):
         """This turn of the loop is over."""
         self._turn = self.asked = None
         restless, self.restless = self.restless, {}
-        for feeder in dict.fromkeys([feeder.here() for feeder in restless]):
-            scheduler = feeder.scheduler()
-            now = scheduler.clock.present()
-            self.plan(feeder, now if self.vain else feeder.due(scheduler, now), now)
+        try:
+            for feeder in dict.fromkeys([feeder.here() for feeder in restless]):
+                scheduler = feeder.scheduler()
+                now = scheduler.clock.present()
+                self.plan(feeder, now if self.vain else feeder.due(scheduler, now), now)
+        except BaseException:  # interrupted, and called again
+            self.restless.update(restless)
+            raise
         self._go()
         self.arm()
 
@@ -993,13 +997,18 @@ class LoopSession(Session):
 
     def _go_now(self) -> None:
         """Ask at once: it takes microseconds."""
+        batch, done = self.batch(), True
+        due = dict(self.due)
         self.busy = 1
-        batch = self.collect()
-        done = True
         try:
+            batch = self.collect()
             done = self.exchange(batch, 0.0) if batch.accounts else True
         except Exception as error:
             self._fail(batch, error)
+        except BaseException:  # interrupted, and called again
+            batch.untold()
+            self.due.update(due)
+            raise
         finally:
             self.busy = 0
         if not done:
