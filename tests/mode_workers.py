@@ -91,6 +91,8 @@ def regions(pool: Any, number: int) -> list[str]:
     granted = []
     for _ in range(number):
         acquisition = pool.try_acquire()
+        if not acquisition.successful:  # or others were at the file for as long as a try waits
+            acquisition = pool.try_acquire()
         if acquisition.successful:
             with acquisition:
                 granted.append(acquisition.config["region"])

@@ -1024,6 +1024,35 @@ async def test_nothing_opens_the_short_way_between_a_grant_and_the_first_step(
     assert order == ["early", "newcomer"]
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_newcomer_that_is_granted_starts_before_those_granted_later(
+    enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts after those that were granted before it, one step of the loop later, not two."""
+    monkeypatch.setattr(fast, "ENABLED", enabled)
+    order = []
+
+    async def main() -> None:
+        throttle = Throttle(1_000, 3)
+
+        async def call(name: str) -> None:
+            await throttle.acquire()
+            order.append(name)
+
+        for _ in range(3):
+            await throttle.acquire()
+        calls = [asyncio.create_task(call("early"))]
+        await others_run()
+        calls += [asyncio.create_task(call(name)) for name in ("newcomer", "later")]
+        throttle.release()  # for the early one
+        throttle.release()  # for the newcomer, which comes while that does not run yet
+        asyncio.get_running_loop().call_soon(throttle.release)
+        await asyncio.gather(*calls)
+
+    testing.run(main())
+    assert order == ["early", "newcomer", "later"]
+
+
 async def test_who_stops_draining_does_not_open_the_short_way_before_those_who_wait() -> None:
     loop = asyncio.get_running_loop()
     throttle = Throttle(10, 3)

@@ -68,10 +68,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from async_throttle._engine.lane import GONE, GRANTED, QUEUED, SKIP, Lane, Receipt, give_back
 from async_throttle._engine.queue import arrivals
-from async_throttle._shell.alarm import surely
 from async_throttle._shell.states import ENTERING, FRESH, HELD, LEASED, RELEASED
 from async_throttle._shell.tally import tally_of
-from async_throttle._shell.waiting import LoopWaiter, resolve
+from async_throttle._shell.waiting import LoopWaiter
 from async_throttle._units import NEVER, SECOND, TOKEN
 from async_throttle.exceptions import ResourceLimitError
 from async_throttle.rules.bucket import MOST_LOWS
@@ -965,7 +964,7 @@ def grant_behind(scheduler: LoopScheduler, attempt: Attempt) -> LoopWaiter | Non
         attempt.waiters = (waiter,)
         queue.taking = ()
         scheduler.handed_over.add(waiter)
-        waiter.future.get_loop().call_soon(surely(resolve, waiter.future), None)
+        waiter.future.set_result(None)
     except ResourceLimitError as error:
         asked.count_refusal(error)
         raise

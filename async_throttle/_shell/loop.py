@@ -23,6 +23,7 @@ from async_throttle._shell.waiting import (
     Taker,
     Waiting,
     hopes,
+    next_turn,
     resolve,
 )
 from async_throttle._units import NEVER
@@ -147,16 +148,13 @@ class LoopScheduler(Scheduler):
         future = waiter.future
         if self.thread != get_ident():
             call_in(future.get_loop(), resolve, future)
-        elif self.newcomers and waiter in self.newcomers:
-            # Waiters that were granted before are to start first.
-            future.get_loop().call_soon(surely(resolve, future), None)
         elif not future.done():
             future.set_result(None)
 
     def tell_decided(self) -> None:
         """Wake the waiters about which the queue has decided."""
         decided: Any = self.queue.decided
-        usual = self.thread == get_ident() and not self.newcomers and not self.listeners
+        usual = self.thread == get_ident() and not self.listeners
         if self.handed_over is NO_WAITERS:
             self.handed_over = set()
         while decided:
@@ -285,7 +283,11 @@ async def wait(
             scheduler = find(asked)
         waiter = scheduler.admit(attempt, blocking=False)
         if waiter is not None:
-            await waiter.future  # type: ignore[attr-defined]
+            future: asyncio.Future[None] = waiter.future  # type: ignore[attr-defined]
+            if future.done() and not scheduler.locks:
+                await next_turn()  # waiters that were granted before are to start first
+            else:
+                await future
             scheduler = asked.scheduler
             if scheduler.into is not None:
                 scheduler = find(asked)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import types
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from async_throttle._engine.lane import GONE, GRANTED, QUEUED, Lane, Pause, Receipt, State
@@ -26,6 +27,7 @@ __all__ = [
     "granted",
     "hopes",
     "known",
+    "next_turn",
     "note",
     "paused",
     "possible",
@@ -173,6 +175,12 @@ class LoopWaiter(Waiting):
         twin = LoopWaiter()
         twin.future = self.future
         return twin
+
+
+@types.coroutine
+def next_turn() -> Generator[None, None, None]:
+    """Let the tasks run first that are to run already, in a step of the event loop."""
+    yield
 
 
 def resolve(future: asyncio.Future[None]) -> None:
