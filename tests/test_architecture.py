@@ -23,7 +23,7 @@ from typing import cast
 import pytest
 
 import async_throttle
-from async_throttle import buckets, exceptions, keyed, limits, resources, testing, threads
+from async_throttle import buckets, exceptions, http, keyed, limits, resources, testing, threads
 
 PACKAGE = Path(async_throttle.__file__).parent
 ROOT = PACKAGE.parent
@@ -39,6 +39,7 @@ TIERS: list[set[str]] = [
     {"throttle"},
     {"threads"},
     {"resources", "buckets", "limits", "keyed", "schedule", "testing"},
+    {"http"},
     {"__init__", "pytest_plugin"},
     {"_demo"},
     {"__main__"},
@@ -91,6 +92,7 @@ WITHIN = {
         *["_pool", "_concurry"],
         "__init__",
     ],
+    "http": ["_scan", "_answer", "_families", "headers", "__init__"],
     "resources": ["_call", "_limiters", "_timeouts", "_group", "_adaptive", "__init__"],
 }
 """Modules of a subpackage from the bottom up; what only type checkers read may point up."""
@@ -110,7 +112,7 @@ WAITS = {
 BESIDE = {"testing", "pytest_plugin", "_demo", "__main__"}
 """What is no limiter."""
 
-PUBLIC = [async_throttle, limits, resources, keyed, buckets, threads, exceptions, testing]
+PUBLIC = [async_throttle, limits, resources, keyed, buckets, threads, exceptions, testing, http]
 
 EXTRAS = {"pytest_plugin": {"pytest"}}
 """What a module that is there for another library may import of it."""
