@@ -92,7 +92,7 @@ WITHIN = {
         *["_pool", "_concurry"],
         "__init__",
     ],
-    "http": ["_scan", "_answer", "_families", "headers", "__init__"],
+    "http": ["_scan", "_answer", "_families", "headers", "learner", "__init__"],
     "resources": ["_call", "_limiters", "_timeouts", "_group", "_adaptive", "__init__"],
 }
 """Modules of a subpackage from the bottom up; what only type checkers read may point up."""

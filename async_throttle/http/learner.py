@@ -1,0 +1,577 @@
+"""What an answer does to a limiter: pauses after refusals, levels by what is left, outcomes.
+
+**Refused.** What was refused is paused: the limits of a set that the server says are used up, else
+the throttle or the set; of a pool the set that granted the call, and no other. A bucket is empty
+when the pause ends, so that the restart is gentle; an empty window would let nobody go for a period
+more. The pause is as long as the server says, *max_pause* at most; else 1, 2, 4 and up to 60 s, by
+refusals in a row, and up to a quarter more, by chance, so that processes do not come back together.
+A hundred calls that are refused together are one refusal: calls that were sent before it say
+nothing new.
+
+**Served.** The level is lowered to what the server has left, and never raised: see `Throttle.sync`.
+A reading counts for the limit of its own name. (Names are compared without regard to case, and a
+dash is an underscore.) If there is none of its name, and it counts requests, it counts for the
+limit ``requests``, or for the only rate of the set. A throttle by itself takes all readings of
+requests, and of Binance's weight. *Retry-After* of a call that was served means nothing: some
+frameworks send it with every answer.
+
+Answers do not know of the calls that are still on their way. If others use the quota, those calls
+may find nothing left: with *shared* they are subtracted. Without *shared* they are for the next
+thousand answers after a refusal, since a limiter that is alone, and counts as the server does, is
+not refused. In virtual time, 100 calls per 10 s, 20 at once, 0.3 s each, an outsider that takes
+30 % of the quota, 300 s (`tests/http_quota.py`):
+
+==============================  ===================  ===================
+served by the client, refused   bucket, by a bucket  window, by a window
+==============================  ===================  ===================
+pauses after refusals alone     2,809, 395           1,625, 75
+what is in flight never counts  2,757, 242           2,819, 168
+the usual way                   2,619, 47            2,618, 22
+``shared=True``                 2,657, 20            2,570, 0
+==============================  ===================  ===================
+
+But for the first in a window, which empties it after each refusal and lets a period go by, the
+quota is used up in all of them: what the client leaves is the outsider's.
+
+A reading of a bucket says how long all of it takes to come back, which is the period. If that is
+not the period of the throttle, by more than a factor of two, it is of another limit: Groq counts
+requests by the day under the name that OpenAI has for those of a minute. It is ignored, with one
+warning. A window of another length is no such thing: what the server has left until its reset is
+left, whatever the pace is that a throttle was given.
+
+**Whose words these are.** Answers come from servers, and may be absurd: no pause is longer than
+*max_pause*, no number is negative or infinite, and what is malformed is ignored, and counted.
+
+Sources: RFC 9110 for ``Retry-After``, the IETF's draft on RateLimit headers, whose section on
+clients says that ``Retry-After`` goes before a reset and that 3xx and served answers do not pause.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, Final, Literal
+from weakref import WeakKeyDictionary
+
+from async_throttle._base import BaseLimiter, BaseThrottle
+from async_throttle._shell.door import unraisable
+from async_throttle._shell.scheduler import forkables
+from async_throttle._units import number, shown
+from async_throttle.http.headers import Headers, Reading, Report, read
+from async_throttle.keyed import Throttles
+from async_throttle.limits._acquisition import LimitSetAcquisition
+from async_throttle.limits._core import throttle_of
+from async_throttle.limits._pool import LimitPool
+from async_throttle.limits._set import LimitSet
+from async_throttle.rules.clock import ClockWindow
+from async_throttle.rules.window import FixedWindow, SlidingWindow
+from async_throttle.throttle import Lease
+
+__all__ = ["Learner", "learn"]
+
+Granted = Lease | LimitSetAcquisition
+"""What a call holds."""
+
+Judge = Callable[[int, Any], bool | None]
+
+SLOWEST: Final = 60.0
+"""Seconds of the longest pause where the server does not say how long."""
+
+JITTER: Final = 0.25
+"""By what fraction such a pause is longer at most."""
+
+WARY: Final = 1_000
+"""Answers after a refusal until it is forgotten that others may use the quota."""
+
+MILLISECOND: Final = 0.001
+"""Seconds by which the reset of a bucket may be rounded."""
+
+
+class Learner:
+    """What becomes of the answers that the calls of limiters get.
+
+    One may serve many limiters: what it knows of each is kept as long as that limiter is. It is
+    called at the headers of each answer, by a transport, or by `learn`. It may be called from
+    several threads at once, if the limiters are for threads; a `Throttle` for an event loop is to
+    be learnt for where that loop runs.
+
+    Args:
+        shared: whether others use the quota as well. Then the level is lowered to what will be left
+            once the calls in flight have arrived, too. That avoids nearly all refusals, and costs
+            throughput where nobody else is there: a tenth, under a server that counts in windows.
+            Unset, that is so for a while after each refusal alone.
+        adopt: take capacities and periods from what the server says of its policies. A throttle
+            whose capacity was changed is never forgotten by a table of `Throttles`.
+        max_pause: seconds of the longest pause. The calls after it are a gentle probe, and the next
+            refusal says again how long.
+        refused: "keep": what a refused call took stays taken, since most servers count it.
+            "refund": it is given back, for servers as nginx, which count none.
+        judge: says of a status and headers whether the call was refused; where it returns None,
+            the usual answer stands: see `read`. What it raises comes out of `answered`.
+
+    Attributes:
+        refusals: how many calls were refused.
+        ignored: how many headers and readings were malformed or absurd, or of another limit.
+
+    Raises:
+        ValueError: a parameter is out of range; names it and the value.
+        TypeError: a parameter is of another type.
+
+    >>> from async_throttle.threads import Throttle
+    >>> throttle, learner = Throttle(100, period=60), Learner()
+    >>> with throttle(1) as lease:
+    ...     learner.sent(throttle, lease)
+    ...     report = learner.answered(throttle, lease, 200, {"RateLimit": '"minute";r=40;t=30'})
+    >>> round(throttle.level)
+    40
+    """
+
+    __module__ = "async_throttle.http"
+
+    # _known   by limiter, what is known of it
+    # _sent    by call without an answer, how many its limiter had sent with it
+    # _lock    held while that changes. Reentrant: a signal handler may learn as well
+    __slots__ = (
+        "__weakref__",
+        "_adopt",
+        "_judge",
+        "_known",
+        "_lock",
+        "_max_pause",
+        "_refund",
+        "_sent",
+        "_shared",
+        "ignored",
+        "refusals",
+    )
+
+    def __init__(
+        self,
+        *,
+        shared: bool = False,
+        adopt: bool = False,
+        max_pause: float = 600,
+        refused: Literal["keep", "refund"] = "keep",
+        judge: Judge | None = None,
+    ) -> None:
+        for name, flag in {"shared": shared, "adopt": adopt}.items():
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name} must be True or False, got {flag!r}")
+        if not 0 < number("max_pause", max_pause) <= threading.TIMEOUT_MAX:
+            raise ValueError(f"max_pause must be positive and finite, got {max_pause!r}")
+        if refused not in ("keep", "refund"):
+            raise ValueError(f"refused must be 'keep' or 'refund', got {refused!r}")
+        if judge is not None and not callable(judge):
+            raise TypeError(f"judge must be callable with a status and headers, got {judge!r}")
+        self._shared = shared
+        self._adopt = adopt
+        self._max_pause = float(max_pause)
+        self._refund = refused == "refund"
+        self._judge = judge
+        self._known: WeakKeyDictionary[BaseLimiter, _Known] = WeakKeyDictionary()
+        self._sent: WeakKeyDictionary[Granted, int] = WeakKeyDictionary()
+        self._lock = threading.RLock()
+        self.refusals = 0
+        self.ignored = 0
+        forkables.add(self)
+
+    def __repr__(self) -> str:
+        return f"<async_throttle.http.Learner [refusals:{self.refusals}, ignored:{self.ignored}]>"
+
+    def forked(self) -> None:
+        """This is the child of a fork: whoever held the lock is in the parent."""
+        self._lock = threading.RLock()
+
+    # -- a call, from its grant to its answer -------------------------------------------
+
+    def sent(self, limiter: BaseLimiter, lease: Granted) -> None:
+        """The request of a call that was granted goes out now.
+
+        What it is for: refusals of calls that were sent before the last one say nothing new.
+
+        Args:
+            limiter: a throttle, a set, or a pool: whoever was asked.
+            lease: what it granted.
+        """
+        target = _granted(limiter, lease)
+        with self._lock:
+            known = self._known_of(target)
+            known.sent += 1
+            self._sent[lease] = known.sent
+
+    def answered(
+        self,
+        limiter: BaseLimiter,
+        lease: Granted | None,
+        status: int,
+        headers: Headers,
+        *,
+        cached: bool = False,
+    ) -> Report:
+        """The headers of the answer are there; the slot may be held for the body.
+
+        Args:
+            limiter, lease: as for `sent`. Without a lease no outcome is told, and calls in flight
+                count as all in flight; a pool needs one.
+            status, headers: as for `read`.
+            cached: the answer is from a cache of the client: nothing follows from it.
+
+        Returns:
+            What the answer says.
+
+        Raises:
+            TypeError: an argument is of another kind.
+            ValueError: a pool, and no lease that says which of its sets it was.
+        """
+        target = _granted(limiter, lease)
+        verdict = None if self._judge is None else self._judge(status, headers)
+        if verdict is not None and not isinstance(verdict, bool):
+            raise TypeError(f"judge must return True, False or None, got {verdict!r}")
+        report = read(status, headers, refused=verdict)
+        with self._lock:
+            known = self._known_of(target)
+            serial = None if lease is None else self._sent.pop(lease, None)
+            known.answers += 1
+            self.ignored += report.ignored
+        if cached:
+            if lease is not None:
+                lease.ignore()
+        elif report.refused:
+            if lease is not None:
+                lease.dropped()
+            self._refused(target, known, lease, serial, report)
+        else:
+            if lease is not None:
+                lease.dropped() if status >= 500 else lease.ok()
+            if known.refusals:
+                self._served(target, known, serial)
+        if report.limits and not cached and not report.cached:
+            self._lower(target, known, lease, report.limits)
+        return report
+
+    def failed(
+        self, limiter: BaseLimiter, lease: Granted, error: BaseException | None = None
+    ) -> None:
+        """No answer came: the connection failed, the call was cancelled or took too long.
+
+        Args:
+            limiter, lease: as for `sent`.
+            error: what it ended with. A timeout counts for limits that adapt, as the end of a block
+                by one does; anything else says nothing of the server.
+        """
+        _granted(limiter, lease)
+        with self._lock:
+            self._sent.pop(lease, None)
+        kinds = () if error is None else type(error).__mro__
+        if any("timeout" in kind.__name__.lower() for kind in kinds):
+            lease.dropped()
+        else:
+            lease.ignore()
+
+    # -- what follows -------------------------------------------------------------------
+
+    def _known_of(self, target: BaseLimiter) -> _Known:
+        known = self._known.get(target)
+        if known is None:
+            known = self._known[target] = _Known()
+        return known
+
+    def _refused(
+        self,
+        target: Any,
+        known: _Known,
+        lease: Any,
+        serial: int | None,
+        report: Report,
+    ) -> None:
+        """Pause what was refused."""
+        paused = serial is None and target.paused_for > 0
+        with self._lock:
+            self.refusals += 1
+            if known.is_news(serial, paused):
+                known.refusals += 1
+                known.judged = known.sent
+                known.wary = known.answers + WARY
+                known.delay = _backoff(report.backoff, known.refusals)
+            delay = known.delay if report.retry_after is None else report.retry_after
+        if self._refund and lease is not None:
+            _give_back(target, lease)
+        for each in _paused(target, report):
+            each.pause(min(delay, self._max_pause), empty=_refills(each))
+
+    def _served(self, target: Any, known: _Known, serial: int | None) -> None:
+        """A call went well: if it was sent after the last refusal, that is over."""
+        paused = serial is None and target.paused_for > 0
+        with self._lock:
+            if known.is_news(serial, paused):
+                known.refusals = 0
+
+    def _lower(
+        self, target: Any, known: _Known, lease: Granted | None, limits: Mapping[str, Reading]
+    ) -> None:
+        """Lower levels to what is left, and take over policies."""
+        told = list(_applied(target, limits))
+        if self._adopt:
+            self._take_over([(_throttle(target, key), reading) for key, reading in told])
+        # The later reset first: a window forgets at its reset what that reading has lowered.
+        told.sort(key=lambda pair: pair[1].reset or 0.0, reverse=True)
+        for key, reading in told:
+            says = _says(reading)
+            if says is None:
+                continue
+            throttle = _throttle(target, key)
+            if _is_of_another(throttle, reading):
+                self._warn(known, throttle, key, reading)
+                continue
+            if self._shared or known.answers < known.wary:
+                says["shared"], says["lease"] = True, lease
+            if target is throttle:
+                target.sync(**says)
+            else:
+                target.sync({key: says})
+
+    def _take_over(self, told: list[tuple[Any, Reading]]) -> None:
+        """Take over the policy of each throttle that has one; of several none is the whole."""
+        told = [(throttle, reading) for throttle, reading in told if reading.window]
+        for throttle, reading in told:
+            if sum(other is throttle for other, _ in told) == 1 and not _adopted(throttle, reading):
+                with self._lock:
+                    self.ignored += 1
+
+    def _warn(self, known: _Known, throttle: Any, key: Hashable, reading: Reading) -> None:
+        """Tell once that a reading is of another limit."""
+        with self._lock:
+            self.ignored += 1
+            if known.warned:
+                return
+            known.warned = True
+        what = (
+            f"the server's limit {key!r} of {shown(reading.limit)} is for "
+            f"{shown(reading.window)} s, but the period of {throttle!r} is "
+            f"{shown(throttle.period)} s: what the server says of it is ignored"
+        )
+        try:
+            warnings.warn(what, RuntimeWarning, stacklevel=4)
+        except Warning as error:  # where warnings are errors: the call has an answer all the same
+            unraisable(error)
+
+
+class _Known:
+    """What is known of a throttle or a set.
+
+    Attributes:
+        sent: calls that were sent.
+        answers: that were heard.
+        wary: of the answers, the last one after which others may still use the quota.
+        judged: of the calls that were sent, the last one when a refusal was heard that was news.
+        refusals: in a row.
+        delay: seconds of the pause that follows from these.
+        warned: whether a reading of another limit was told.
+    """
+
+    __slots__ = (
+        "answers",
+        "delay",
+        "judged",
+        "refusals",
+        "sent",
+        "warned",
+        "wary",
+    )
+
+    def __init__(self) -> None:
+        self.sent = self.answers = self.judged = self.refusals = self.wary = 0
+        self.delay = 0.0
+        self.warned = False
+
+    def is_news(self, serial: int | None, paused: bool) -> bool:
+        """Whether a call was sent after the last refusal.
+
+        Of a call that nobody told of when it was sent: no call is granted while there is a pause.
+        """
+        return not paused if serial is None else serial > self.judged or not self.refusals
+
+
+def _granted(limiter: Any, lease: Any) -> Any:
+    """The throttle or set that granted a call."""
+    if isinstance(limiter, LimitPool):
+        if lease is None:
+            raise ValueError("lease must be given with a pool, to tell which of its sets it was")
+        return lease.limit_set
+    if not isinstance(limiter, BaseThrottle | LimitSet):
+        which = " of its key" if isinstance(limiter, Throttles) else ", a set or a pool"
+        raise TypeError(f"limiter must be the throttle{which}, got {limiter!r}")
+    if lease is not None and not isinstance(lease, Lease | LimitSetAcquisition):
+        raise TypeError(f"lease must be what was granted, or None, got {lease!r}")
+    return limiter
+
+
+def _backoff(first: float, refusals: int) -> float:
+    """Seconds to pause after so many refusals in a row."""
+    delay: float = first * 2 ** min(refusals - 1, 16)
+    if first < SLOWEST:
+        delay = min(delay, SLOWEST)
+    return delay * random.uniform(1, 1 + JITTER)
+
+
+def _give_back(target: Any, lease: Any) -> None:
+    """Give back what a refused call took."""
+    if isinstance(target, BaseThrottle):
+        lease.settle(0)
+    else:
+        rates = {key: 0 for key in target if _has_rate(target[key])}
+        lease.settle({key: 0 for key, taken in lease.weights.items() if key in rates and taken})
+
+
+def _paused(target: Any, report: Report) -> list[Any]:
+    """What a refusal is about: limits of *target* that are used up by name, or all of it."""
+    if not isinstance(target, LimitSet) or report.scope == "global":
+        return [target]
+    names = _names(target)
+    used_up = [_name(name) for name, reading in report.limits.items() if reading.remaining == 0]
+    return [throttle_of(target[names[name]]) for name in used_up if name in names] or [target]
+
+
+def _refills(paused: Any) -> bool:
+    """Whether what is paused comes back bit by bit, and so is to be empty after a pause.
+
+    An empty window would let nobody go for a whole period more.
+    """
+    limits = [paused[key] for key in paused] if isinstance(paused, LimitSet) else [paused]
+    windows = (SlidingWindow, FixedWindow, ClockWindow)
+    return not any(issubclass(throttle_of(limit).algorithm, windows) for limit in limits)
+
+
+def _name(name: Hashable) -> str:
+    return str(name).lower().replace("_", "-")
+
+
+def _names(limits: LimitSet[Any]) -> dict[str, Hashable]:
+    """The limits of a set that have a rate, by name."""
+    return {_name(key): key for key in limits if _has_rate(limits[key])}
+
+
+def _has_rate(limit: Any) -> bool:
+    return throttle_of(limit).capacity < float("inf")
+
+
+ONE_NUMBER: Final = ("requests", "weight")
+"""Units that a throttle by itself may count."""
+
+
+def _applied(target: Any, limits: Mapping[str, Reading]) -> Iterator[tuple[Hashable, Reading]]:
+    """For which limit of *target* each reading counts."""
+    if not isinstance(target, LimitSet):
+        for name, reading in limits.items():
+            if reading.unit in ONE_NUMBER:
+                yield name, reading
+        return
+    names = _names(target)
+    rest = names.get("requests")
+    if rest is None and len(names) == 1:
+        rest = next(iter(names.values()))
+    for name, reading in limits.items():
+        key = names.get(_name(name), names.get(_name(reading.unit)))
+        if key is None and reading.unit in ONE_NUMBER:
+            key = rest
+        if key is not None:
+            yield key, reading
+
+
+def _throttle(target: Any, key: Hashable) -> Any:
+    """The throttle of a limit that was found by `_applied`."""
+    return throttle_of(target[key]) if isinstance(target, LimitSet) else target
+
+
+def _says(reading: Reading) -> dict[str, Any] | None:
+    """What `sync` is told; None if the window of the reading is over, or it does not say."""
+    if reading.reset == 0:
+        return None
+    says: dict[str, Any] = {}
+    if reading.remaining is not None:
+        says["remaining"] = reading.remaining
+    elif reading.used is not None:
+        says["used"] = reading.used
+        if reading.limit is not None:
+            says["limit"] = reading.limit
+    else:
+        return None
+    if reading.reset is not None:
+        says["reset"] = reading.reset
+    return says
+
+
+def _is_of_another(throttle: Any, reading: Reading) -> bool:
+    """Whether a reading is of a limit with another period.
+
+    That is known of buckets, by their resets, and matters where nothing but what was used is said:
+    the rest is taken from the capacity.
+    """
+    window = reading.window
+    if window is None or not (reading.refills or reading.remaining is None):
+        return False
+    slack = 0.0
+    if reading.refills and reading.limit and reading.remaining is not None:
+        slack = MILLISECOND * reading.limit / max(1e-9, reading.limit - reading.remaining)
+    period: float = throttle.period
+    return window + slack < period / 2 or window - slack > period * 2
+
+
+def _adopted(throttle: Any, reading: Reading) -> bool:
+    """Take over the limit and the window of a reading; False if they cannot be.
+
+    The window of a bucket is inferred, and rounded: it is not taken over, and has to be the period.
+    """
+    if not reading.limit or (reading.refills and _is_of_another(throttle, reading)):
+        return True
+    try:
+        if throttle.capacity != reading.limit:
+            throttle.capacity = reading.limit
+        if throttle.period != reading.window and not reading.refills:
+            throttle.period = reading.window
+    except ValueError:  # a period that the rule cannot have, or what adapts may not be
+        return False
+    return True
+
+
+_usual = Learner()
+
+
+def learn(
+    throttle: BaseLimiter,
+    status: int,
+    headers: Headers,
+    lease: Granted | None = None,
+    learner: Learner | None = None,
+) -> Report:
+    """Do what an answer calls for, with any client: pause after a refusal, lower the level.
+
+    Args:
+        throttle: what granted the call: a throttle, a set or a pool; of `Throttles` that of the
+            key.
+        status, headers: of the answer: see `read`.
+        lease: of the call, if there is one; a pool needs it.
+        learner: says how to learn; unset, the usual way, with one learner for all.
+
+    Returns:
+        What the answer says.
+
+    Raises:
+        TypeError, ValueError: as `Learner.answered`.
+
+    >>> from async_throttle.threads import Throttle
+    >>> throttle = Throttle(10)
+    >>> with throttle(1) as lease:
+    ...     learn(throttle, 503, {"Retry-After": "20"}, lease=lease).refused
+    True
+    >>> round(throttle.paused_for)
+    21
+    """
+    if learner is not None and not isinstance(learner, Learner):
+        raise TypeError(f"learner must be a Learner, got {learner!r}")
+    return (learner or _usual).answered(throttle, lease, status, headers)
+
+
+learn.__module__ = "async_throttle.http"
