@@ -375,7 +375,7 @@ async def test_a_limit_of_another_period_is_told_once() -> None:
         await answered(learner, throttle, 200, groq)
         await answered(learner, throttle, 200, groq)
     assert len(told) == 1
-    assert "is for 86400 s, but the period of" in str(told[0].message)
+    assert "limit of requests, 14400, is for 86400 s, but the period of" in str(told[0].message)
     assert (told[0].category, told[0].filename) == (RuntimeWarning, __file__)
     assert throttle.level == pytest.approx(28)
     assert learner.ignored == 2
@@ -631,7 +631,7 @@ async def test_arguments_of_another_kind() -> None:
         learn(throttle, 200, {}, lease=wrong)
     with pytest.raises(TypeError, match="learner must be a Learner, got 'throttle'"):
         learn(throttle, 200, {}, learner=wrong)
-    with pytest.raises(ValueError, match="lease must be given with a pool"):
+    with pytest.raises(ValueError, match="lease must be that of a call of the pool, to tell its set, got None"):
         learn(LimitPool([api()]), 200, {})
     with pytest.raises(TypeError, match="headers must be"):
         learner.answered(throttle, None, 200, wrong)

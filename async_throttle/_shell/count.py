@@ -82,8 +82,10 @@ class Count:
         """A number in billionths; one that cannot be meant makes the reading absurd."""
         if value is None:
             return None
+        if type(value) is int and 0 <= value <= MOST:  # the usual case
+            return value * TOKEN
         try:
-            found = number(name, value)
+            found = value if type(value) is float else number(name, value)
         except ValueError:
             found = MOST + 1
         if isinstance(value, bool) or not least <= found <= MOST:

@@ -131,7 +131,7 @@ class Learner:
     __module__ = "async_throttle.http"
 
     # _known   by limiter, what is known of it
-    # _sent    by call without an answer, how many its limiter had sent with it
+    # _sent    by call without an answer, what is known of its limiter, and how many that had sent
     # _lock    held while that changes. Reentrant: a signal handler may learn as well
     __slots__ = (
         "__weakref__",
@@ -171,7 +171,7 @@ class Learner:
         self._refund = refused == "refund"
         self._judge = judge
         self._known: WeakKeyDictionary[BaseLimiter, _Known] = WeakKeyDictionary()
-        self._sent: WeakKeyDictionary[Granted, int] = WeakKeyDictionary()
+        self._sent: WeakKeyDictionary[Granted, tuple[_Known, int]] = WeakKeyDictionary()
         self._lock = threading.RLock()
         self.refusals = 0
         self.ignored = 0
@@ -199,7 +199,7 @@ class Learner:
         with self._lock:
             known = self._known_of(target)
             known.sent += 1
-            self._sent[lease] = known.sent
+            self._sent[lease] = known, known.sent
 
     def answered(
         self,
@@ -231,8 +231,8 @@ class Learner:
             raise TypeError(f"judge must return True, False or None, got {verdict!r}")
         report = read(status, headers, refused=verdict)
         with self._lock:
-            known = self._known_of(target)
-            serial = None if lease is None else self._sent.pop(lease, None)
+            found = None if lease is None else self._sent.pop(lease, None)
+            known, serial = (self._known_of(target), None) if found is None else found
             known.answers += 1
             self.ignored += report.ignored
         if cached:
@@ -298,7 +298,7 @@ class Learner:
             delay = known.delay if report.retry_after is None else report.retry_after
         if self._refund and lease is not None:
             _give_back(target, lease)
-        for each in _paused(target, report):
+        for each in _paused(target, known, report):
             each.pause(min(delay, self._max_pause), empty=_refills(each))
 
     def _served(self, target: Any, known: _Known, serial: int | None) -> None:
@@ -312,25 +312,22 @@ class Learner:
         self, target: Any, known: _Known, lease: Granted | None, limits: Mapping[str, Reading]
     ) -> None:
         """Lower levels to what is left, and take over policies."""
-        told = list(_applied(target, limits))
+        told = list(_applied(target, known, limits))
         if self._adopt:
-            self._take_over([(_throttle(target, key), reading) for key, reading in told])
-        # The later reset first: a window forgets at its reset what that reading has lowered.
-        told.sort(key=lambda pair: pair[1].reset or 0.0, reverse=True)
-        for key, reading in told:
+            self._take_over(told)
+        if len(told) > 1:
+            # The later reset first: a window forgets at its reset what that reading has lowered.
+            told.sort(key=lambda pair: pair[1].reset or 0.0, reverse=True)
+        for throttle, reading in told:
             says = _says(reading)
             if says is None:
                 continue
-            throttle = _throttle(target, key)
             if _is_of_another(throttle, reading):
-                self._warn(known, throttle, key, reading)
+                self._warn(known, throttle, reading)
                 continue
             if self._shared or known.answers < known.wary:
                 says["shared"], says["lease"] = True, lease
-            if target is throttle:
-                target.sync(**says)
-            else:
-                target.sync({key: says})
+            throttle.sync(**says)
 
     def _take_over(self, told: list[tuple[Any, Reading]]) -> None:
         """Take over the policy of each throttle that has one; of several none is the whole."""
@@ -340,7 +337,7 @@ class Learner:
                 with self._lock:
                     self.ignored += 1
 
-    def _warn(self, known: _Known, throttle: Any, key: Hashable, reading: Reading) -> None:
+    def _warn(self, known: _Known, throttle: Any, reading: Reading) -> None:
         """Tell once that a reading is of another limit."""
         with self._lock:
             self.ignored += 1
@@ -348,7 +345,7 @@ class Learner:
                 return
             known.warned = True
         what = (
-            f"the server's limit {key!r} of {shown(reading.limit)} is for "
+            f"the server's limit of {reading.unit}, {shown(reading.limit)}, is for "
             f"{shown(reading.window)} s, but the period of {throttle!r} is "
             f"{shown(throttle.period)} s: what the server says of it is ignored"
         )
@@ -369,12 +366,14 @@ class _Known:
         refusals: in a row.
         delay: seconds of the pause that follows from these.
         warned: whether a reading of another limit was told.
+        names: of a set, its limits by their names as `_name` has them; None before.
     """
 
     __slots__ = (
         "answers",
         "delay",
         "judged",
+        "names",
         "refusals",
         "sent",
         "warned",
@@ -385,6 +384,13 @@ class _Known:
         self.sent = self.answers = self.judged = self.refusals = self.wary = 0
         self.delay = 0.0
         self.warned = False
+        self.names: dict[str, Hashable] | None = None
+
+    def names_of(self, limits: LimitSet[Any]) -> Mapping[str, Hashable]:
+        """The limits of this set, by their names as `_name` has them."""
+        if self.names is None:
+            self.names = {_name(key): key for key in limits}
+        return self.names
 
     def is_news(self, serial: int | None, paused: bool) -> bool:
         """Whether a call was sent after the last refusal.
@@ -394,18 +400,22 @@ class _Known:
         return not paused if serial is None else serial > self.judged or not self.refusals
 
 
+_GRANTED: Final = (Lease, LimitSetAcquisition, type(None))
+_GRANTS: Final = (BaseThrottle, LimitSet)
+
+
 def _granted(limiter: Any, lease: Any) -> Any:
     """The throttle or set that granted a call."""
-    if isinstance(limiter, LimitPool):
-        if lease is None:
-            raise ValueError("lease must be given with a pool, to tell which of its sets it was")
-        return lease.limit_set
-    if not isinstance(limiter, BaseThrottle | LimitSet):
+    if not isinstance(lease, _GRANTED):
+        raise TypeError(f"lease must be what was granted, or None, got {lease!r}")
+    if isinstance(limiter, _GRANTS):
+        return limiter
+    if not isinstance(limiter, LimitPool):
         which = " of its key" if isinstance(limiter, Throttles) else ", a set or a pool"
         raise TypeError(f"limiter must be the throttle{which}, got {limiter!r}")
-    if lease is not None and not isinstance(lease, Lease | LimitSetAcquisition):
-        raise TypeError(f"lease must be what was granted, or None, got {lease!r}")
-    return limiter
+    if not isinstance(lease, LimitSetAcquisition):
+        raise ValueError(f"lease must be that of a call of the pool, to tell its set, got {lease!r}")
+    return lease.limit_set
 
 
 def _backoff(first: float, refusals: int) -> float:
@@ -421,15 +431,15 @@ def _give_back(target: Any, lease: Any) -> None:
     if isinstance(target, BaseThrottle):
         lease.settle(0)
     else:
-        rates = {key: 0 for key in target if _has_rate(target[key])}
-        lease.settle({key: 0 for key, taken in lease.weights.items() if key in rates and taken})
+        taken = [key for key, weight in lease.weights.items() if weight]
+        lease.settle({key: 0 for key in taken if _has_rate(target[key])})
 
 
-def _paused(target: Any, report: Report) -> list[Any]:
+def _paused(target: Any, known: _Known, report: Report) -> list[Any]:
     """What a refusal is about: limits of *target* that are used up by name, or all of it."""
-    if not isinstance(target, LimitSet) or report.scope == "global":
+    if isinstance(target, BaseThrottle) or report.scope == "global":
         return [target]
-    names = _names(target)
+    names = known.names_of(target)
     used_up = [_name(name) for name, reading in report.limits.items() if reading.remaining == 0]
     return [throttle_of(target[names[name]]) for name in used_up if name in names] or [target]
 
@@ -439,7 +449,7 @@ def _refills(paused: Any) -> bool:
 
     An empty window would let nobody go for a whole period more.
     """
-    limits = [paused[key] for key in paused] if isinstance(paused, LimitSet) else [paused]
+    limits = [paused] if isinstance(paused, BaseThrottle) else [paused[key] for key in paused]
     windows = (SlidingWindow, FixedWindow, ClockWindow)
     return not any(issubclass(throttle_of(limit).algorithm, windows) for limit in limits)
 
@@ -448,41 +458,41 @@ def _name(name: Hashable) -> str:
     return str(name).lower().replace("_", "-")
 
 
-def _names(limits: LimitSet[Any]) -> dict[str, Hashable]:
-    """The limits of a set that have a rate, by name."""
-    return {_name(key): key for key in limits if _has_rate(limits[key])}
-
-
 def _has_rate(limit: Any) -> bool:
     return throttle_of(limit).capacity < float("inf")
 
+
+NO_LIMIT: Final = object()
+"""In place of the name of a limit, which may be anything else."""
 
 ONE_NUMBER: Final = ("requests", "weight")
 """Units that a throttle by itself may count."""
 
 
-def _applied(target: Any, limits: Mapping[str, Reading]) -> Iterator[tuple[Hashable, Reading]]:
-    """For which limit of *target* each reading counts."""
-    if not isinstance(target, LimitSet):
-        for name, reading in limits.items():
+def _applied(
+    target: Any, known: _Known, limits: Mapping[str, Reading]
+) -> Iterator[tuple[Any, Reading]]:
+    """For which throttle of *target* each reading counts."""
+    if isinstance(target, BaseThrottle):  # asked first: it is no abstract class, and so is quick
+        for reading in limits.values():
             if reading.unit in ONE_NUMBER:
-                yield name, reading
+                yield target, reading
         return
-    names = _names(target)
-    rest = names.get("requests")
-    if rest is None and len(names) == 1:
-        rest = next(iter(names.values()))
+    names = known.names_of(target)
     for name, reading in limits.items():
-        key = names.get(_name(name), names.get(_name(reading.unit)))
-        if key is None and reading.unit in ONE_NUMBER:
-            key = rest
-        if key is not None:
-            yield key, reading
+        key = names.get(_name(name), names.get(_name(reading.unit), NO_LIMIT))
+        if key is NO_LIMIT and reading.unit in ONE_NUMBER:
+            key = _main(target, names)
+        if key is not NO_LIMIT and _has_rate(target[key]):
+            yield throttle_of(target[key]), reading
 
 
-def _throttle(target: Any, key: Hashable) -> Any:
-    """The throttle of a limit that was found by `_applied`."""
-    return throttle_of(target[key]) if isinstance(target, LimitSet) else target
+def _main(target: LimitSet[Any], names: Mapping[str, Hashable]) -> Hashable:
+    """The limit of requests: the one that is called like that, or the only rate of a set."""
+    if "requests" in names:
+        return names["requests"]
+    rates = [key for key in target if _has_rate(target[key])]
+    return rates[0] if len(rates) == 1 else NO_LIMIT
 
 
 def _says(reading: Reading) -> dict[str, Any] | None:
