@@ -135,6 +135,8 @@ async def test_without_a_delay_pauses_double_up_to_a_minute() -> None:
         seen.append(round(throttle.paused_for, 3))
         await asyncio.sleep(throttle.paused_for)
     assert seen == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    await answered(learner, throttle, 502)  # which does not say that it is over
+    assert learner._known[throttle].refusals == 9
     await answered(learner, throttle, 200)
     await answered(learner, throttle, 429)
     assert throttle.paused_for == 1
@@ -631,7 +633,9 @@ async def test_arguments_of_another_kind() -> None:
         learn(throttle, 200, {}, lease=wrong)
     with pytest.raises(TypeError, match="learner must be a Learner, got 'throttle'"):
         learn(throttle, 200, {}, learner=wrong)
-    with pytest.raises(ValueError, match="lease must be that of a call of the pool, to tell its set, got None"):
+    with pytest.raises(
+        ValueError, match="lease must be that of a call of the pool, to tell its set, got None"
+    ):
         learn(LimitPool([api()]), 200, {})
     with pytest.raises(TypeError, match="headers must be"):
         learner.answered(throttle, None, 200, wrong)

@@ -48,6 +48,7 @@ clients says that ``Retry-After`` goes before a reset and that 3xx and served an
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import warnings
@@ -92,10 +93,11 @@ MILLISECOND: Final = 0.001
 class Learner:
     """What becomes of the answers that the calls of limiters get.
 
-    One may serve many limiters: what it knows of each is kept as long as that limiter is. It is
-    called at the headers of each answer, by a transport, or by `learn`. It may be called from
-    several threads at once, if the limiters are for threads; a `Throttle` for an event loop is to
-    be learnt for where that loop runs.
+    One may serve many limiters: what it knows of each is kept as long as that limiter is. (Of a set
+    that is made for each call it knows no refusals in a row.) It is called at the headers of each
+    answer, by a transport, or by `learn`. It may be called from several threads at once, if the
+    limiters are for threads; a `Throttle` for an event loop is to be learnt for where that loop
+    runs.
 
     Args:
         shared: whether others use the quota as well. Then the level is lowered to what will be left
@@ -159,7 +161,7 @@ class Learner:
         for name, flag in {"shared": shared, "adopt": adopt}.items():
             if not isinstance(flag, bool):
                 raise TypeError(f"{name} must be True or False, got {flag!r}")
-        if not 0 < number("max_pause", max_pause) <= threading.TIMEOUT_MAX:
+        if not 0 < number("max_pause", max_pause) < math.inf:
             raise ValueError(f"max_pause must be positive and finite, got {max_pause!r}")
         if refused not in ("keep", "refund"):
             raise ValueError(f"refused must be 'keep' or 'refund', got {refused!r}")
@@ -245,7 +247,7 @@ class Learner:
         else:
             if lease is not None:
                 lease.dropped() if status >= 500 else lease.ok()
-            if known.refusals:
+            if known.refusals and status < 500:
                 self._served(target, known, serial)
         if report.limits and not cached and not report.cached:
             self._lower(target, known, lease, report.limits)
@@ -414,7 +416,9 @@ def _granted(limiter: Any, lease: Any) -> Any:
         which = " of its key" if isinstance(limiter, Throttles) else ", a set or a pool"
         raise TypeError(f"limiter must be the throttle{which}, got {limiter!r}")
     if not isinstance(lease, LimitSetAcquisition):
-        raise ValueError(f"lease must be that of a call of the pool, to tell its set, got {lease!r}")
+        raise ValueError(
+            f"lease must be that of a call of the pool, to tell its set, got {lease!r}"
+        )
     return lease.limit_set
 
 
@@ -459,7 +463,7 @@ def _name(name: Hashable) -> str:
 
 
 def _has_rate(limit: Any) -> bool:
-    return throttle_of(limit).capacity < float("inf")
+    return throttle_of(limit).capacity < math.inf
 
 
 NO_LIMIT: Final = object()
