@@ -27,7 +27,16 @@ from support import calls_of, examples
 
 from async_throttle.http import Reading, Report, read
 from async_throttle.http import _families as families
-from async_throttle.http._scan import LONGEST, MOST, duration, instant, items, members, number
+from async_throttle.http._scan import (
+    LONGEST,
+    MOST,
+    duration,
+    instant,
+    items,
+    members,
+    number,
+    parsed,
+)
 
 NOW = 1795975094
 """Sunday, 29 November 2026, 17:58:14 UTC."""
@@ -360,6 +369,7 @@ VECTORS: dict[str, Vector] = {
         {"requests": (9, 0, 66)},
         0,
     ),
+    "Binance": (200, [("X-MBX-USED-WEIGHT-1M", "5")], False, None, {"weight-1m": (None,) * 3}, 0),
     "Zendesk": (
         200,
         [
@@ -457,6 +467,17 @@ def test_a_vector(vector: Vector, form: Callable[[Pairs], Any]) -> None:
     assert report.ignored == ignored
 
 
+def test_each_family_has_a_vector() -> None:
+    every: set[Any] = {family for family, _ in families._NAMES.values()}
+    every |= {family for family, _ in families._PATTERNS}
+    reached: set[Any] = set()
+    for _, pairs, *_ in VECTORS.values():
+        for place in (families.place_of(name) for name, _ in pairs):
+            if place is not None:
+                reached.add(getattr(place[0], "func", place[0]))
+    assert every <= reached
+
+
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo", "UTC"])
 def test_a_date_is_not_read_in_the_zone_of_this_machine(
     zone: str, monkeypatch: pytest.MonkeyPatch
@@ -465,7 +486,7 @@ def test_a_date_is_not_read_in_the_zone_of_this_machine(
     if hasattr(time, "tzset"):
         time.tzset()
     try:
-        instant.cache_clear()
+        parsed.cache_clear()
         for text in ("Sun, 29 Nov 2026 17:58:25 -0000", "Sun Nov 29 17:58:25 2026"):
             assert read(429, {"Retry-After": text}, NOW).retry_after == 12
     finally:
@@ -622,11 +643,11 @@ def test_an_answer_without_limits_costs_a_look_at_its_names() -> None:
 
 def test_a_date_is_parsed_for_instants_alone() -> None:
     date = ("Date", "Sun, 29 Nov 2026 17:58:14 GMT")
-    instant.cache_clear()
+    parsed.cache_clear()
     read(200, [date, *x("9", "8", "60")], NOW)
-    assert instant.cache_info().misses == 0
+    assert parsed.cache_info().misses == 0
     read(200, [date, *x("9", "8", "1795975160")], NOW)
-    assert instant.cache_info().misses == 1
+    assert parsed.cache_info().misses == 1
 
 
 # -- whatever there may be -------------------------------------------------------------------------

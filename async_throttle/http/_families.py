@@ -34,7 +34,7 @@ def retry(parts: dict[str, str], answer: Answer) -> None:
 def _ietf(parts: dict[str, str], answer: Answer) -> None:
     """``RateLimit: "name";r=5;t=30``, and before: ``limit=10, remaining=5, reset=30``."""
     text = parts.get("limits")
-    policies, malformed = _policies(parts.get("policies"))
+    policies, malformed = _policies(parts.get("policies", ""))
     answer.ignored += malformed
     if text is not None and _DRAFT_07.match(text):
         said = members(text)
@@ -70,15 +70,23 @@ _Policy = tuple[float | None, float | None, str]
 NO_POLICY: Final[_Policy] = (None, None, "requests")
 
 
-@lru_cache(maxsize=64)  # a server says the same each time
-def _policies(text: str | None) -> tuple[Mapping[str, _Policy], int]:
+def _policies(text: str) -> tuple[Mapping[str, _Policy], int]:
     """``RateLimit-Policy: "name";q=10;w=60;qu="requests"``: limit, window and unit, by name.
 
     And how much of it is malformed. Before draft 08 the limit stood where the name is: ``10;w=60``;
     ``l`` was ``q`` for a while.
     """
+    return _usual_policies(text) if len(text) <= USUAL else _read_policies(text)
+
+
+USUAL: Final = 512
+"""Characters of the longest list of policies that is remembered."""
+
+
+def _read_policies(text: str) -> tuple[Mapping[str, _Policy], int]:
+    """The same, whether that is remembered or not."""
     found: dict[str, _Policy] = {}
-    listed = [] if text is None else items(text)
+    listed = items(text)
     if listed is None:
         return found, 1
     malformed = 0
@@ -92,6 +100,9 @@ def _policies(text: str | None) -> tuple[Mapping[str, _Policy], int]:
             unit = said.get("qu", "requests")[:LONGEST_NAME]
             found[name[:LONGEST_NAME]] = limit, window or None, unit
     return found, malformed
+
+
+_usual_policies = lru_cache(maxsize=64)(_read_policies)  # a server says the same each time
 
 
 def _points(parts: dict[str, str], answer: Answer) -> None:

@@ -96,7 +96,6 @@ _FORMS: Final = [re.compile(form) for form in _DATES]
 _1970: Final = date(1970, 1, 1).toordinal()
 
 
-@lru_cache(maxsize=128)  # answers of the same second carry the same date
 def instant(text: str) -> float | None:
     """Seconds since 1970 of a date, in the forms of HTTP, ISO 8601 and JavaScript.
 
@@ -105,8 +104,12 @@ def instant(text: str) -> float | None:
     >>> instant("Sun, 29 Nov 2026 17:58:14 GMT"), instant("2026-11-29T17:58Z")
     (1795975094, 1795975080)
     """
-    if len(text) > 128:
-        return None
+    return parsed(text) if len(text) <= 128 else None
+
+
+@lru_cache(maxsize=128)  # answers of the same second carry the same date
+def parsed(text: str) -> float | None:
+    """The same, of a text that is short enough to be remembered."""
     for form in _FORMS:
         found = form.fullmatch(text)
         if found:
