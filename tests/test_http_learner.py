@@ -123,6 +123,8 @@ async def test_a_window_is_not_emptied_for_a_period_more(rule: Any) -> None:
 
 async def test_no_pause_is_longer_than_it_may_be() -> None:
     throttle = Throttle(10)
+    await answered(Learner(max_pause=0.25), throttle, 429, {"Retry-After": "100"})
+    assert throttle.paused_for == pytest.approx(0.25)
     await answered(Learner(max_pause=2.5), throttle, 429, {"Retry-After": "100"})
     assert throttle.paused_for == pytest.approx(2.5)
 
@@ -388,6 +390,30 @@ async def test_a_reset_that_was_rounded_is_not_of_another_period() -> None:
     await answered(learner, throttle, 200, openai(requests=(30_000, 29_999, "4ms")))
     await answered(learner, throttle, 200, openai(requests=(30_000, 29_000, "2s")))
     assert learner.ignored == 0
+
+
+@pytest.mark.parametrize(("seconds", "ignored"), [(24, 1), (32, 0), (110, 0), (140, 1)])
+async def test_a_period_may_be_off_by_a_factor_of_two(seconds: float, ignored: int) -> None:
+    throttle, learner = Throttle(100, period=60), Learner()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        headers = openai(requests=(100, 50, f"{seconds / 2}s"))
+        await answered(learner, throttle, 200, headers)
+    assert learner.ignored == ignored
+    assert throttle.level == pytest.approx(99 if ignored else 50)
+
+
+async def test_what_was_used_is_of_the_limit_if_that_is_said() -> None:
+    throttle = Throttle(100, period=60)
+    await answered(Learner(), throttle, 200, {"X-RateLimit-Limit": "50", "X-RateLimit-Used": "45"})
+    assert throttle.level == pytest.approx(5)
+
+
+async def test_a_refusal_during_a_pause_of_somebody_else_is_news() -> None:
+    throttle, learner = Throttle(10), Learner()
+    throttle.pause(0.5)
+    learn(throttle, 429, {}, learner=learner)
+    assert throttle.paused_for == 1
 
 
 async def test_a_longer_window_is_left_out_of_nothing() -> None:

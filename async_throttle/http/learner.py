@@ -399,7 +399,9 @@ class _Known:
 
         Of a call that nobody told of when it was sent: no call is granted while there is a pause.
         """
-        return not paused if serial is None else serial > self.judged or not self.refusals
+        if not self.refusals:
+            return True
+        return not paused if serial is None else serial > self.judged
 
 
 _GRANTED: Final = (Lease, LimitSetAcquisition, type(None))
@@ -527,7 +529,7 @@ def _is_of_another(throttle: Any, reading: Reading) -> bool:
     if window is None or not (reading.refills or reading.remaining is None):
         return False
     slack = 0.0
-    if reading.refills and reading.limit and reading.remaining is not None:
+    if reading.limit and reading.remaining is not None:
         slack = MILLISECOND * reading.limit / max(1e-9, reading.limit - reading.remaining)
     period: float = throttle.period
     return window + slack < period / 2 or window - slack > period * 2
