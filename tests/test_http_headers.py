@@ -467,6 +467,12 @@ def test_a_vector(vector: Vector, form: Callable[[Pairs], Any]) -> None:
     assert report.ignored == ignored
 
 
+@pytest.mark.parametrize("status", range(100, 600))
+def test_which_statuses_are_refusals(status: int) -> None:
+    assert read(status, {}).refused is (status in (418, 420, 429, 503, 529))
+    assert read(status, after("5")).refused is (status in (403, 413, 418, 420, 429, 503, 529))
+
+
 def test_each_family_has_a_vector() -> None:
     every: set[Any] = {family for family, _ in families._NAMES.values()}
     every |= {family for family, _ in families._PATTERNS}
@@ -638,6 +644,9 @@ def test_an_answer_without_limits_costs_a_look_at_its_names() -> None:
     headers = {f"X-Header-{n}": "value" for n in range(20)}
     read(200, headers)
     assert calls_of(lambda: read(200, headers)) <= 8
+    assert calls_of(lambda: read(200, [*headers.items()])) <= 10
+    assert calls_of(lambda: read(200, [(name, "Server") for name in headers])) <= 10
+    assert read(200, [("RateLimit-Remaining", "Server")]).ignored == 1
     assert read(200, headers) is read(204, headers)
 
 

@@ -42,8 +42,8 @@ left, whatever the pace is that a throttle was given.
 **Whose words these are.** Answers come from servers, and may be absurd: no pause is longer than
 *max_pause*, no number is negative or infinite, and what is malformed is ignored, and counted.
 
-Sources: RFC 9110 for ``Retry-After``, the IETF's draft on RateLimit headers, whose section on
-clients says that ``Retry-After`` goes before a reset and that 3xx and served answers do not pause.
+Sources: RFC 9110 for ``Retry-After``; the IETF's draft on RateLimit headers, by which that goes
+before a reset, and a redirect is no reason to wait.
 """
 
 from __future__ import annotations

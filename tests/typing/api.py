@@ -55,6 +55,7 @@ from async_throttle import (
     limits,
     threads,
 )
+from async_throttle.http import Learner, Reading, Report, learn, read
 from async_throttle.limits import Delay, ExecutionMode, Limit, RateWindow
 from async_throttle.resources import Attempt
 
@@ -709,3 +710,29 @@ def refusals_of_a_set(api: LimitSet) -> None:
     except ResourceLimitError as error:
         assert_type(error.limit, Hashable)
         assert_type(error.retry_after, float | None)
+
+
+async def learning(
+    throttle: Throttle,
+    for_threads: threads.Throttle,
+    api: LimitSet,
+    pool: LimitPool,
+    headers: Mapping[str, str],
+    raw: list[tuple[bytes, bytes]],
+) -> None:
+    report = read(200, headers)
+    assert_type(report, Report)
+    assert_type(report.limits, Mapping[str, Reading])
+    assert_type(report.retry_after, float | None)
+    read(200, raw, 1795975094.5, refused=True)
+    learner = Learner(shared=True, adopt=True, max_pause=60, refused="refund")
+    Learner(judge=lambda status, headers: status == 200)
+    async with throttle(1) as lease, api(tokens=5) as held, pool() as granted:
+        learner.sent(throttle, lease)
+        learner.failed(api, held, TimeoutError())
+        assert_type(learner.answered(pool, granted, 200, raw, cached=True), Report)
+        learn(throttle, 200, headers, lease=lease, learner=learner)
+    learn(for_threads, 200, headers)
+    Learner(refused="no")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Learner(True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    read("200", headers)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
