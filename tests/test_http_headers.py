@@ -628,6 +628,13 @@ def test_a_megabyte_is_not_looked_at() -> None:
     )
 
 
+@pytest.mark.parametrize("value", [None, 5, 2.5, ["5"], bytearray(b"5")])
+def test_a_value_that_is_no_text_is_ignored(value: Any) -> None:
+    report = read(429, {"Retry-After": value})
+    assert (report.refused, report.retry_after, report.ignored) == (True, None, 1)
+    assert not read(200, [(5, "5")]).limits
+
+
 def test_names_are_remembered_within_bounds() -> None:
     most = 0
     for n in range(3 * families.MOST_NAMES):

@@ -147,8 +147,10 @@ def _read(status: int, found: list[tuple[Place, Any]], now: float | None, refuse
     ignored = 0
     for (family, part), value in found:
         text = _text(value)
-        parts = families.setdefault(family, {})
-        if text is not None and part in parts:
+        parts = families.get(family)
+        if parts is None:
+            parts = families[family] = {}
+        elif part in parts and text is not None:
             text = f"{parts[part]}, {text}"
         if text is None or len(text) > LONGEST:
             ignored += 1
@@ -177,6 +179,6 @@ NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 def _text(value: Any) -> str | None:
     """The value of a header; None if it is none, or absurdly long."""
-    if isinstance(value, bytes):
+    if value.__class__ is bytes:
         value = value[: LONGEST + 1].decode("latin-1")
     return value.strip(" \t") if isinstance(value, str) and len(value) <= LONGEST else None
