@@ -531,6 +531,20 @@ def test_policies_tell_the_window_and_what_is_counted() -> None:
     assert read(200, several).limits["requests"].window is None
 
 
+@pytest.mark.parametrize(
+    "policy", ['"a"', '"a";q', '"a";q=-5', '"a";q=5;w=-1', '"a";q="5"x', "1;q=a"]
+)
+def test_a_policy_that_is_none_is_ignored(policy: str) -> None:
+    report = read(200, {"RateLimit-Policy": policy})
+    assert (report.limits, report.ignored) == ({}, 1)
+
+
+def test_hubspot_tells_its_windows() -> None:
+    limits = read(200, VECTORS["HubSpot"][1]).limits
+    assert {name: each.window for name, each in limits.items()} == {"requests": 10, "daily": 86_400}
+    assert read(200, {"X-HubSpot-RateLimit-Max": "5"}).limits["requests"].window is None
+
+
 def test_binance_says_what_was_used() -> None:
     names = ["X-MBX-USED-WEIGHT-1M", "x-mbx-order-count-10s", "X-SAPI-USED-UID-WEIGHT-2H"]
     limits = read(200, dict.fromkeys(names, "1180")).limits
