@@ -596,6 +596,21 @@ def test_now_is_the_wall_clock_unless_it_is_said() -> None:
     assert read(200, headers, NOW + 4).limits["requests"].reset == 6
 
 
+@pytest.mark.parametrize("date", ["yesterday", "", "Sun, 31 Nov 2026 17:58:14 GMT"])
+def test_a_date_that_is_none_is_not_the_clock(date: str) -> None:
+    report = read(200, [("Date", date), *x("9", "8", "1795975104")], NOW)
+    assert report.limits["requests"].reset == 10
+
+
+def test_of_two_readings_the_tighter_one_counts_in_whatever_order_they_come() -> None:
+    names = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
+    for other in (("10", "3", "50"), ("10", "4", "70"), ("10", "3", ""), ("10", "", "")):
+        pairs = [*x("100", "3", "60"), *zip(names, other, strict=True)]
+        pairs = [(name, value) for name, value in pairs if value]
+        for each in (pairs, pairs[::-1]):
+            assert told(read(200, each, NOW)) == {"requests": (100, 3, 60)}
+
+
 def test_a_report_is_a_value() -> None:
     report = read(429, [*after("5"), *x("9", "8", "5")], NOW)
     assert report == read(429, [*after("5"), *x("9", "8", "5")], NOW)

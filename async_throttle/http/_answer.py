@@ -67,7 +67,7 @@ class Answer:
     def add(self, name: str, reading: Reading, coarse: bool = True) -> None:
         """Have a *reading* of the limit *name*, whose reset is *coarse*: in whole seconds.
 
-        Of two of one name the one counts that leaves less; of equal ones the one with a reset.
+        Of two of one name the one counts that leaves less; of equal ones that with the later reset.
         """
         left = reading.remaining
         if left is None and reading.limit is None and reading.used is None:
@@ -153,7 +153,7 @@ class Answer:
         return min((reset for reset in finer if 0 <= reset - seconds < 1), default=seconds + 1)
 
 
-def _tightness(reading: Reading) -> tuple[float, bool]:
-    """The less of two readings is the tighter one, or tells more."""
-    left = reading.remaining
-    return (MOST + 1 if left is None else left), reading.reset is None
+def _tightness(reading: Reading) -> tuple[float, float]:
+    """The less of two readings is the tighter one: it leaves less, or for longer."""
+    left, reset = reading.remaining, reading.reset
+    return (MOST + 1 if left is None else left), (1 if reset is None else -reset)
