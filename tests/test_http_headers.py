@@ -133,6 +133,8 @@ JAVASCRIPT = "Sun Nov 29 2026 18:58:42 GMT+0100 (Central European Standard Time)
 Told = tuple[float | None, float | None, float | None]
 """Limit, remaining and reset."""
 
+NOTHING: Told = (None, None, None)
+
 Vector = tuple[int, Pairs, bool, float | None, dict[str, Told], int]
 
 VECTORS: dict[str, Vector] = {
@@ -369,7 +371,7 @@ VECTORS: dict[str, Vector] = {
         {"requests": (9, 0, 66)},
         0,
     ),
-    "Binance": (200, [("X-MBX-USED-WEIGHT-1M", "5")], False, None, {"weight-1m": (None,) * 3}, 0),
+    "Binance": (200, [("X-MBX-USED-WEIGHT-1M", "5")], False, None, {"weight-1m": NOTHING}, 0),
     "Zendesk": (
         200,
         [
@@ -789,7 +791,12 @@ def test_a_date_is_what_the_calendar_says_in_each_form(date: datetime) -> None:
     "text",
     [
         *("", "Sun", "2026", "2026-11-29", "2026-13-01T00:00Z", "2026-02-30T00:00Z"),
-        *("Sun, 29 Nov 2026 24:00:00 GMT", "Sun, 29 Nov 2026 17:60:25 GMT", "0000-01-01T00:00Z"),
+        *(
+            "Sun, 29 Nov 2026 24:00:00 GMT",
+            "Sun, 29 Nov 2026 17:60:25 GMT",
+            "Sun, 29 Nov 2026 17:58:61 GMT",
+            "0000-01-01T00:00Z",
+        ),
         *("Sun, 29 Nov 2026 17:58:25 PST", "29 Nov 2026 17:58:25 GMT", "Sun, 29 Nov 2026 17:58"),
         *("sun, 29 nov 2026 17:58:25 gmt", " Sun, 29 Nov 2026 17:58:25 GMT", "Sun Nov 29 2026"),
         "2026-11-29T17:58:25\u0665Z",
@@ -805,6 +812,17 @@ def test_what_is_no_date(text: str) -> None:
 )
 def test_what_is_no_duration(text: str) -> None:
     assert duration(text) is None
+
+
+def test_a_leap_second_is_the_one_after() -> None:
+    assert instant("Sat, 31 Dec 2016 23:59:60 GMT") == instant("Sun, 01 Jan 2017 00:00:00 GMT")
+
+
+def test_zeros_in_front_do_not_count_within_bounds() -> None:
+    assert number("0" * 17 + "5") == 5
+    assert number("0" * 18 + "5") is None
+    assert number("0" * 17 + ".5") == 0.5
+    assert number("0" * 50 + ".5") is None
 
 
 def test_every_unit_of_a_duration() -> None:
