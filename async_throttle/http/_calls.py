@@ -1,0 +1,415 @@
+"""What every client needs: which limit a request asks for, and when its call is over.
+
+A call is a request as servers count requests: one per redirect, per round of authentication, per
+try of an SDK. `Calls` keeps the calls of one client in the order of their lives::
+
+    limiter, lease = calls.begin(request)          which limit, how much of it; nothing is held
+    ... lease is entered ...                       the request waits here
+    limiter = calls.granted(limiter, lease)        the set that granted it, of a pool
+    headers = calls.swapped(request, lease)        headers of that set's account
+    calls.failed(limiter, lease, error)            no answer came: the slot comes back
+    calls.answered(limiter, lease, ...)            the answer came, and its body holds the slot
+    calls.keep(limiter, lease)                     until
+    calls.release(lease)                           which may be said again and again
+
+`drop` is `release` for finalizers, which run in whichever thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+from async_throttle import threads
+from async_throttle._base import BaseLimiter, BaseThrottle
+from async_throttle.exceptions import ResourceLimitError
+from async_throttle.keyed import Throttles
+from async_throttle.limits import Limit, LimitPool, LimitSet
+from async_throttle.resources import ConcurrencyLimiter, RateLimiter
+
+if TYPE_CHECKING:
+    from async_throttle.http.learner import Learner
+
+__all__ = ["Calls", "Key", "Priority", "SyncCalls", "Timeout", "Weight"]
+
+Q = TypeVar("Q")
+"""A request of the client."""
+
+Amount: TypeAlias = float | Mapping[str, float]
+Weight: TypeAlias = Amount | Callable[[Q], Amount]
+Timeout: TypeAlias = float | None | Callable[[Q], float | None]
+Priority: TypeAlias = int | Callable[[Q], int]
+Key: TypeAlias = Callable[[Q], Any]
+Origin: TypeAlias = tuple[str, str | None, int | None]
+
+PORTS: Final = {"http": 80, "https": 443}
+
+LIMITER: Final = "a Throttle, a set or a pool"
+
+
+class Owner(weakref.ref[Any]):
+    """The task or thread that has an answer open, and the limiter that granted its call."""
+
+    __slots__ = ("limiter",)
+
+    limiter: Any
+
+
+class Nobody:
+    """Who makes calls outside of all tasks."""
+
+
+NOBODY: Final = Nobody()
+
+
+class Calls(Generic[Q]):
+    """The calls of one client in an event loop.
+
+    Args:
+        throttle, weight, key, timeout, priority, learn, origins: see `ThrottledTransport`.
+        unsent: exceptions that say that no byte was sent.
+        late: exceptions, no TimeoutErrors, that say that no answer came in time.
+
+    Attributes:
+        open: by lease, who has the answer open.
+        learner: what is told of answers; None if nothing is.
+    """
+
+    # _fixed    the limiter, if all requests have one; None without
+    # _table    the limiters by key, and
+    # _key      the key of a request; None without
+    # _find     the user's function that tells the limiter of a request; None without
+    # _varies   whether weight, timeout or priority are functions
+    # _origins  where headers are swapped
+    # _warned   whether the warning was given
+    # _loop     in which the latest call was made
+    __slots__ = (
+        "_find",
+        "_fixed",
+        "_key",
+        "_late",
+        "_loop",
+        "_origins",
+        "_priority",
+        "_table",
+        "_timeout",
+        "_unsent",
+        "_varies",
+        "_warned",
+        "_weight",
+        "learner",
+        "open",
+    )
+
+    _fixed: Any
+    _table: Throttles[Any, Any] | None
+    _find: Callable[[Q], Any] | None
+    _loop: asyncio.AbstractEventLoop | None
+    learner: Learner | None
+    open: dict[Any, Owner]
+
+    def __init__(
+        self,
+        throttle: Any,
+        *,
+        weight: Weight[Q] = 1,
+        key: Key[Q] | None = None,
+        timeout: Timeout[Q] = None,
+        priority: Priority[Q] = 0,
+        learn: bool | Learner = True,
+        origins: Iterable[str] = (),
+        unsent: tuple[type[BaseException], ...] = (),
+        late: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        self._fixed = self._table = self._find = self._loop = None
+        self._warned = False
+        self._key: Any = host if key is None else key
+        self._weight: Any = weight
+        self._timeout: Any = timeout
+        self._priority: Any = priority
+        self._varies = callable(weight) or callable(timeout) or callable(priority)
+        self._origins = frozenset(map(origin_of, listed("origins", origins)))
+        self._unsent = (ResourceLimitError, *unsent)
+        self._late = late
+        self.open = {}
+        self.learner = learner_of(learn)
+        if is_limiter(throttle):
+            self._fixed = self._checked(throttle)
+            self._check_configs(throttle)
+            if not self._varies:
+                self._call(self._fixed, weight, timeout, priority)  # raises what it would raise
+        elif isinstance(throttle, Throttles):
+            self._table = throttle
+        elif callable(throttle) and not isinstance(throttle, type):
+            self._find = throttle
+        else:
+            raise TypeError(
+                f"throttle must be {LIMITER}, Throttles, or a function of the request, got "
+                f"{throttle!r}"
+            )
+        if key is not None and (self._table is None or not callable(key)):
+            wanted = "be a function of the request" if self._table is not None else "go with Throttles"
+            raise TypeError(f"key must {wanted}, got {key!r}")
+
+    # -- before the request -------------------------------------------------------------
+
+    def begin(self, request: Q, most: float | None = None) -> tuple[Any, Any]:
+        """The limiter that *request* asks, and the lease that is to be entered.
+
+        Args:
+            request: as the client has it.
+            most: seconds that it may take, with the wait.
+        """
+        limiter = self._fixed
+        if limiter is None:
+            limiter = self._limiter_of(request)
+        weight, timeout, priority = self._weight, self._timeout, self._priority
+        if self._varies:
+            weight = weight(request) if callable(weight) else weight
+            timeout = timeout(request) if callable(timeout) else timeout
+            priority = priority(request) if callable(priority) else priority
+        if most is not None:
+            timeout = most if timeout is None else min(timeout, most)
+        lease = self._call(limiter, weight, timeout, priority)
+        if self.open and not self._warned and limiter.locked():
+            self._warn_of_itself(limiter)
+        return limiter, lease
+
+    def _limiter_of(self, request: Q) -> Any:
+        if self._find is None:
+            assert self._table is not None, "the limiter is fixed, found, or of the table"
+            limiter = self._table[self._key(request)]
+        else:
+            limiter = self._find(request)
+            if not is_limiter(limiter):
+                raise TypeError(f"throttle must return {LIMITER}, got {limiter!r} for {request!r}")
+        return self._checked(limiter)
+
+    def _checked(self, limiter: Any) -> Any:
+        """What is asked where the user says *limiter*."""
+        return limiter if isinstance(limiter, BaseLimiter) else limiter.throttle
+
+    def _call(self, limiter: Any, weight: Any, timeout: float | None, priority: int) -> Any:
+        if isinstance(limiter, BaseThrottle):
+            if isinstance(weight, Mapping):
+                raise TypeError(f"weight must be a number for {limiter!r}, got {weight!r}")
+            made: Any = limiter
+            return made(weight, timeout=timeout, priority=priority)
+        if isinstance(weight, Mapping):
+            return limiter(weight, timeout=timeout, priority=priority)
+        if weight != 1:
+            raise TypeError(f"weight must be a mapping by limit for a set, got {weight!r}")
+        return limiter(timeout=timeout, priority=priority)
+
+    def _warn_of_itself(self, limiter: Any) -> None:
+        """Warn, once, if the one who asks waits for a slot that it holds itself."""
+        who = self._who()
+        for owner in list(self.open.values()):
+            if owner() is who and owner.limiter in granted_by(limiter) and is_full(limiter):
+                self._warned = True
+                warnings.warn(
+                    f"a request waits for a slot of {limiter!r} while the task or thread that "
+                    "makes it holds one itself, by an answer that was neither read nor closed: it "
+                    "may wait for ever. Read or close an answer before the next request is made, "
+                    "or the same one is tried again",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return
+
+    def _who(self) -> Any:
+        """Who makes a call: the task."""
+        self._loop = loop = asyncio.get_running_loop()
+        return asyncio.current_task(loop) or NOBODY
+
+    # -- once it was granted ------------------------------------------------------------
+
+    def granted(self, limiter: Any, lease: Any) -> Any:
+        """The limiter that has granted *lease*: of a pool, one of its sets."""
+        if isinstance(limiter, LimitPool):
+            limiter = lease.limit_set
+        if self.learner is not None:
+            self.learner.sent(limiter, lease)
+        return limiter
+
+    def swapped(self, request: Any, lease: Any) -> Mapping[str, str] | None:
+        """The headers that *request* is to have instead of its own, by name; None without.
+
+        Raises:
+            ValueError: there are such headers, and nobody said where they may be sent.
+        """
+        config = getattr(lease, "config", None)
+        if not config or not (headers := config.get("headers")):
+            return None
+        if not self._origins:
+            raise ValueError(NO_ORIGINS)
+        url = request.url
+        if (url.scheme, url.host, url.port or PORTS.get(url.scheme)) not in self._origins:
+            return None
+        return {name: value for name, value in headers.items() if name in request.headers}
+
+    def failed(self, limiter: Any, lease: Any, error: BaseException) -> None:
+        """The call came to nothing, by *error*: whatever it holds comes back."""
+        try:
+            if self.learner is not None:
+                self.learner.failed(limiter, lease)
+        finally:
+            if isinstance(error, self._unsent):
+                lease.ended()
+            elif isinstance(error, self._late):
+                error = TimeoutError(str(error))
+            self.open.pop(lease, None)
+            self._leave(lease, error)
+
+    def answered(
+        self, limiter: Any, lease: Any, status: int, headers: Any, *, cached: bool = False
+    ) -> None:
+        """The answer is there, but for its body."""
+        lease.ended()
+        if self.learner is not None:
+            self.learner.answered(limiter, lease, status, headers, cached=cached)
+
+    # -- as long as the body is open ----------------------------------------------------
+
+    def keep(self, limiter: Any, lease: Any) -> None:
+        """Hold what the call holds until `release`."""
+        owner = Owner(self._who())
+        owner.limiter = limiter
+        self.open[lease] = owner
+
+    def over(self, lease: Any) -> None:
+        """The call ends with its answer, which has no body to wait for."""
+        self._leave(lease, None)
+
+    def release(self, lease: Any) -> None:
+        """Give back what a call holds that was kept; a second time does nothing."""
+        if self.open.pop(lease, None) is not None:
+            self._leave(lease, None)
+
+    def drop(self, lease: Any) -> None:
+        """`release` from a finalizer, which the garbage collector runs in whichever thread."""
+        loop = self._loop
+        if loop is not None and loop.is_running() and asyncio._get_running_loop() is not loop:
+            try:
+                loop.call_soon_threadsafe(self.release, lease)
+            except RuntimeError:  # the loop was closed just now, and runs nothing any more
+                self.release(lease)
+        else:
+            self.release(lease)
+
+    def release_all(self) -> None:
+        """The client is closed: nothing is held any more."""
+        for lease in list(self.open):
+            self.release(lease)
+
+    def _leave(self, lease: Any, error: BaseException | None) -> None:
+        # All is done in the call: what it returns is awaited only because `async with` does so.
+        lease.__aexit__(None if error is None else type(error), error, None)
+
+    def _check_configs(self, limiter: Any) -> None:
+        sets = limiter if isinstance(limiter, LimitPool) else [limiter]
+        if not self._origins and any(getattr(each, "config", {}).get("headers") for each in sets):
+            raise ValueError(NO_ORIGINS)
+
+
+class SyncCalls(Calls[Q]):
+    """The calls of one client in threads."""
+
+    __slots__ = ()
+
+    def _checked(self, limiter: Any) -> Any:
+        sets = limiter if isinstance(limiter, LimitPool) else [limiter]
+        limits = (
+            limit
+            for each in sets
+            for limit in ([each[key] for key in each] if isinstance(each, LimitSet) else [each])
+        )
+        # Limits in the manner of concurry are for threads, and no throttles themselves.
+        if all(isinstance(limit, (threads.Throttle, Limit)) for limit in limits):
+            return limiter
+        raise TypeError(
+            "throttle must be for threads, async_throttle.threads.Throttle or a set or pool of "
+            f"such, got {limiter!r}"
+        )
+
+    def _who(self) -> Any:
+        """Who makes a call: the thread."""
+        return threading.current_thread()
+
+    def drop(self, lease: Any) -> None:
+        """`release` from a finalizer: limits for threads bear that in any thread."""
+        self.release(lease)
+
+    def _leave(self, lease: Any, error: BaseException | None) -> None:
+        lease.__exit__(None if error is None else type(error), error, None)
+
+
+NO_ORIGINS: Final = (
+    "origins must be given where config has headers, as in origins=['https://api.example.com']: "
+    "whoever redirects a request could have the key sent elsewhere"
+)
+
+
+def is_limiter(it: Any) -> bool:
+    """Whether requests can wait for *it*."""
+    return isinstance(it, (BaseLimiter, RateLimiter, ConcurrencyLimiter))
+
+
+def learner_of(learn: Any) -> Learner | None:
+    """What *learn* asks for."""
+    from async_throttle.http.learner import Learner
+
+    if isinstance(learn, Learner):
+        return learn
+    if not isinstance(learn, bool):
+        raise TypeError(f"learn must be True, False or a Learner, got {learn!r}")
+    return Learner() if learn else None
+
+
+def host(request: Any) -> Any:
+    """The key of *request* where none is said."""
+    return request.url.host
+
+
+def listed(name: str, texts: Any) -> list[str]:
+    """The *texts* one by one; a text is no list of its letters."""
+    found = [] if isinstance(texts, (str, bytes)) else list(texts)
+    if isinstance(texts, (str, bytes)) or not all(isinstance(text, str) for text in found):
+        raise TypeError(f"{name} must be a list of texts, got {texts!r}")
+    return found
+
+
+def origin_of(text: str) -> Origin:
+    """The scheme, the host and the port that *text* says.
+
+    Raises:
+        ValueError: it says more, or less.
+
+    >>> origin_of("https://api.example.com")
+    ('https', 'api.example.com', 443)
+    """
+    parts = urlsplit(text)
+    rest = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+    if parts.scheme not in PORTS or not parts.hostname or rest:
+        raise ValueError(f"origins must be like 'https://api.example.com', got {text!r}")
+    return parts.scheme, parts.hostname, parts.port or PORTS[parts.scheme]
+
+
+def granted_by(limiter: Any) -> tuple[Any, ...]:
+    """The limiters that may have granted a call to *limiter*."""
+    return tuple(limiter) if isinstance(limiter, LimitPool) else (limiter,)
+
+
+def is_full(limiter: Any) -> bool:
+    """Whether a slot is what *limiter* lacks."""
+    if isinstance(limiter, LimitPool):
+        return all(map(is_full, limiter))
+    if isinstance(limiter, LimitSet):
+        return any(is_full(limiter[key]) for key in limiter)
+    throttle = limiter if isinstance(limiter, BaseThrottle) else limiter.throttle
+    return bool(0 < throttle.concurrency <= throttle.active)

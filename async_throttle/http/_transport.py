@@ -1,0 +1,363 @@
+"""A transport that waits for a limit, for httpx and for httpx2, which is httpx under another name.
+
+The classes here have no base of either; `httpx.py` and `httpx2.py` give them one. When the slot of
+a request comes back is told here, once, for both. Taken before the inner transport is called, it
+comes back at the first of these:
+
+1. The inner transport raises, or is cancelled.
+2. The answer is closed when it comes: it was made from bytes, as by caches and mock transports.
+   Nobody reads or closes the stream of such an answer, so it must not hold the slot.
+3. The stream of an upgraded connection (status 101) is closed, as 4.
+4. The body is closed: `aclose`.
+5. An iteration of the body ends: at its end, or because it is broken off, cancelled, or fails. It
+   may be the second one of the same stream, as by the SDK of OpenAI.
+6. The body is collected, neither read nor closed.
+7. The transport is closed.
+
+The answer is changed in place: an answer that is made anew lacks its version, its reason, and the
+stream of an upgraded connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+from async_throttle.http._calls import Calls, Key, Priority, SyncCalls, Timeout, Weight
+
+if TYPE_CHECKING:
+    from async_throttle.http.learner import Learner
+
+__all__ = ["Body", "Family", "SyncBody", "SyncTransport", "Transport"]
+
+Q = TypeVar("Q")
+"""A request of the family."""
+
+FAMILIES = ("httpx", "httpx2")
+
+
+class Family:
+    """What the transports need of the module that is their family.
+
+    Attributes:
+        name: of the module.
+        request: its class of requests.
+        unsent: its exceptions that say that no byte was sent.
+        late: its exceptions that say that no answer came in time.
+    """
+
+    __slots__ = ("late", "name", "request", "unsent")
+
+    def __init__(self, module: Any) -> None:
+        self.name: str = module.__name__
+        self.request: type[Any] = module.Request
+        self.unsent: tuple[type[Exception], ...] = (
+            module.ConnectTimeout,
+            module.PoolTimeout,
+            module.ConnectError,
+            module.UnsupportedProtocol,
+        )
+        self.late: tuple[type[Exception], ...] = (module.ReadTimeout, module.WriteTimeout)
+
+    def check_transport(self, transport: Any, handle: str) -> None:
+        """Refuse what is no transport of this family.
+
+        Raises:
+            TypeError: *transport* is of another family, or has no method *handle*.
+        """
+        homes = {base.__module__.partition(".")[0] for base in type(transport).__mro__}
+        others = homes.intersection(FAMILIES) - {self.name}
+        if others and self.name not in homes:
+            other = others.pop()
+            raise TypeError(
+                f"transport must be of {self.name}, got one of {other}, {transport!r}: take "
+                f"ThrottledTransport from async_throttle.http.{other}, for a client of {other}"
+            )
+        if isinstance(transport, type) or not hasattr(transport, handle):
+            raise TypeError(f"transport must have a method {handle}, got {transport!r}")
+
+    def refusal(self, request: Any) -> TypeError:
+        """What to raise at a *request* of another family: nothing was sent yet."""
+        other = type(request).__module__.partition(".")[0]
+        advice = f"take it from async_throttle.http.{other}" if other in FAMILIES else "it is none"
+        return TypeError(
+            f"this ThrottledTransport is for clients of {self.name}, and was asked to send "
+            f"{request!r} of {other}: {advice}"
+        )
+
+    def swapped(self, request: Any, headers: Any) -> Any:
+        """The same *request* with other *headers*; the caller's own stays as it is."""
+        # Of a request that follows a redirect the client copies the headers of the one before.
+        mine = request.headers.copy()
+        mine.update(headers)
+        return self.request(
+            request.method,
+            request.url,
+            headers=mine,
+            stream=request.stream,
+            extensions=request.extensions,
+        )
+
+
+def is_cached(response: Any) -> bool:
+    """Whether the answer comes from a cache beneath, and says nothing of the server now."""
+    extensions = response.extensions
+    return bool(extensions.get("hishel_from_cache") or extensions.get("from_cache"))
+
+
+class Body:
+    """The body of an answer, which holds the slot of its call."""
+
+    __slots__ = ("_calls", "_lease", "_stream")
+
+    def __init__(self, calls: Calls[Any], lease: Any, stream: Any) -> None:
+        self._calls = calls
+        self._lease = lease
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream:
+                yield chunk
+        finally:
+            self._calls.release(self._lease)
+
+    async def aclose(self) -> None:
+        """Close the body, and give the slot back."""
+        try:
+            await self._stream.aclose()
+        finally:
+            self._calls.release(self._lease)
+
+    def __del__(self) -> None:
+        if self._lease in self._calls.open:
+            self._calls.drop(self._lease)
+
+
+class SyncBody:
+    """The same for threads."""
+
+    __slots__ = ("_calls", "_lease", "_stream")
+
+    def __init__(self, calls: Calls[Any], lease: Any, stream: Any) -> None:
+        self._calls = calls
+        self._lease = lease
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._stream
+        finally:
+            self._calls.release(self._lease)
+
+    def close(self) -> None:
+        """Close the body, and give the slot back."""
+        try:
+            self._stream.close()
+        finally:
+            self._calls.release(self._lease)
+
+    def __del__(self) -> None:
+        if self._lease in self._calls.open:
+            self._calls.drop(self._lease)
+
+
+class Transport(Generic[Q]):
+    """A transport in which each request waits for a limit, and holds its slot for the body."""
+
+    _family: ClassVar[Family]
+    _body: ClassVar[type[Body]]
+
+    def __init__(
+        self,
+        throttle: Any,
+        transport: Any = None,
+        *,
+        weight: Weight[Q] = 1,
+        key: Key[Q] | None = None,
+        timeout: Timeout[Q] = None,
+        priority: Priority[Q] = 0,
+        learn: bool | Learner = True,
+        origins: Iterable[str] = (),
+    ) -> None:
+        family = self._family
+        if transport is not None:
+            family.check_transport(transport, "handle_async_request")
+        self._calls: Calls[Q] = Calls(
+            throttle,
+            weight=weight,
+            key=key,
+            timeout=timeout,
+            priority=priority,
+            learn=learn,
+            origins=origins,
+            unsent=family.unsent,
+            late=family.late,
+        )
+        self._inner: Any = self._new() if transport is None else transport
+
+    def _new(self) -> Any:
+        """The inner transport where none is given."""
+        raise NotImplementedError
+
+    async def handle_async_request(self, request: Q) -> Any:
+        """Wait for the limit, and send *request*.
+
+        Raises:
+            TypeError: *request* is of another family. Nothing was sent.
+            ResourceLimitError: the limit refuses it, by `ThrottleTimeout` and others. Nothing was
+                sent, and nothing is held.
+        """
+        calls = self._calls
+        if not isinstance(request, self._family.request):
+            raise self._family.refusal(request)
+        limiter, lease = calls.begin(request)
+        await lease.__aenter__()
+        response = None
+        try:
+            limiter = calls.granted(limiter, lease)
+            headers = calls.swapped(request, lease)
+            response = await self._inner.handle_async_request(
+                self._family.swapped(request, headers) if headers else request
+            )
+            calls.answered(
+                limiter,
+                lease,
+                response.status_code,
+                response.headers.raw,
+                cached=is_cached(response),
+            )
+            if response.is_closed:
+                calls.over(lease)
+            else:
+                calls.keep(limiter, lease)
+                response.stream = self._body(calls, lease, response.stream)
+        except BaseException as error:
+            calls.failed(limiter, lease, error)
+            if response is not None:
+                await response.aclose()
+            raise
+        return response
+
+    async def aclose(self) -> None:
+        """Close the inner transport; bodies that are open hold nothing any more."""
+        try:
+            await self._inner.aclose()
+        finally:
+            self._calls.release_all()
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        try:
+            await self._inner.__aexit__(exc_type, exc_value, traceback)
+        finally:
+            self._calls.release_all()
+
+    def __repr__(self) -> str:
+        return f"<async_throttle.http.{self._family.name}.{type(self).__name__} of {self._inner!r}>"
+
+
+class SyncTransport(Generic[Q]):
+    """The same for threads, over limits for threads."""
+
+    _family: ClassVar[Family]
+    _body: ClassVar[type[SyncBody]]
+
+    def __init__(
+        self,
+        throttle: Any,
+        transport: Any = None,
+        *,
+        weight: Weight[Q] = 1,
+        key: Key[Q] | None = None,
+        timeout: Timeout[Q] = None,
+        priority: Priority[Q] = 0,
+        learn: bool | Learner = True,
+        origins: Iterable[str] = (),
+    ) -> None:
+        family = self._family
+        if transport is not None:
+            family.check_transport(transport, "handle_request")
+        self._calls: SyncCalls[Q] = SyncCalls(
+            throttle,
+            weight=weight,
+            key=key,
+            timeout=timeout,
+            priority=priority,
+            learn=learn,
+            origins=origins,
+            unsent=family.unsent,
+            late=family.late,
+        )
+        self._inner: Any = self._new() if transport is None else transport
+
+    def _new(self) -> Any:
+        """The inner transport where none is given."""
+        raise NotImplementedError
+
+    def handle_request(self, request: Q) -> Any:
+        """Wait for the limit, with the thread, and send *request*; see `Transport`."""
+        calls = self._calls
+        if not isinstance(request, self._family.request):
+            raise self._family.refusal(request)
+        limiter, lease = calls.begin(request)
+        lease.__enter__()
+        response = None
+        try:
+            limiter = calls.granted(limiter, lease)
+            headers = calls.swapped(request, lease)
+            response = self._inner.handle_request(
+                self._family.swapped(request, headers) if headers else request
+            )
+            calls.answered(
+                limiter,
+                lease,
+                response.status_code,
+                response.headers.raw,
+                cached=is_cached(response),
+            )
+            if response.is_closed:
+                calls.over(lease)
+            else:
+                calls.keep(limiter, lease)
+                response.stream = self._body(calls, lease, response.stream)
+        except BaseException as error:
+            calls.failed(limiter, lease, error)
+            if response is not None:
+                response.close()
+            raise
+        return response
+
+    def close(self) -> None:
+        """Close the inner transport; bodies that are open hold nothing any more."""
+        try:
+            self._inner.close()
+        finally:
+            self._calls.release_all()
+
+    def __enter__(self) -> Self:
+        self._inner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        try:
+            self._inner.__exit__(exc_type, exc_value, traceback)
+        finally:
+            self._calls.release_all()
+
+    def __repr__(self) -> str:
+        return f"<async_throttle.http.{self._family.name}.{type(self).__name__} of {self._inner!r}>"

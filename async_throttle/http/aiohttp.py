@@ -1,0 +1,120 @@
+"""Limits for aiohttp: a client middleware in which each request waits.
+
+The total timeout of aiohttp, 300 s unless said otherwise, counts the wait as well: a request that
+waits longer for its turn fails with a TimeoutError, unsent. Give the session none, or one for the
+socket::
+
+    import aiohttp
+    from async_throttle import Throttle
+    from async_throttle.http.aiohttp import throttled
+
+    session = aiohttp.ClientSession(
+        middlewares=[throttled(Throttle(10, 5))],
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60),
+    )
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import (
+    ClientConnectorError,
+    ClientHandlerType,
+    ClientMiddlewareType,
+    ClientRequest,
+    ClientResponse,
+    ConnectionTimeoutError,
+)
+
+from async_throttle.http._calls import Calls, Key, Priority, Timeout, Weight
+
+if TYPE_CHECKING:
+    from async_throttle.http.learner import Learner
+
+__all__ = ["throttled"]
+
+UNSENT = (ConnectionTimeoutError, ClientConnectorError)
+
+
+def throttled(
+    throttle: Any,
+    *,
+    weight: Weight[ClientRequest] = 1,
+    key: Key[ClientRequest] | None = None,
+    timeout: Timeout[ClientRequest] = None,
+    priority: Priority[ClientRequest] = 0,
+    learn: bool | Learner = True,
+    origins: Iterable[str] = (),
+) -> ClientMiddlewareType:
+    """A middleware in which each request waits for a limit, and holds its slot for the body.
+
+    The total timeout of aiohttp, 300 s unless said otherwise, counts the wait: whoever waits longer
+    gets a TimeoutError, and leaves no trace. ``ClientTimeout(total=None, sock_read=60)`` counts
+    none of it. Where a request tells its timeout, as from aiohttp 3.15 on, it is refused at once,
+    with `ThrottleTimeout`, if it is known to have to wait longer than the total.
+
+    A request is one as servers count them: each redirect is one, and so is the second try that
+    aiohttp makes by itself where a server hangs up. The slot comes back when the body was read, or
+    the answer is closed, released or left, or collected. Two delays are aiohttp's own:
+    ``session.close()`` does not end answers that are open, and of one that is dropped unread aiohttp
+    first reads the rest. A websocket holds its slot for its life.
+
+    Middlewares that retry belong before this one in the list, those that answer by themselves, such
+    as caches, too. ``middlewares=`` of a request takes the place of the session's.
+
+    Args: as `async_throttle.http.httpx.ThrottledTransport`.
+
+    Raises:
+        TypeError: something is of another kind.
+        ValueError: accounts have headers, and there are no *origins*.
+    """
+    calls: Calls[ClientRequest] = Calls(
+        throttle,
+        weight=weight,
+        key=key,
+        timeout=timeout,
+        priority=priority,
+        learn=learn,
+        origins=origins,
+        unsent=UNSENT,
+    )
+
+    async def wait(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        limiter, lease = calls.begin(request, total_of(request))
+        await lease.__aenter__()
+        response = None
+        own: dict[str, str] = {}
+        try:
+            limiter = calls.granted(limiter, lease)
+            headers = calls.swapped(request, lease)
+            if headers:
+                own = {name: request.headers[name] for name in headers}
+                request.headers.update(headers)
+            response = await handler(request)
+            calls.answered(limiter, lease, response.status, response.raw_headers)
+            connection = response.connection
+            if connection is None:  # all of it is there
+                calls.over(lease)
+            else:
+                calls.keep(limiter, lease)
+                connection.add_callback(partial(calls.drop, lease))
+        except BaseException as error:
+            calls.failed(limiter, lease, error)
+            if response is not None:
+                response.close()
+            raise
+        finally:
+            request.headers.update(own)
+        return response
+
+    return wait
+
+
+def total_of(request: ClientRequest) -> float | None:
+    """Seconds that *request* may take in total, if it tells."""
+    timeout = getattr(request, "timeout", None)
+    total: float | None = getattr(timeout, "total", None)
+    return total or None  # aiohttp means by 0 what it means by None
