@@ -9,7 +9,7 @@ try of an SDK. `Calls` keeps the calls of one client in the order of their lives
     headers = calls.swapped(request, lease)        headers of that set's account
     calls.failed(limiter, lease, error)            no answer came: the slot comes back
     calls.answered(limiter, lease, ...)            the answer came, and its body holds the slot
-    calls.keep(limiter, lease)                     until
+    calls.keep(lease)                              until
     calls.release(lease)                           which may be said again and again
 
 `drop` is `release` for finalizers, which run in whichever thread.
@@ -22,6 +22,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
@@ -29,8 +30,11 @@ from async_throttle import threads
 from async_throttle._base import BaseLimiter, BaseThrottle
 from async_throttle.exceptions import ResourceLimitError
 from async_throttle.keyed import Throttles
-from async_throttle.limits import Limit, LimitPool, LimitSet
+from async_throttle.limits._pool import LimitPool
+from async_throttle.limits._set import LimitSet
+from async_throttle.limits._single import Limit
 from async_throttle.resources import ConcurrencyLimiter, RateLimiter
+from async_throttle.throttle import Lease
 
 if TYPE_CHECKING:
     from async_throttle.http.learner import Learner
@@ -52,14 +56,6 @@ PORTS: Final = {"http": 80, "https": 443}
 LIMITER: Final = "a Throttle, a set or a pool"
 
 
-class Owner(weakref.ref[Any]):
-    """The task or thread that has an answer open, and the limiter that granted its call."""
-
-    __slots__ = ("limiter",)
-
-    limiter: Any
-
-
 class Nobody:
     """Who makes calls outside of all tasks."""
 
@@ -78,9 +74,11 @@ class Calls(Generic[Q]):
     Attributes:
         open: by lease, who has the answer open.
         learner: what is told of answers; None if nothing is.
+        alone: whether all requests ask one throttle: no set grants them, and has headers for them.
     """
 
     # _fixed    the limiter, if all requests have one; None without
+    # _ready    makes the lease, if all requests ask for the same; None without
     # _table    the limiters by key, and
     # _key      the key of a request; None without
     # _find     the user's function that tells the limiter of a request; None without
@@ -96,22 +94,25 @@ class Calls(Generic[Q]):
         "_loop",
         "_origins",
         "_priority",
+        "_ready",
         "_table",
         "_timeout",
         "_unsent",
         "_varies",
         "_warned",
         "_weight",
+        "alone",
         "learner",
         "open",
     )
 
     _fixed: Any
+    _ready: Callable[[], Any] | None
     _table: Throttles[Any, Any] | None
     _find: Callable[[Q], Any] | None
     _loop: asyncio.AbstractEventLoop | None
     learner: Learner | None
-    open: dict[Any, Owner]
+    open: dict[Any, weakref.ref[Any]]
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class Calls(Generic[Q]):
         unsent: tuple[type[BaseException], ...] = (),
         late: tuple[type[BaseException], ...] = (),
     ) -> None:
-        self._fixed = self._table = self._find = self._loop = None
+        self._fixed = self._ready = self._table = self._find = self._loop = None
         self._warned = False
         self._key: Any = host if key is None else key
         self._weight: Any = weight
@@ -136,13 +137,19 @@ class Calls(Generic[Q]):
         self._origins = frozenset(map(origin_of, listed("origins", origins)))
         self._unsent = (ResourceLimitError, *unsent)
         self._late = late
+        self.alone = False
         self.open = {}
         self.learner = learner_of(learn)
         if is_limiter(throttle):
             self._fixed = self._checked(throttle)
-            self._check_configs(throttle)
+            self.alone = isinstance(self._fixed, BaseThrottle)
+            self._check_configs(self._fixed)
             if not self._varies:
-                self._call(self._fixed, weight, timeout, priority)  # raises what it would raise
+                self._ready = partial(self._call, self._fixed, weight, timeout, priority)
+                self._ready()  # whatever it raises is raised here
+                if self.alone:
+                    asked: Any = self._fixed
+                    self._ready = partial(asked, weight, timeout=timeout, priority=priority)
         elif isinstance(throttle, Throttles):
             self._table = throttle
         elif callable(throttle) and not isinstance(throttle, type):
@@ -166,6 +173,10 @@ class Calls(Generic[Q]):
             most: seconds that it may take, with the wait.
         """
         limiter = self._fixed
+        if self._ready is not None and most is None:
+            if self.open and not self._warned and limiter.locked():
+                self._warn_of_itself(limiter)
+            return limiter, self._ready()
         if limiter is None:
             limiter = self._limiter_of(request)
         weight, timeout, priority = self._weight, self._timeout, self._priority
@@ -209,8 +220,8 @@ class Calls(Generic[Q]):
     def _warn_of_itself(self, limiter: Any) -> None:
         """Warn, once, if the one who asks waits for a slot that it holds itself."""
         who = self._who()
-        for owner in list(self.open.values()):
-            if owner() is who and owner.limiter in granted_by(limiter) and is_full(limiter):
+        for lease, owner in list(self.open.items()):
+            if owner() is who and granted_by(lease) in candidates(limiter) and is_full(limiter):
                 self._warned = True
                 warnings.warn(
                     f"a request waits for a slot of {limiter!r} while the task or thread that "
@@ -231,11 +242,7 @@ class Calls(Generic[Q]):
 
     def granted(self, limiter: Any, lease: Any) -> Any:
         """The limiter that has granted *lease*: of a pool, one of its sets."""
-        if isinstance(limiter, LimitPool):
-            limiter = lease.limit_set
-        if self.learner is not None:
-            self.learner.sent(limiter, lease)
-        return limiter
+        return lease.limit_set if isinstance(limiter, LimitPool) else limiter
 
     def swapped(self, request: Any, lease: Any) -> Mapping[str, str] | None:
         """The headers that *request* is to have instead of its own, by name; None without.
@@ -243,8 +250,7 @@ class Calls(Generic[Q]):
         Raises:
             ValueError: there are such headers, and nobody said where they may be sent.
         """
-        config = getattr(lease, "config", None)
-        if not config or not (headers := config.get("headers")):
+        if not (headers := getattr(lease, "config", {}).get("headers")):
             return None
         if not self._origins:
             raise ValueError(NO_ORIGINS)
@@ -255,32 +261,23 @@ class Calls(Generic[Q]):
 
     def failed(self, limiter: Any, lease: Any, error: BaseException) -> None:
         """The call came to nothing, by *error*: whatever it holds comes back."""
+        unsent = isinstance(error, self._unsent)
         try:
             if self.learner is not None:
-                self.learner.failed(limiter, lease)
+                self.learner.failed(limiter, lease, None if unsent else error)
         finally:
-            if isinstance(error, self._unsent):
+            if unsent:
                 lease.ended()
             elif isinstance(error, self._late):
                 error = TimeoutError(str(error))
             self.open.pop(lease, None)
             self._leave(lease, error)
 
-    def answered(
-        self, limiter: Any, lease: Any, status: int, headers: Any, *, cached: bool = False
-    ) -> None:
-        """The answer is there, but for its body."""
-        lease.ended()
-        if self.learner is not None:
-            self.learner.answered(limiter, lease, status, headers, cached=cached)
-
     # -- as long as the body is open ----------------------------------------------------
 
-    def keep(self, limiter: Any, lease: Any) -> None:
+    def keep(self, lease: Any) -> None:
         """Hold what the call holds until `release`."""
-        owner = Owner(self._who())
-        owner.limiter = limiter
-        self.open[lease] = owner
+        self.open[lease] = weakref.ref(self._who())
 
     def over(self, lease: Any) -> None:
         """The call ends with its answer, which has no body to wait for."""
@@ -400,8 +397,13 @@ def origin_of(text: str) -> Origin:
     return parts.scheme, parts.hostname, parts.port or PORTS[parts.scheme]
 
 
-def granted_by(limiter: Any) -> tuple[Any, ...]:
-    """The limiters that may have granted a call to *limiter*."""
+def granted_by(lease: Any) -> Any:
+    """The throttle or the set whose limits *lease* holds."""
+    return lease._throttle if isinstance(lease, Lease) else lease.limit_set
+
+
+def candidates(limiter: Any) -> tuple[Any, ...]:
+    """The throttles or sets that may grant a call to *limiter*."""
     return tuple(limiter) if isinstance(limiter, LimitPool) else (limiter,)
 
 

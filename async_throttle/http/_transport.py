@@ -20,7 +20,7 @@ stream of an upgraded connection.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
@@ -100,9 +100,8 @@ class Family:
         )
 
 
-def is_cached(response: Any) -> bool:
-    """Whether the answer comes from a cache beneath, and says nothing of the server now."""
-    extensions = response.extensions
+def is_cached(extensions: Any) -> bool:
+    """Whether an answer of these comes from a cache beneath, and tells nothing of now."""
     return bool(extensions.get("hishel_from_cache") or extensions.get("from_cache"))
 
 
@@ -117,9 +116,14 @@ class Body:
         self._stream = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        stream = self._stream.__aiter__()
         try:
-            async for chunk in self._stream:
+            async for chunk in stream:
                 yield chunk
+        except GeneratorExit:  # broken off, which the stream beneath has to know as well
+            if isinstance(stream, AsyncGenerator):
+                await stream.aclose()
+            raise
         finally:
             self._calls.release(self._lease)
 
@@ -210,28 +214,30 @@ class Transport(Generic[Q]):
                 sent, and nothing is held.
         """
         calls = self._calls
+        learner = calls.learner
         if not isinstance(request, self._family.request):
             raise self._family.refusal(request)
         limiter, lease = calls.begin(request)
         await lease.__aenter__()
         response = None
         try:
-            limiter = calls.granted(limiter, lease)
-            headers = calls.swapped(request, lease)
-            response = await self._inner.handle_async_request(
-                self._family.swapped(request, headers) if headers else request
-            )
-            calls.answered(
-                limiter,
-                lease,
-                response.status_code,
-                response.headers.raw,
-                cached=is_cached(response),
-            )
+            sent = request
+            if not calls.alone:
+                limiter = calls.granted(limiter, lease)
+                if headers := calls.swapped(request, lease):
+                    sent = self._family.swapped(request, headers)
+            if learner is not None:
+                learner.sent(limiter, lease)
+            response = await self._inner.handle_async_request(sent)
+            lease.ended()
+            if learner is not None:
+                status, headers = response.status_code, response.headers.raw
+                cached = is_cached(response.extensions)
+                learner.answered(limiter, lease, status, headers, cached=cached)
             if response.is_closed:
                 calls.over(lease)
             else:
-                calls.keep(limiter, lease)
+                calls.keep(lease)
                 response.stream = self._body(calls, lease, response.stream)
         except BaseException as error:
             calls.failed(limiter, lease, error)
@@ -307,28 +313,30 @@ class SyncTransport(Generic[Q]):
     def handle_request(self, request: Q) -> Any:
         """Wait for the limit, with the thread, and send *request*; see `Transport`."""
         calls = self._calls
+        learner = calls.learner
         if not isinstance(request, self._family.request):
             raise self._family.refusal(request)
         limiter, lease = calls.begin(request)
         lease.__enter__()
         response = None
         try:
-            limiter = calls.granted(limiter, lease)
-            headers = calls.swapped(request, lease)
-            response = self._inner.handle_request(
-                self._family.swapped(request, headers) if headers else request
-            )
-            calls.answered(
-                limiter,
-                lease,
-                response.status_code,
-                response.headers.raw,
-                cached=is_cached(response),
-            )
+            sent = request
+            if not calls.alone:
+                limiter = calls.granted(limiter, lease)
+                if headers := calls.swapped(request, lease):
+                    sent = self._family.swapped(request, headers)
+            if learner is not None:
+                learner.sent(limiter, lease)
+            response = self._inner.handle_request(sent)
+            lease.ended()
+            if learner is not None:
+                status, headers = response.status_code, response.headers.raw
+                cached = is_cached(response.extensions)
+                learner.answered(limiter, lease, status, headers, cached=cached)
             if response.is_closed:
                 calls.over(lease)
             else:
-                calls.keep(limiter, lease)
+                calls.keep(lease)
                 response.stream = self._body(calls, lease, response.stream)
         except BaseException as error:
             calls.failed(limiter, lease, error)

@@ -81,25 +81,30 @@ def throttled(
         origins=origins,
         unsent=UNSENT,
     )
+    learner = calls.learner
 
     async def wait(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         limiter, lease = calls.begin(request, total_of(request))
         await lease.__aenter__()
         response = None
-        own: dict[str, str] = {}
+        own: dict[str, str] = {}  # what the swapped headers were
         try:
-            limiter = calls.granted(limiter, lease)
-            headers = calls.swapped(request, lease)
-            if headers:
-                own = {name: request.headers[name] for name in headers}
-                request.headers.update(headers)
+            if not calls.alone:
+                limiter = calls.granted(limiter, lease)
+                if headers := calls.swapped(request, lease):
+                    own = {name: request.headers[name] for name in headers}
+                    request.headers.update(headers)
+            if learner is not None:
+                learner.sent(limiter, lease)
             response = await handler(request)
-            calls.answered(limiter, lease, response.status, response.raw_headers)
+            lease.ended()
+            if learner is not None:
+                learner.answered(limiter, lease, response.status, response.raw_headers)
             connection = response.connection
             if connection is None:  # all of it is there
                 calls.over(lease)
             else:
-                calls.keep(limiter, lease)
+                calls.keep(lease)
                 connection.add_callback(partial(calls.drop, lease))
         except BaseException as error:
             calls.failed(limiter, lease, error)
@@ -107,7 +112,8 @@ def throttled(
                 response.close()
             raise
         finally:
-            request.headers.update(own)
+            if own:
+                request.headers.update(own)
         return response
 
     return wait
