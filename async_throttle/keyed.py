@@ -3,6 +3,8 @@
 What may be forgotten? A throttle that nobody could tell from a new one: nobody waits at it or
 holds a slot, all its tokens are there, it is not paused, closed or changed, and nobody else
 has a reference to it. (One whose limit follows the server and has moved is unlike a new one.)
+Settings that were learnt from a server's answers are no change in this sense, once the throttle
+has been idle for a period: the server says them again, and hosts would else be kept for ever.
 That nobody refers to it is what `weakref` tells: the throttle is taken out of the table, and
 if it is still alive then, it goes back. (A throttle is in no reference cycle, so it does not
 wait for the garbage collector.)
@@ -17,10 +19,11 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from async_throttle._base import BaseLimiter, core_of, known_apart
+from async_throttle._base import BaseLimiter, BaseThrottle, core_of, known_apart
 from async_throttle._shell.core import Core, age
 from async_throttle._shell.scheduler import find, forkables
 from async_throttle._shell.single import Single
@@ -58,7 +61,8 @@ class Throttles(Single, Generic[K, T]):
     throttle that you keep is the one that all others get for its key, and memory follows the
     number of keys in use, not of those ever seen. One that was closed, one of whose settings
     was changed, and one that is made less than full (*initial*), so that a new one would be
-    worse, are never forgotten; a paused one not before the pause ends.
+    worse, are never forgotten; a paused one not before the pause ends, and one whose settings
+    were learnt from the server's answers not before it has been idle for a period.
 
     A set is forgotten likewise, once its throttles could be made anew as well: those that the
     factory makes. Throttles that are older than it, which sets share, are not asked::
@@ -195,7 +199,7 @@ class Throttles(Single, Generic[K, T]):
                 idle = core.idle(now)
             else:
                 idle = core.idle(now, since) and not known_apart(throttles[key], since)
-            if idle:
+            if idle and not _learnt_of_late(core, now):
                 alive = weakref.ref(throttles.pop(key))
                 found = alive()
                 if found is not None:
@@ -204,3 +208,49 @@ class Throttles(Single, Generic[K, T]):
                     self._ages.pop(key, None)
 
         find(core if since is None else core.whom()).ask(forget, lambda now: None)
+
+
+_learnt: weakref.WeakKeyDictionary[Core, int] = weakref.WeakKeyDictionary()
+"""By throttle, the reading of its clock when settings of it were learnt last."""
+
+
+@contextmanager
+def learnt(throttle: BaseThrottle) -> Iterator[None]:
+    """What is set of *throttle* within the block is what its server has just said.
+
+    A table of throttles may forget it nevertheless, once nobody has learnt anything for a period;
+    so the block is to be entered for each answer that says something, also where it is no news.
+
+    >>> from async_throttle import Throttle
+    >>> hosts = Throttles(lambda host: Throttle(10, period=0.001))
+    >>> with learnt(hosts["example.com"]):
+    ...     hosts["example.com"].capacity = 5
+    >>> hosts["example.com"].capacity
+    5.0
+    """
+    core = core_of(throttle)
+    altered = core.altered
+    try:
+        yield
+    finally:
+        core.altered = altered
+
+        def note(now: int) -> None:
+            _learnt[core] = now - find(core).clock.shift
+
+        find(core).do(note)
+
+
+def _learnt_of_late(core: Any, now: int) -> bool:
+    """Whether a throttle of *core*, which may be a set's or a pool's, is as its server said."""
+    for member in _throttles_of(core):
+        at = _learnt.get(member)
+        if at is not None and now - find(member).clock.shift < at + member.rule.period:
+            return True
+    return False
+
+
+def _throttles_of(core: Any) -> Iterable[Core]:
+    if isinstance(core, Core):
+        return (core,)
+    return (member for each in getattr(core, "sets", (core,)) for member in each.members)

@@ -42,7 +42,7 @@ from async_throttle import (
     threads,
 )
 from async_throttle._shell.core import Core
-from async_throttle.keyed import LOOKED_AT, Throttles
+from async_throttle.keyed import LOOKED_AT, Throttles, learnt
 
 pytestmark = pytest.mark.virtual_time
 
@@ -1022,3 +1022,83 @@ def test_a_limiter_in_the_place_of_a_factory_is_refused_at_once(one: Any) -> Non
         TypeError, match=r"as in Throttles\(lambda key: Throttle\(5\)\), got one for"
     ):
         Throttles(one)
+
+
+# ------------------------------------------------------------------------- what a server has said
+
+
+def alone(throttle: Throttle) -> Throttle:
+    return throttle
+
+
+def in_a_set(throttle: Throttle) -> LimitSet[Any]:
+    return LimitSet(requests=throttle)
+
+
+def in_a_pool(throttle: Throttle) -> LimitPool[Any]:
+    return LimitPool([LimitSet(requests=throttle)])
+
+
+def throttle_of(limiter: Any) -> Throttle:
+    """The throttle that one of the three above was given."""
+    if isinstance(limiter, Throttle):
+        return limiter
+    limit_set = limiter[0] if isinstance(limiter, LimitPool) else limiter
+    found: Throttle = limit_set["requests"]
+    return found
+
+
+@pytest.mark.parametrize("made", [alone, in_a_set, in_a_pool])
+@pytest.mark.parametrize("algorithm", [TokenBucket, SlidingWindow, FixedWindow])
+async def test_what_a_server_has_said_keeps_a_key_for_a_period_after_it_was_said_last(
+    made: Callable[[Throttle], Any], algorithm: type[Rule]
+) -> None:
+    hosts: Throttles[Any, Any] = Throttles(lambda key: made(Throttle(10, algorithm=algorithm)))
+
+    def hears() -> None:
+        throttle = throttle_of(hosts["a"])
+        with learnt(throttle):
+            throttle.capacity, throttle.period = 5, 60.0
+
+    for _ in range(2):
+        hears()
+        for _ in range(2):
+            await asyncio.sleep(29)
+            newcomers(hosts)
+            assert throttle_of(hosts["a"]).capacity == 5
+    await asyncio.sleep(29)
+    newcomers(hosts)
+    assert "a" not in hosts
+    assert throttle_of(hosts["a"]).capacity == 10
+
+
+@pytest.mark.parametrize("made", [alone, in_a_set, in_a_pool])
+async def test_hosts_that_were_paused_and_lowered_are_forgotten_in_the_end(
+    made: Callable[[Throttle], Any],
+) -> None:
+    hosts: Throttles[Any, Any] = Throttles(lambda key: made(Throttle(10, period=10)))
+    for empty in (False, True):
+        hosts["paused", empty].pause(30, empty=empty)
+        throttle_of(hosts["its limit", empty]).pause(30, empty=empty)
+    throttle_of(hosts["lowered"]).sync(remaining=1, reset=30)
+    throttle_of(hosts["charged"]).charge(25)
+    busy = {*hosts}
+    newcomers(hosts)
+    assert busy <= {*hosts}
+    await asyncio.sleep(60)
+    newcomers(hosts)
+    assert not busy & {*hosts}
+
+
+async def test_a_setting_that_the_user_changed_is_no_word_of_the_server_s() -> None:
+    hosts: Hosts = Throttles(lambda key: Throttle(10))
+    hosts["a"].concurrency = 3
+    for key, error in (("a", None), ("b", LookupError("while it was set"))):
+        with suppress(LookupError), learnt(hosts[key]):
+            hosts[key].capacity = 5
+            if error is not None:
+                raise error
+    await asyncio.sleep(60)
+    newcomers(hosts)
+    assert "a" in hosts
+    assert "b" not in hosts
