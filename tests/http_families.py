@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+    Sequence,
+)
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -124,9 +132,7 @@ class Family:
         return self.lib.AsyncClient(transport=self.ours.ThrottledTransport(throttle, server, **how))
 
     def sync_client(self, throttle: Any, server: Any, **how: Any) -> Any:
-        return self.lib.Client(
-            transport=self.ours.SyncThrottledTransport(throttle, server, **how)
-        )
+        return self.lib.Client(transport=self.ours.SyncThrottledTransport(throttle, server, **how))
 
     def error(self, name: str) -> Exception:
         error: Exception = getattr(self.lib, name)("it was to fail")
@@ -138,7 +144,7 @@ FAMILIES: Sequence[Any] = [pytest.param(Family(name), id=name) for name in ("htt
 
 def broken_off(
     coroutine: Coroutine[Any, Any, T], at: int, error: Callable[[], BaseException]
-) -> Coroutine[Any, Any, tuple[int, T | None]]:
+) -> Awaitable[tuple[int, T | None]]:
     """Run *coroutine*, and raise *error* in it where it waits for the *at*-th time.
 
     Returns:
@@ -170,4 +176,4 @@ def broken_off(
             else:
                 step = lambda: coroutine.send(None)  # noqa: E731
 
-    return run()  # type: ignore[return-value]
+    return run()

@@ -46,7 +46,7 @@ Q = TypeVar("Q")
 
 Amount: TypeAlias = float | Mapping[str, float]
 Weight: TypeAlias = Amount | Callable[[Q], Amount]
-Timeout: TypeAlias = float | None | Callable[[Q], float | None]
+Timeout: TypeAlias = float | Callable[[Q], float | None] | None
 Priority: TypeAlias = int | Callable[[Q], int]
 Key: TypeAlias = Callable[[Q], Any]
 Origin: TypeAlias = tuple[str, str | None, int | None]
@@ -135,7 +135,7 @@ class Calls(Generic[Q]):
         self._priority: Any = priority
         self._varies = callable(weight) or callable(timeout) or callable(priority)
         self._origins = frozenset(map(origin_of, listed("origins", origins)))
-        self._unsent = (ResourceLimitError, *unsent)
+        self._unsent: tuple[type[BaseException], ...] = (ResourceLimitError, *unsent)
         self._late = late
         self.alone = False
         self.open = {}
@@ -145,11 +145,11 @@ class Calls(Generic[Q]):
             self.alone = isinstance(self._fixed, BaseThrottle)
             self._check_configs(self._fixed)
             if not self._varies:
-                self._ready = partial(self._call, self._fixed, weight, timeout, priority)
+                said: Any = (weight, timeout, priority)
+                self._ready = partial(self._call, self._fixed, *said)
                 self._ready()  # whatever it raises is raised here
-                if self.alone:
-                    asked: Any = self._fixed
-                    self._ready = partial(asked, weight, timeout=timeout, priority=priority)
+                if self.alone:  # the same with fewer steps
+                    self._ready = partial(self._fixed, weight, timeout=said[1], priority=said[2])
         elif isinstance(throttle, Throttles):
             self._table = throttle
         elif callable(throttle) and not isinstance(throttle, type):
@@ -159,9 +159,10 @@ class Calls(Generic[Q]):
                 f"throttle must be {LIMITER}, Throttles, or a function of the request, got "
                 f"{throttle!r}"
             )
-        if key is not None and (self._table is None or not callable(key)):
-            wanted = "be a function of the request" if self._table is not None else "go with Throttles"
-            raise TypeError(f"key must {wanted}, got {key!r}")
+        if key is not None and self._table is None:
+            raise TypeError(f"key must go with Throttles, got {key!r}")
+        if not callable(self._key):
+            raise TypeError(f"key must be a function of the request, got {key!r}")
 
     # -- before the request -------------------------------------------------------------
 
@@ -179,7 +180,9 @@ class Calls(Generic[Q]):
             return limiter, self._ready()
         if limiter is None:
             limiter = self._limiter_of(request)
-        weight, timeout, priority = self._weight, self._timeout, self._priority
+        weight: Any = self._weight
+        timeout: Any = self._timeout
+        priority: Any = self._priority
         if self._varies:
             weight = weight(request) if callable(weight) else weight
             timeout = timeout(request) if callable(timeout) else timeout

@@ -59,8 +59,8 @@ def throttled(
     A request is one as servers count them: each redirect is one, and so is the second try that
     aiohttp makes by itself where a server hangs up. The slot comes back when the body was read, or
     the answer is closed, released or left, or collected. Two delays are aiohttp's own:
-    ``session.close()`` does not end answers that are open, and of one that is dropped unread aiohttp
-    first reads the rest. A websocket holds its slot for its life.
+    ``session.close()`` does not end answers that are open, and where one is dropped unread, aiohttp
+    reads the rest first. A websocket holds its slot for its life.
 
     Middlewares that retry belong before this one in the list, those that answer by themselves, such
     as caches, too. ``middlewares=`` of a request takes the place of the session's.

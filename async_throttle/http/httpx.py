@@ -88,13 +88,10 @@ class ThrottledTransport(Transport[httpx.Request], httpx.AsyncBaseTransport):
     Keys of two accounts: each refusal pauses one of them, and the other goes on:
 
     >>> from async_throttle import LimitPool, LimitSet
-    >>> keys = ["Bearer one", "Bearer two"]
-    >>> pool = LimitPool(
-    ...     [
-    ...         LimitSet(requests=Throttle(500, period=60), config={"headers": {"authorization": key}})
-    ...         for key in keys
-    ...     ]
-    ... )
+    >>> def account(key: str) -> LimitSet:
+    ...     config = {"headers": {"authorization": f"Bearer {key}"}}
+    ...     return LimitSet(requests=Throttle(500, period=60), config=config)
+    >>> pool = LimitPool([account("one"), account("two")])
     >>> transport = ThrottledTransport(pool, origins=["https://api.example.com"])
     """
 

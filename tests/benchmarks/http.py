@@ -8,6 +8,7 @@ Answers have the headers of a usual server, or also those that tell how much of 
 import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -79,10 +80,8 @@ async def costs_of(bench: Bench, name: str, target: float) -> list[Finding]:
             group = await bench.group(
                 rounds,
                 {
-                    name: lambda bare=bare: requests(lambda: bare.get(URL), calls),
-                    "ours": lambda throttled=throttled: requests(
-                        lambda: throttled.get(URL), calls
-                    ),
+                    name: partial(requests, partial(bare.get, URL), calls),
+                    "ours": partial(requests, partial(throttled.get, URL), calls),
                 },
             )
         asked = None if told else target
@@ -185,8 +184,8 @@ async def keeping_open(bench: Bench) -> Sequence[Finding]:
         group = await bench.group(
             rounds,
             {
-                name: lambda family=family, bare=bare: bytes_open(bare, family, count),
-                "ours": lambda family=family, made=throttled: bytes_open(made, family, count),
+                name: partial(bytes_open, bare, family, count),
+                "ours": partial(bytes_open, throttled, family, count),
             },
         )
         found.append(
