@@ -36,7 +36,8 @@ _shell/                what waits: clock.py, wall.py and alarm.py, door.py, admi
 stores/                one quota for many processes: sqlite.py, redis.py with redis.lua, ray.py;
                        _state.py is what a store does, _session.py and _account.py ask it on
                        behalf of throttles; rules/booked.py is what the queue sees of it
-http/                  what the answers of servers say of their limits, headers.py, and
+http/                  httpx.py, httpx2.py, aiohttp.py: limits for the clients of these names;
+                       what the answers of servers say of their limits, headers.py, and
                        what follows from that, learner.py
 _base.py               what the throttles of both kinds have in common
 _limiter.py            what can be asked of every limiter: the protocols `Limiter`, `SyncLimiter`

@@ -533,6 +533,11 @@ class Lease(FastLease, BaseLease):
             know(core, (lease,))
         return lease
 
+    @property
+    def throttle(self) -> BaseThrottle:
+        """Which throttle it is that was asked."""
+        return self._throttle
+
     def ok(self) -> None:
         """The call went well, and is over as far as the server is concerned.
 

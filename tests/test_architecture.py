@@ -92,7 +92,10 @@ WITHIN = {
         *["_pool", "_concurry"],
         "__init__",
     ],
-    "http": ["_scan", "_answer", "_families", "headers", "learner", "__init__"],
+    "http": [
+        *["_scan", "_answer", "_families", "headers", "learner", "__init__"],
+        *["_calls", "_transport", "httpx", "httpx2", "aiohttp"],
+    ],
     "resources": ["_call", "_limiters", "_timeouts", "_group", "_adaptive", "__init__"],
 }
 """Modules of a subpackage from the bottom up; what only type checkers read may point up."""
@@ -102,7 +105,7 @@ WAITS = {
     "call_later": {"_shell", "stores"},
     "call_at": set[str](),
     "call_soon": {"_shell", "stores"},
-    "call_soon_threadsafe": {"_shell", "stores"},
+    "call_soon_threadsafe": {"_shell", "stores", "http"},
     "create_task": {"schedule", "stores"},
     "ensure_future": set[str](),
     "run_in_executor": set[str](),
@@ -115,7 +118,10 @@ BESIDE = {"testing", "pytest_plugin", "_demo", "__main__"}
 PUBLIC = [async_throttle, limits, resources, keyed, buckets, threads, exceptions, testing, http]
 
 EXTRAS = {"pytest_plugin": {"pytest"}}
-"""What a module that is there for another library may import of it."""
+"""What a part that is there for another library may import of it."""
+
+CLIENTS = {f"async_throttle.http.{name}": {name} for name in ("httpx", "httpx2", "aiohttp")}
+"""What a module of a part may that is there for another library, where the rest is for all."""
 
 DOCUMENTED = {("asyncio", "_get_running_loop"), ("sys", "_getframe")}
 DOCUMENTED |= {(name, "_replace") for name in ("want", "booking")}
@@ -413,6 +419,7 @@ def test_the_core_imports_no_integration(path: Path) -> None:
 @each_file
 def test_nothing_is_imported_that_python_does_not_bring(path: Path) -> None:
     allowed = {PACKAGE.name, *sys.stdlib_module_names, *EXTRAS.get(part_of(path), set())}
+    allowed |= CLIENTS.get(dotted(path), set())
     assert {name.split(".")[0] for name in imports(at_run_time(parsed(path)))} <= allowed
     # Type checkers bring typing_extensions along.
     found = {name.split(".")[0] for name in imports(parsed(path))}
@@ -426,6 +433,7 @@ def test_there_is_no_runtime_dependency() -> None:
 
 def test_the_package_imports_where_nothing_is_installed() -> None:
     modules = [dotted(path) for path in FILES if part_of(path) not in EXTRAS]
+    modules = [module for module in modules if module not in CLIENTS]
     script = f"""
         import importlib, sys
         sys.path.insert(0, {str(ROOT)!r})

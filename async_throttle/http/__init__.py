@@ -3,12 +3,18 @@
 ===============  ===========================================================================
 headers.py       `read`, the numbers in an answer; `Report`, `Reading`: what comes of it
 learner.py       `Learner`, what a throttle does with them; `learn`, the same by hand
+httpx.py         `ThrottledTransport` and `SyncThrottledTransport`, for httpx;
+httpx2.py        for httpx2, on which most SDKs of LLMs are built;
+aiohttp.py       `throttled`, a middleware for aiohttp
 _families.py     the names of headers, by family, and what their values mean
 _answer.py       what is known of an answer while its headers are read
 _scan.py         numbers, durations, dates and structured fields, as servers write them
+_transport.py    the transports of both families: when a slot comes back
+_calls.py        what the clients have in common: which limit, how much, until when
 ===============  ===========================================================================
 
-With any client, in one line:
+With httpx, httpx2, aiohttp, and the SDKs that are built on them, in one line: see
+`async_throttle.http.httpx`, `async_throttle.http.aiohttp`. With any other client:
 
 >>> import asyncio
 >>> from async_throttle import Throttle
@@ -21,7 +27,7 @@ With any client, in one line:
 >>> asyncio.run(main())
 nobody asks that server for 31 s
 
-No client library is imported here.
+No client library is imported but by the module of its name.
 """
 
 from async_throttle.http.headers import Reading, Report, read

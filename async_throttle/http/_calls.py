@@ -402,7 +402,7 @@ def origin_of(text: str) -> Origin:
 
 def granted_by(lease: Any) -> Any:
     """The throttle or the set whose limits *lease* holds."""
-    return lease._throttle if isinstance(lease, Lease) else lease.limit_set
+    return lease.throttle if isinstance(lease, Lease) else lease.limit_set
 
 
 def candidates(limiter: Any) -> tuple[Any, ...]:

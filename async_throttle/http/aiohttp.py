@@ -81,42 +81,45 @@ def throttled(
         origins=origins,
         unsent=UNSENT,
     )
+    return partial(send, calls)
+
+
+async def send(
+    calls: Calls[ClientRequest], request: ClientRequest, handler: ClientHandlerType
+) -> ClientResponse:
+    """Wait for the limit of *calls*, and have *handler* send *request*."""
     learner = calls.learner
-
-    async def wait(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        limiter, lease = calls.begin(request, total_of(request))
-        await lease.__aenter__()
-        response = None
-        own: dict[str, str] = {}  # what the swapped headers were
-        try:
-            if not calls.alone:
-                limiter = calls.granted(limiter, lease)
-                if headers := calls.swapped(request, lease):
-                    own = {name: request.headers[name] for name in headers}
-                    request.headers.update(headers)
-            if learner is not None:
-                learner.sent(limiter, lease)
-            response = await handler(request)
-            lease.ended()
-            if learner is not None:
-                learner.answered(limiter, lease, response.status, response.raw_headers)
-            connection = response.connection
-            if connection is None:  # all of it is there
-                calls.over(lease)
-            else:
-                calls.keep(lease)
-                connection.add_callback(partial(calls.drop, lease))
-        except BaseException as error:
-            calls.failed(limiter, lease, error)
-            if response is not None:
-                response.close()
-            raise
-        finally:
-            if own:
-                request.headers.update(own)
-        return response
-
-    return wait
+    limiter, lease = calls.begin(request, total_of(request))
+    await lease.__aenter__()
+    response = None
+    own: dict[str, str] = {}  # what the swapped headers were
+    try:
+        if not calls.alone:
+            limiter = calls.granted(limiter, lease)
+            if headers := calls.swapped(request, lease):
+                own = {name: request.headers[name] for name in headers}
+                request.headers.update(headers)
+        if learner is not None:
+            learner.sent(limiter, lease)
+        response = await handler(request)
+        lease.ended()
+        if learner is not None:
+            learner.answered(limiter, lease, response.status, response.raw_headers)
+        connection = response.connection
+        if connection is None:  # all of it is there
+            calls.over(lease)
+        else:
+            calls.keep(lease)
+            connection.add_callback(partial(calls.drop, lease))
+    except BaseException as error:
+        calls.failed(limiter, lease, error)
+        if response is not None:
+            response.close()
+        raise
+    finally:
+        if own:
+            request.headers.update(own)
+    return response
 
 
 def total_of(request: ClientRequest) -> float | None:
