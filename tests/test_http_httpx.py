@@ -22,6 +22,7 @@ from async_throttle import (
     LimitPool,
     LimitSet,
     RateLimiter,
+    SlidingWindow,
     Throttle,
     Throttles,
     ThrottleTimeout,
@@ -717,6 +718,34 @@ async def test_each_host_has_a_limit_of_its_own(family: Family) -> None:
         await client.get("https://a.example.com/1")
         await client.get("https://b.example.com/2")
     assert set(by_path) == {"/1", "/2"}
+
+
+async def test_hosts_are_forgotten_though_they_were_paused_and_their_limits_were_learnt(
+    family: Family,
+) -> None:
+    hosts = Throttles[str, Throttle](
+        lambda host: Throttle(10, 5, period=60, algorithm=SlidingWindow)
+    )
+    policy = {"ratelimit-policy": '"a";q=3;w=60', "ratelimit": '"a";r=1;t=60'}
+    server = family.server(
+        lambda request: family.lib.Response(
+            429 if request.url.host.startswith("busy") else 200, headers=policy
+        )
+    )
+    learner = Learner(adopt=True)
+    async with family.client(hosts, server, learn=learner) as client:
+        for n in range(50):
+            await client.get(f"https://busy{n}.example.com/")
+            await client.get(f"https://calm{n}.example.com/")
+        assert {hosts[host].capacity for host in hosts} == {3}
+        assert hosts["busy0.example.com"].paused_for > 0
+        assert round(hosts["calm0.example.com"].level) == 1
+        seen = {*hosts}
+        assert len(seen) == 100
+        await asyncio.sleep(600)
+        for n in range(60):
+            hosts[f"new{n}"]
+        assert not seen & {*hosts}
 
 
 async def test_a_function_may_say_the_limit(family: Family) -> None:

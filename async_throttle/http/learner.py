@@ -61,7 +61,7 @@ from async_throttle._shell.door import unraisable
 from async_throttle._shell.scheduler import forkables
 from async_throttle._units import number, shown
 from async_throttle.http.headers import Headers, Reading, Report, read
-from async_throttle.keyed import Throttles
+from async_throttle.keyed import Throttles, learnt
 from async_throttle.limits._acquisition import LimitSetAcquisition
 from async_throttle.limits._core import throttle_of
 from async_throttle.limits._pool import LimitPool
@@ -104,8 +104,8 @@ class Learner:
             once the calls in flight have arrived, too. That avoids nearly all refusals, and costs
             throughput where nobody else is there: a tenth, under a server that counts in windows.
             Unset, that is so for a while after each refusal alone.
-        adopt: take capacities and periods from what the server says of its policies. A throttle
-            whose capacity was changed is never forgotten by a table of `Throttles`.
+        adopt: take capacities and periods from what the server says of its policies. A table of
+            `Throttles` forgets them once nothing was said for a period.
         max_pause: seconds of the longest pause. The calls after it are a gentle probe, and the next
             refusal says again how long.
         refused: "keep": what a refused call took stays taken, since most servers count it.
@@ -543,10 +543,11 @@ def _adopted(throttle: Any, reading: Reading) -> bool:
     if not reading.limit or (reading.refills and _is_of_another(throttle, reading)):
         return True
     try:
-        if throttle.capacity != reading.limit:
-            throttle.capacity = reading.limit
-        if throttle.period != reading.window and not reading.refills:
-            throttle.period = reading.window
+        with learnt(throttle):
+            if throttle.capacity != reading.limit:
+                throttle.capacity = reading.limit
+            if throttle.period != reading.window and not reading.refills:
+                throttle.period = reading.window
     except ValueError:  # a period that the rule cannot have, or what adapts may not be
         return False
     return True
