@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from async_throttle import threads
-from async_throttle._base import BaseLimiter, BaseThrottle
+from async_throttle._base import BaseLimiter, BaseThrottle, core_of
 from async_throttle.exceptions import ResourceLimitError
 from async_throttle.keyed import Throttles
 from async_throttle.limits._pool import LimitPool
@@ -75,6 +75,7 @@ class Calls(Generic[Q]):
         open: by lease, who has the answer open.
         learner: what is told of answers; None if nothing is.
         alone: whether all requests ask one throttle: no set grants them, and has headers for them.
+        ends: whether it may matter that the answer is there before the call is over.
     """
 
     # _fixed    the limiter, if all requests have one; None without
@@ -102,6 +103,7 @@ class Calls(Generic[Q]):
         "_warned",
         "_weight",
         "alone",
+        "ends",
         "learner",
         "open",
     )
@@ -138,11 +140,13 @@ class Calls(Generic[Q]):
         self._unsent: tuple[type[BaseException], ...] = (ResourceLimitError, *unsent)
         self._late = late
         self.alone = False
+        self.ends = True
         self.open = {}
         self.learner = learner_of(learn)
         if is_limiter(throttle):
             self._fixed = self._checked(throttle)
             self.alone = isinstance(self._fixed, BaseThrottle)
+            self.ends = not self.alone or core_of(self._fixed).flights is not None
             self._check_configs(self._fixed)
             if not self._varies:
                 said: Any = (weight, timeout, priority)
@@ -288,7 +292,7 @@ class Calls(Generic[Q]):
 
     def release(self, lease: Any) -> None:
         """Give back what a call holds that was kept; a second time does nothing."""
-        if self.open.pop(lease, None) is not None:
+        if lease in self.open and self.open.pop(lease, None) is not None:
             self._leave(lease, None)
 
     def drop(self, lease: Any) -> None:

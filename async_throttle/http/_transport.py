@@ -229,7 +229,8 @@ class Transport(Generic[Q]):
             if learner is not None:
                 learner.sent(limiter, lease)
             response = await self._inner.handle_async_request(sent)
-            lease.ended()
+            if calls.ends:
+                lease.ended()
             if learner is not None:
                 status, headers = response.status_code, response.headers.raw
                 cached = is_cached(response.extensions)
@@ -328,7 +329,8 @@ class SyncTransport(Generic[Q]):
             if learner is not None:
                 learner.sent(limiter, lease)
             response = self._inner.handle_request(sent)
-            lease.ended()
+            if calls.ends:
+                lease.ended()
             if learner is not None:
                 status, headers = response.status_code, response.headers.raw
                 cached = is_cached(response.extensions)

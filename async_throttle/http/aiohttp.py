@@ -102,7 +102,8 @@ async def send(
         if learner is not None:
             learner.sent(limiter, lease)
         response = await handler(request)
-        lease.ended()
+        if calls.ends:
+            lease.ended()
         if learner is not None:
             learner.answered(limiter, lease, response.status, response.raw_headers)
         connection = response.connection

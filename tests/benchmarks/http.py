@@ -69,7 +69,7 @@ def answering(family: Any, headers: dict[str, str]) -> Any:
 async def costs_of(bench: Bench, name: str, target: float) -> list[Finding]:
     """Of *name*, httpx or httpx2."""
     family, ours = import_module(name), import_module(f"async_throttle.http.{name}")
-    calls, rounds = bench.pick((60, 301), (20, 3))
+    calls, rounds = bench.pick((300, 61), (20, 3))
     found: list[Finding] = []
     for headers, told in ((PLAIN, ""), (LIMITED, ", answers with rate limit headers")):
         bare = family.AsyncClient(transport=answering(family, headers))
@@ -112,7 +112,7 @@ async def costs_of_aiohttp(bench: Bench, target: float) -> list[Finding]:
 
     from async_throttle.http.aiohttp import throttled
 
-    calls, rounds = bench.pick((60, 301), (20, 3))
+    calls, rounds = bench.pick((300, 61), (20, 3))
     found: list[Finding] = []
     for headers, told in ((PLAIN, ""), (LIMITED, ", answers with rate limit headers")):
         loop = asyncio.get_running_loop()
