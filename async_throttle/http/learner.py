@@ -54,7 +54,7 @@ import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, Final, Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from async_throttle._base import BaseLimiter, BaseThrottle
 from async_throttle._shell.door import unraisable
@@ -133,17 +133,17 @@ class Learner:
     __module__ = "async_throttle.http"
 
     # _known   by limiter, what is known of it
-    # _sent    by call without an answer, what is known of its limiter, and how many that had sent
+    # _latest  what is known of the limiter that was asked last, which is weak
     # _lock    held while that changes. Reentrant: a signal handler may learn as well
     __slots__ = (
         "__weakref__",
         "_adopt",
         "_judge",
         "_known",
+        "_latest",
         "_lock",
         "_max_pause",
         "_refund",
-        "_sent",
         "_shared",
         "ignored",
         "refusals",
@@ -173,7 +173,7 @@ class Learner:
         self._refund = refused == "refund"
         self._judge = judge
         self._known: WeakKeyDictionary[BaseLimiter, _Known] = WeakKeyDictionary()
-        self._sent: WeakKeyDictionary[Granted, tuple[_Known, int]] = WeakKeyDictionary()
+        self._latest: tuple[Callable[[], BaseLimiter | None], _Known] = (_nobody, _Known())
         self._lock = threading.RLock()
         self.refusals = 0
         self.ignored = 0
@@ -201,7 +201,7 @@ class Learner:
         with self._lock:
             known = self._known_of(target)
             known.sent += 1
-            self._sent[lease] = known, known.sent
+            lease.told = self, target, known, known.sent
 
     def answered(
         self,
@@ -227,14 +227,19 @@ class Learner:
             TypeError: an argument is of another kind.
             ValueError: a pool, and no lease that says which of its sets it was.
         """
-        target = _granted(limiter, lease)
+        told: Any = getattr(lease, "told", None)
+        if told is not None and told[0] is self:
+            _, target, known, serial = told
+            del lease.told  # type: ignore[union-attr]  # pyright: ignore
+        else:
+            target, serial = _granted(limiter, lease), None
+            with self._lock:
+                known = self._known_of(target)
         verdict = None if self._judge is None else self._judge(status, headers)
         if verdict is not None and not isinstance(verdict, bool):
             raise TypeError(f"judge must return True, False or None, got {verdict!r}")
         report = read(status, headers, refused=verdict)
         with self._lock:
-            found = None if lease is None else self._sent.pop(lease, None)
-            known, serial = (self._known_of(target), None) if found is None else found
             known.answers += 1
             self.ignored += report.ignored
         if cached:
@@ -264,8 +269,7 @@ class Learner:
                 by one does; anything else says nothing of the server.
         """
         _granted(limiter, lease)
-        with self._lock:
-            self._sent.pop(lease, None)
+        lease.told = None
         kinds = () if error is None else type(error).__mro__
         if any("timeout" in kind.__name__.lower() for kind in kinds):
             lease.dropped()
@@ -275,9 +279,11 @@ class Learner:
     # -- what follows -------------------------------------------------------------------
 
     def _known_of(self, target: BaseLimiter) -> _Known:
-        known = self._known.get(target)
-        if known is None:
-            known = self._known[target] = _Known()
+        latest, known = self._latest
+        if latest() is not target:
+            found = self._known.get(target)
+            known = self._known[target] = _Known() if found is None else found
+            self._latest = ref(target), known
         return known
 
     def _refused(
@@ -402,6 +408,10 @@ class _Known:
         if not self.refusals:
             return True
         return not paused if serial is None else serial > self.judged
+
+
+def _nobody() -> None:
+    """No limiter was asked yet."""
 
 
 _GRANTED: Final = (Lease, LimitSetAcquisition, type(None))
