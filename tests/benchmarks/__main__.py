@@ -6,7 +6,7 @@ import sys
 import time
 
 from . import __doc__ as about
-from . import calls, crowds, growth, limits, making, shut, stores, tables, waits, windows
+from . import calls, crowds, growth, http, limits, making, shut, stores, tables, waits, windows
 from .peers import (
     AIOLIMITER,
     ANYIO,
@@ -60,6 +60,7 @@ CHAPTERS = (
         (),
     ),
     Chapter("Crowds", (growth.growth,), ()),
+    Chapter("HTTP", (http.requesting, http.keeping_open), ()),
     Chapter(
         "Stores",
         (
