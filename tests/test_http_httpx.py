@@ -10,6 +10,7 @@ import asyncio
 import gc
 import sys
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -500,15 +501,21 @@ def drops(family: Family, throttle: threads.Throttle) -> None:
 def drops_in_another_thread(family: Family, throttle: threads.Throttle) -> None:
     with family.sync_client(throttle, family.streaming(b"a")) as client:
         answers = [client.send(client.build_request("GET", URL), stream=True)]
+        found: list[bytes] = []
+        asking = threading.Thread(target=lambda: found.append(client.get(URL).content))
+        asking.start()
+        while throttle.waiting == 0:
+            time.sleep(0.001)
 
         def drop() -> None:
             answers.clear()
             gc.collect()
 
-        other = threading.Thread(target=drop)
-        other.start()
-        assert client.get(URL).content == b"a"  # it waits for the other thread
-        other.join()
+        dropping = threading.Thread(target=drop)
+        dropping.start()
+        asking.join()
+        dropping.join()
+        assert found == [b"a"]
 
 
 @sync_scene

@@ -139,8 +139,7 @@ class Calls(Generic[Q]):
         self._origins = frozenset(map(origin_of, listed("origins", origins)))
         self._unsent: tuple[type[BaseException], ...] = (ResourceLimitError, *unsent)
         self._late = late
-        self.alone = False
-        self.ends = True
+        self.alone, self.ends = False, True
         self.open = {}
         self.learner = learner_of(learn)
         if is_limiter(throttle):

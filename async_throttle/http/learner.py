@@ -228,17 +228,12 @@ class Learner:
             ValueError: a pool, and no lease that says which of its sets it was.
         """
         told: Any = getattr(lease, "told", None)
-        if told is not None and told[0] is self:
-            _, target, known, serial = told
-            del lease.told  # type: ignore[union-attr]  # pyright: ignore
-        else:
-            target, serial = _granted(limiter, lease), None
-            with self._lock:
-                known = self._known_of(target)
-        verdict = None if self._judge is None else self._judge(status, headers)
-        if verdict is not None and not isinstance(verdict, bool):
-            raise TypeError(f"judge must return True, False or None, got {verdict!r}")
-        report = read(status, headers, refused=verdict)
+        if told is None or told[0] is not self:
+            told = self._untold(limiter, lease)
+        _, target, known, serial = told
+        if lease is not None:
+            lease.told = None
+        report = read(status, headers, refused=self._verdict(status, headers))
         with self._lock:
             known.answers += 1
             self.ignored += report.ignored
@@ -277,6 +272,19 @@ class Learner:
             lease.ignore()
 
     # -- what follows -------------------------------------------------------------------
+
+    def _untold(self, limiter: Any, lease: Any) -> tuple[Any, ...]:
+        """What is known of a call of which nobody told when it was sent, in the form of `told`."""
+        target = _granted(limiter, lease)
+        with self._lock:
+            return self, target, self._known_of(target), None
+
+    def _verdict(self, status: int, headers: Headers) -> bool | None:
+        """Whether the call was refused, if the user's judge says so."""
+        verdict = None if self._judge is None else self._judge(status, headers)
+        if verdict is not None and not isinstance(verdict, bool):
+            raise TypeError(f"judge must return True, False or None, got {verdict!r}")
+        return verdict
 
     def _known_of(self, target: BaseLimiter) -> _Known:
         latest, known = self._latest
