@@ -671,6 +671,7 @@ def test_names_are_remembered_within_bounds() -> None:
     for n in range(3 * families.MOST_NAMES):
         read(200, {f"X-Trace-{n}": "1", f"x-ratelimit-limit-{n}": "5"})
         read(200, {f"X-{n}-{'a' * families.LONGEST_NAME}": "1"})
+        assert not read(200, {f"x-ratelimit-limit-{n}-{'a' * families.LONGEST_NAME}": "5"}).limits
         most = max(most, len(families.dull) + len(families.known))
     assert families.MOST_NAMES // 2 < most <= families.MOST_NAMES + 1
     assert len(families._groups) <= families.MOST_NAMES + 1

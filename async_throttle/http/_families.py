@@ -291,25 +291,21 @@ dull: set[str | bytes] = set()
 
 def place_of(name: Any) -> Place | None:
     """Where a name belongs that was not met before, which is remembered; None is nowhere."""
-    if isinstance(name, bytes):
-        lower = name[: LONGEST_NAME + 1].decode("latin-1").lower()
-    elif isinstance(name, str):
-        lower = name[: LONGEST_NAME + 1].lower()
-    else:
+    if not isinstance(name, (str, bytes)) or len(name) > LONGEST_NAME:
         return None
+    lower = (name.decode("latin-1") if isinstance(name, bytes) else name).lower()
+    if len(dull) + len(known) >= MOST_NAMES:
+        dull.clear()
+        known.clear()
+        _groups.clear()
     place = _NAMES.get(lower)
     if place is None:
         place = _place_by_pattern(lower)
-    if len(name) <= LONGEST_NAME:
-        kept = bytes(name) if isinstance(name, bytes) else str(name)  # some are of subclasses
-        if len(dull) + len(known) >= MOST_NAMES:
-            dull.clear()
-            known.clear()
-            _groups.clear()
-        if place is not None:
-            known[kept] = place
-        if place is None or place[0] is aside:
-            dull.add(kept)
+    kept = bytes(name) if isinstance(name, bytes) else str(name)  # some are of subclasses
+    if place is not None:
+        known[kept] = place
+    if place is None or place[0] is aside:
+        dull.add(kept)
     return place
 
 
