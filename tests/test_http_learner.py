@@ -493,11 +493,29 @@ async def test_of_a_bucket_the_limit_is_taken_over_if_its_period_fits() -> None:
 async def test_a_policy_that_cannot_be_taken_over_is_counted() -> None:
     throttle = Throttle(100, period=60, algorithm=ClockWindow)
     learner = Learner(adopt=True)
-    headers = {"RateLimit-Policy": '"a";q=100;w=7'}  # a day is no multiple of it
+    headers = {"RateLimit-Policy": '"a";q=600;w=7'}  # a day is no multiple of it
     await answered(learner, throttle, 200, headers)
-    assert (throttle.period, learner.ignored) == (60, 1)
+    assert (throttle.capacity, throttle.period, learner.ignored) == (100, 60, 1)
     await answered(learner, throttle, 200, {"RateLimit-Policy": '"a";q=0;w=60'})
     assert throttle.capacity == 100
+
+
+async def test_a_policy_is_not_taken_over_by_half() -> None:
+    throttle, learner = Throttle(100, period=60), Learner(adopt=True)
+    headers = {
+        "X-HubSpot-RateLimit-Max": "0.0000000001",
+        "X-HubSpot-RateLimit-Interval-Milliseconds": "30000",
+    }
+    await answered(learner, throttle, 200, headers)
+    assert (throttle.capacity, throttle.period, learner.ignored) == (100, 60, 1)
+
+
+async def test_no_policy_stops_all_calls() -> None:
+    throttle, learner = Throttle(100, period=60), Learner(adopt=True)
+    await answered(learner, throttle, 200, {"RateLimit-Policy": '"a";q=5;w=999999999999999'})
+    assert (throttle.capacity, throttle.period, learner.ignored) == (100, 60, 1)
+    await answered(learner, throttle, 200, {"RateLimit-Policy": '"a";q=5;w=2678400'})
+    assert (throttle.capacity, throttle.period, learner.ignored) == (5, 31 * 86_400, 1)
 
 
 # -- outcomes --------------------------------------------------------------------------------------

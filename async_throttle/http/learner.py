@@ -86,6 +86,9 @@ JITTER: Final = 0.25
 WARY: Final = 1_000
 """Answers after a refusal until it is forgotten that others may use the quota."""
 
+LONGEST_WINDOW: Final = 31 * 86_400.0
+"""Seconds of the longest window that is taken over, a month: an absurd one would stop all calls."""
+
 MILLISECOND: Final = 0.001
 """Seconds by which the reset of a bucket may be rounded."""
 
@@ -104,8 +107,8 @@ class Learner:
             once the calls in flight have arrived, too. That avoids nearly all refusals, and costs
             throughput where nobody else is there: a tenth, under a server that counts in windows.
             Unset, that is so for a while after each refusal alone.
-        adopt: take capacities and periods from what the server says of its policies. A table of
-            `Throttles` forgets them once nothing was said for a period.
+        adopt: take capacities and periods, of 31 days at most, from what the server says of its
+            policies. A table of `Throttles` forgets them once nothing was said for a period.
         max_pause: seconds of the longest pause. The calls after it are a gentle probe, and the next
             refusal says again how long.
         refused: "keep": what a refused call took stays taken, since most servers count it.
@@ -560,14 +563,20 @@ def _adopted(throttle: Any, reading: Reading) -> bool:
     """
     if not reading.limit or (reading.refills and _is_of_another(throttle, reading)):
         return True
-    try:
-        with learnt(throttle):
+    period: float = throttle.period
+    window = period if reading.refills else reading.window
+    if window is None or window > LONGEST_WINDOW:
+        return False
+    with learnt(throttle):
+        try:
+            if period != window:
+                throttle.period = window
             if throttle.capacity != reading.limit:
                 throttle.capacity = reading.limit
-            if throttle.period != reading.window and not reading.refills:
-                throttle.period = reading.window
-    except ValueError:  # a period that the rule cannot have, or what adapts may not be
-        return False
+        except ValueError:  # a period that the rule cannot have, or a capacity
+            if throttle.period != period:
+                throttle.period = period
+            return False
     return True
 
 
