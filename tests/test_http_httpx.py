@@ -31,6 +31,7 @@ from async_throttle import (
     threads,
 )
 from async_throttle.http import Learner
+from async_throttle.http._calls import MOST_OPEN
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
 
@@ -180,6 +181,24 @@ async def the_end_without_a_close(family: Family, throttle: Throttle) -> None:
         answer = await client.send(client.build_request("GET", URL), stream=True)
         assert throttle.active == 1
         assert [chunk async for chunk in answer.stream] == [b"a", b"b"]
+        assert throttle.active == 0
+        await answer.aclose()
+
+
+@scene
+async def the_body_cannot_be_iterated(family: Family, throttle: Throttle) -> None:
+    """The stream refuses where an iteration begins, before it is asked for its first chunk."""
+
+    class Spent(family.lib.AsyncByteStream):  # type: ignore[misc, name-defined]
+        def __aiter__(self) -> Any:
+            raise family.lib.StreamConsumed
+
+    answer = family.lib.Response(200, stream=Spent())
+    async with family.client(throttle, family.server(answer)) as client:
+        await client.send(client.build_request("GET", URL), stream=True)
+        assert throttle.active == 1
+        with pytest.raises(family.lib.StreamConsumed):
+            _ = [chunk async for chunk in answer.stream]
         assert throttle.active == 0
         await answer.aclose()
 
@@ -990,6 +1009,26 @@ async def test_nobody_is_warned_who_waits_for_others_or_for_time(family: Family)
             client.stream("GET", URL),
         ):
             await client.get(URL)  # there is another slot
+
+
+async def test_of_many_open_answers_none_is_looked_for(family: Family) -> None:
+    """A request that waits costs the same, however many answers are open."""
+    for others, warned in ((MOST_OPEN - 1, True), (MOST_OPEN, False)):
+        throttle = Throttle(1_000, others + 1)
+        async with family.client(throttle, family.streaming(b"a")) as client:
+
+            async def hold(client: Any = client) -> None:
+                async with client.stream("GET", URL):
+                    await asyncio.sleep(5)
+
+            tasks = [asyncio.create_task(hold()) for _ in range(others)]
+            await asyncio.sleep(1)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                async with client.stream("GET", URL):
+                    await client.get(URL)
+            assert bool(told) is warned
+            await asyncio.gather(*tasks)
 
 
 def test_a_thread_is_warned_too(family: Family) -> None:

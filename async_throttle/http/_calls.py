@@ -56,6 +56,10 @@ PORTS: Final = {"http": 80, "https": 443}
 LIMITER: Final = "a Throttle, a set or a pool"
 
 
+MOST_OPEN: Final = 100
+"""Open answers among which one of the task's own is looked for: each request that waits looks."""
+
+
 class Nobody:
     """Who makes calls outside of all tasks."""
 
@@ -226,8 +230,10 @@ class Calls(Generic[Q]):
     def _warn_of_itself(self, limiter: Any) -> None:
         """Warn, once, if the one who asks waits for a slot that it holds itself."""
         who = self._who()
+        if len(self.open) > MOST_OPEN or not is_full(limiter):
+            return
         for lease, owner in list(self.open.items()):
-            if owner() is who and granted_by(lease) in candidates(limiter) and is_full(limiter):
+            if owner() is who and granted_by(lease) in candidates(limiter):
                 self._warned = True
                 warnings.warn(
                     f"a request waits for a slot of {limiter!r} while the task or thread that "

@@ -116,8 +116,9 @@ class Body:
         self._stream = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        stream = self._stream.__aiter__()
+        stream: Any = None
         try:
+            stream = self._stream.__aiter__()
             async for chunk in stream:
                 yield chunk
         except GeneratorExit:  # broken off, which the stream beneath has to know as well
