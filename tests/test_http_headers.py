@@ -659,6 +659,17 @@ def test_a_megabyte_is_not_looked_at() -> None:
     )
 
 
+SAID = [name for name, (family, _) in families._NAMES.items() if family is not families.aside]
+SAID += ["x-mbx-used-weight-1m", "x-mbx-order-count-1d", "zendesk-ratelimit-a"]
+
+
+@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("value", ["5" * 9_000, None])
+def test_a_value_that_cannot_be_read_says_nothing(name: str, value: Any) -> None:
+    report = read(200, {name: value})
+    assert (dict(report.limits), report.ignored) == ({}, 1)
+
+
 @pytest.mark.parametrize("value", [None, 5, 2.5, ["5"], bytearray(b"5")])
 def test_a_value_that_is_no_text_is_ignored(value: Any) -> None:
     report = read(429, {"Retry-After": value})

@@ -94,7 +94,7 @@ class Answer:
         """
         if text is None:
             return None, True
-        found = number(text)
+        found = None if ":" in text else number(text)  # each form of a date has the time of day
         if found is None:
             at = instant(text)
             if at is None:

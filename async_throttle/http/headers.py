@@ -33,7 +33,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from async_throttle.http._answer import NO_LIMITS, Answer, Reading
-from async_throttle.http._families import Family, Place, aside, dull, known, place_of, retry
+from async_throttle.http._families import Family, aside, dull, known, place_of, retry
 from async_throttle.http._scan import LONGEST, number
 
 __all__ = ["Headers", "Reading", "Report", "read"]
@@ -116,12 +116,12 @@ def read(
             pairs = None if hasattr(given, "items") else [*given]
         if dull.issuperset(given if pairs is None else map(_first, pairs)) and not refused:
             return SERVED
-        found = _interesting(given.items() if pairs is None else pairs)
+        families, ignored = _by_family(given.items() if pairs is None else pairs)
     except (TypeError, ValueError, IndexError) as error:
         raise TypeError(f"headers must be a mapping or pairs, got {headers!r:.200}") from error
-    if not found:
+    if not families and not ignored:
         return REFUSED if refused else SERVED
-    return _read(status, found, now, refused)
+    return _read(status, families, ignored, now, refused)
 
 
 read.__module__ = "async_throttle.http"
@@ -129,33 +129,43 @@ read.__module__ = "async_throttle.http"
 _first: Final = itemgetter(0)
 
 
-def _interesting(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Place, Any]]:
-    """The headers that are of some family, with their places."""
-    found = []
-    for name, value in pairs:
-        place = known.get(name)
-        if place is None and name not in dull:
-            place = place_of(name)
-        if place is not None:
-            found.append((place, value))
-    return found
-
-
-def _read(status: int, found: list[tuple[Place, Any]], now: float | None, refused: bool) -> Report:
-    """The report of an answer that has headers of interest."""
+def _by_family(pairs: Iterable[tuple[Any, Any]]) -> tuple[dict[Family, dict[str, str]], int]:
+    """The values of the headers that are of some family, by family and part; how many are void."""
     families: dict[Family, dict[str, str]] = {}
     ignored = 0
-    for (family, part), value in found:
+    for name, value in pairs:
+        place = known.get(name)
+        if place is None:
+            if name in dull:
+                continue
+            place = place_of(name)
+            if place is None:
+                continue
+        family, part = place
         text = _text(value)
+        if text is None:
+            ignored += 1
+            continue
         parts = families.get(family)
         if parts is None:
-            parts = families[family] = {}
-        elif part in parts and text is not None:
-            text = f"{parts[part]}, {text}"
-        if text is None or len(text) > LONGEST:
-            ignored += 1
-        else:
+            families[family] = {part: text}
+        elif part not in parts:
             parts[part] = text
+        elif len(parts[part]) + len(text) < LONGEST:
+            parts[part] = f"{parts[part]}, {text}"
+        else:
+            ignored += 1
+    return families, ignored
+
+
+def _read(
+    status: int,
+    families: dict[Family, dict[str, str]],
+    ignored: int,
+    now: float | None,
+    refused: bool,
+) -> Report:
+    """The report of an answer that has headers of interest."""
     beside, told = families.pop(aside, NOTHING), families.pop(retry, NOTHING)
     answer = Answer(now, beside.get("date"))
     for family, parts in families.items():
