@@ -115,9 +115,7 @@ class Told(BaseLimiter):
         >>> round(throttle.level)
         30
         """
-        core = self._core
-        count = Count(remaining, used, limit, reset, shared, lease, at)
-        find(core).do(lambda now: count.lower(core, now))
+        Count(remaining, used, limit, reset, shared, lease, at).tell(self._core)
 
 
 class BaseThrottle(Told):
