@@ -57,7 +57,7 @@ LIMITER: Final = "a Throttle, a set or a pool"
 
 
 MOST_OPEN: Final = 100
-"""Open answers among which one of the task's own is looked for: each request that waits looks."""
+"""Open answers among which those of a task are looked for, which each of its requests does."""
 
 
 class Nobody:
@@ -65,6 +65,10 @@ class Nobody:
 
 
 NOBODY: Final = Nobody()
+
+MANY: Final = Nobody()
+ONE_OF_MANY: Final[weakref.ref[Any]] = weakref.ref(MANY)
+"""Whoever has an answer open that is not looked for."""
 
 
 class Calls(Generic[Q]):
@@ -182,7 +186,7 @@ class Calls(Generic[Q]):
         """
         limiter = self._fixed
         if self._ready is not None and most is None:
-            if self.open and not self._warned and limiter.locked():
+            if self.open and not self._warned:
                 self._warn_of_itself(limiter)
             return limiter, self._ready()
         if limiter is None:
@@ -197,7 +201,7 @@ class Calls(Generic[Q]):
         if most is not None:
             timeout = most if timeout is None else min(timeout, most)
         lease = self._call(limiter, weight, timeout, priority)
-        if self.open and not self._warned and limiter.locked():
+        if self.open and not self._warned:
             self._warn_of_itself(limiter)
         return limiter, lease
 
@@ -229,21 +233,21 @@ class Calls(Generic[Q]):
 
     def _warn_of_itself(self, limiter: Any) -> None:
         """Warn, once, if the one who asks waits for a slot that it holds itself."""
-        who = self._who()
-        if len(self.open) > MOST_OPEN or not is_full(limiter):
+        who = weakref.ref(self._who())
+        if len(self.open) > MOST_OPEN or who not in list(self.open.values()):
             return
-        for lease, owner in list(self.open.items()):
-            if owner() is who and granted_by(lease) in candidates(limiter):
-                self._warned = True
-                warnings.warn(
-                    f"a request waits for a slot of {limiter!r} while the task or thread that "
-                    "makes it holds one itself, by an answer that was neither read nor closed: it "
-                    "may wait for ever. Read or close an answer before the next request is made, "
-                    "or the same one is tried again",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-                return
+        mine = [granted_by(lease) for lease, owner in list(self.open.items()) if owner == who]
+        ours = any(each in candidates(limiter) for each in mine)
+        if ours and limiter.locked() and is_full(limiter):
+            self._warned = True
+            warnings.warn(
+                f"a request waits for a slot of {limiter!r} while the task or thread that "
+                "makes it holds one itself, by an answer that was neither read nor closed: it "
+                "may wait for ever. Read or close an answer before the next request is made, "
+                "or the same one is tried again",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _who(self) -> Any:
         """Who makes a call: the task."""
@@ -289,7 +293,8 @@ class Calls(Generic[Q]):
 
     def keep(self, lease: Any) -> None:
         """Hold what the call holds until `release`."""
-        self.open[lease] = weakref.ref(self._who())
+        who = self._who()
+        self.open[lease] = weakref.ref(who) if len(self.open) < MOST_OPEN else ONE_OF_MANY
 
     def over(self, lease: Any) -> None:
         """The call ends with its answer, which has no body to wait for."""
