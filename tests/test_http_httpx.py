@@ -659,6 +659,15 @@ async def test_a_refusal_holds_everybody_and_is_handed_on_unrepeated(family: Fam
         assert len(server.requests) == 4
 
 
+async def test_a_judge_sees_the_headers_as_the_client_has_them(family: Family) -> None:
+    throttle = Throttle(1_000)
+    server = family.streaming(b"a", headers={"X-Throttled": "Yes"})
+    judge = Learner(judge=lambda status, headers: headers.get("x-throttled") == "Yes")
+    async with family.client(throttle, server, learn=judge) as client:
+        await client.get(URL)
+    assert throttle.paused_for > 0
+
+
 async def test_without_learning_answers_mean_nothing(family: Family) -> None:
     throttle = Throttle(100, 5)
     async with family.client(throttle, answers(family, 503), learn=False) as client:

@@ -233,7 +233,7 @@ class Transport(Generic[Q]):
             if calls.ends:
                 lease.ended()
             if learner is not None:
-                status, headers = response.status_code, response.headers.raw
+                status, headers = response.status_code, response.headers
                 cached = is_cached(response.extensions)
                 learner.answered(limiter, lease, status, headers, cached=cached)
             if response.is_closed:
@@ -333,7 +333,7 @@ class SyncTransport(Generic[Q]):
             if calls.ends:
                 lease.ended()
             if learner is not None:
-                status, headers = response.status_code, response.headers.raw
+                status, headers = response.status_code, response.headers
                 cached = is_cached(response.extensions)
                 learner.answered(limiter, lease, status, headers, cached=cached)
             if response.is_closed:

@@ -105,7 +105,7 @@ async def send(
         if calls.ends:
             lease.ended()
         if learner is not None:
-            learner.answered(limiter, lease, response.status, response.raw_headers)
+            learner.answered(limiter, lease, response.status, response.headers)
         connection = response.connection
         if connection is None:  # all of it is there
             calls.over(lease)

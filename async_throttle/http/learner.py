@@ -52,7 +52,7 @@ import math
 import random
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary, ref
 
@@ -113,8 +113,9 @@ class Learner:
             refusal says again how long.
         refused: "keep": what a refused call took stays taken, since most servers count it.
             "refund": it is given back, for servers as nginx, which count none.
-        judge: says of a status and headers whether the call was refused; where it returns None,
-            the usual answer stands: see `read`. What it raises comes out of `answered`.
+        judge: says of a status and headers, those of the client's answer, whether the call was
+            refused; where it returns None, the usual answer stands: see `read`. What it raises
+            comes out of `answered`.
 
     Attributes:
         refusals: how many calls were refused.
@@ -176,7 +177,7 @@ class Learner:
         self._refund = refused == "refund"
         self._judge = judge
         self._known: WeakKeyDictionary[BaseLimiter, _Known] = WeakKeyDictionary()
-        self._latest: tuple[Callable[[], BaseLimiter | None], _Known] = (_nobody, _Known())
+        self._latest: tuple[Callable[[], BaseLimiter | None], _Known] = (_nobody, _Known(False))
         self._lock = threading.RLock()
         self.refusals = 0
         self.ignored = 0
@@ -202,7 +203,9 @@ class Learner:
         """
         target = _granted(limiter, lease)
         with self._lock:
-            known = self._known_of(target)
+            latest, known = self._latest
+            if latest() is not target:
+                known = self._known_of(target)
             known.sent += 1
             lease.told = self, target, known, known.sent
 
@@ -236,7 +239,8 @@ class Learner:
         _, target, known, serial = told
         if lease is not None:
             lease.told = None
-        report = read(status, headers, refused=self._verdict(status, headers))
+        verdict = None if self._judge is None else self._verdict(self._judge(status, headers))
+        report = read(status, headers, None, refused=verdict)
         with self._lock:
             known.answers += 1
             self.ignored += report.ignored
@@ -248,7 +252,7 @@ class Learner:
                 lease.dropped()
             self._refused(target, known, lease, serial, report)
         else:
-            if lease is not None:
+            if known.follows and lease is not None:
                 lease.dropped() if status >= 500 else lease.ok()
             if known.refusals and status < 500:
                 self._served(target, known, serial)
@@ -282,19 +286,17 @@ class Learner:
         with self._lock:
             return self, target, self._known_of(target), None
 
-    def _verdict(self, status: int, headers: Headers) -> bool | None:
+    def _verdict(self, verdict: Any) -> bool | None:
         """Whether the call was refused, if the user's judge says so."""
-        verdict = None if self._judge is None else self._judge(status, headers)
         if verdict is not None and not isinstance(verdict, bool):
             raise TypeError(f"judge must return True, False or None, got {verdict!r}")
         return verdict
 
     def _known_of(self, target: BaseLimiter) -> _Known:
-        latest, known = self._latest
-        if latest() is not target:
-            found = self._known.get(target)
-            known = self._known[target] = _Known() if found is None else found
-            self._latest = ref(target), known
+        known = self._known.get(target)
+        if known is None:
+            known = self._known[target] = _Known(_follows(target))
+        self._latest = ref(target), known
         return known
 
     def _refused(
@@ -331,12 +333,13 @@ class Learner:
         self, target: Any, known: _Known, lease: Granted | None, limits: Mapping[str, Reading]
     ) -> None:
         """Lower levels to what is left, and take over policies."""
-        told = list(_applied(target, known, limits))
+        told = _applied(target, known, limits)
         if self._adopt:
             self._take_over(told)
         if len(told) > 1:
             # The later reset first: a window forgets at its reset what that reading has lowered.
             told.sort(key=lambda pair: pair[1].reset or 0.0, reverse=True)
+        shared = self._shared or known.answers < known.wary
         for throttle, reading in told:
             says = _says(reading)
             if says is None:
@@ -344,8 +347,10 @@ class Learner:
             if _is_of_another(throttle, reading):
                 self._warn(known, throttle, reading)
                 continue
-            if self._shared or known.answers < known.wary:
+            if shared:
                 says["shared"], says["lease"] = True, lease
+            elif reading.remaining is not None and reading.remaining >= throttle.burst:
+                continue  # no level is higher than that
             throttle.sync(**says)
 
     def _take_over(self, told: list[tuple[Any, Reading]]) -> None:
@@ -384,6 +389,7 @@ class _Known:
         judged: of the calls that were sent, the last one when a refusal was heard that was news.
         refusals: in a row.
         delay: seconds of the pause that follows from these.
+        follows: whether a limit of it follows how calls end.
         warned: whether a reading of another limit was told.
         names: of a set, its limits by their names as `_name` has them; None before.
     """
@@ -391,6 +397,7 @@ class _Known:
     __slots__ = (
         "answers",
         "delay",
+        "follows",
         "judged",
         "names",
         "refusals",
@@ -399,7 +406,8 @@ class _Known:
         "wary",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, follows: bool) -> None:
+        self.follows = follows
         self.sent = self.answers = self.judged = self.refusals = self.wary = 0
         self.delay = 0.0
         self.warned = False
@@ -419,6 +427,13 @@ class _Known:
         if not self.refusals:
             return True
         return not paused if serial is None else serial > self.judged
+
+
+def _follows(target: Any) -> bool:
+    """Whether a limit of *target* follows how calls end: others need not be told."""
+    if isinstance(target, BaseThrottle):
+        return target.adapt is not None
+    return any(throttle_of(target[key]).adapt is not None for key in target)
 
 
 def _nobody() -> None:
@@ -498,20 +513,19 @@ ONE_NUMBER: Final = ("requests", "weight")
 
 def _applied(
     target: Any, known: _Known, limits: Mapping[str, Reading]
-) -> Iterator[tuple[Any, Reading]]:
+) -> list[tuple[Any, Reading]]:
     """For which throttle of *target* each reading counts."""
     if isinstance(target, BaseThrottle):  # asked first: it is no abstract class, and so is quick
-        for reading in limits.values():
-            if reading.unit in ONE_NUMBER:
-                yield target, reading
-        return
+        return [(target, reading) for reading in limits.values() if reading.unit in ONE_NUMBER]
+    found: list[tuple[Any, Reading]] = []
     names = known.names_of(target)
     for name, reading in limits.items():
         key = names.get(_name(name), names.get(_name(reading.unit), NO_LIMIT))
         if key is NO_LIMIT and reading.unit in ONE_NUMBER:
             key = _main(target, names)
         if key is not NO_LIMIT and _has_rate(target[key]):
-            yield throttle_of(target[key]), reading
+            found.append((throttle_of(target[key]), reading))
+    return found
 
 
 def _main(target: LimitSet[Any], names: Mapping[str, Hashable]) -> Hashable:
