@@ -3,7 +3,7 @@
 import asyncio
 import re
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from readme import BLOCKS, EXCERPTS, PYTHON, README, ROOT, Block
+from sdks import TEXT, Provider
 
 import async_throttle
 from async_throttle import testing
@@ -21,6 +22,21 @@ def run_in_virtual_time(main: Coroutine[Any, Any, Any]) -> Any:
     return testing.run(main)
 
 
+def names_of(block: Block) -> dict[str, Any]:
+    """Run *block*: the names that it leaves."""
+    if re.search(r"^from openai ", block.code, re.MULTILINE):
+        pytest.importorskip("openai")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(block.code, "README.md", "exec"), names)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of whoever uses OpenAI's SDK."""
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+
+
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_python_block_prints_what_the_readme_shows(
     block: Block, monkeypatch: pytest.MonkeyPatch
@@ -28,8 +44,66 @@ def test_python_block_prints_what_the_readme_shows(
     monkeypatch.setattr(asyncio, "run", run_in_virtual_time)
     printed = StringIO()
     with redirect_stdout(printed):
-        exec(compile(block.code, "README.md", "exec"), {"__name__": "__main__"})
+        names_of(block)
     assert printed.getvalue() == (block.shown or "")
+
+
+def block_with(code: str) -> Block:
+    (found,) = [block for block in PYTHON if code in block.code]
+    return found
+
+
+@pytest.mark.virtual_time(False)
+async def test_the_clients_of_the_readme_hold_everybody_after_a_refusal() -> None:
+    names = names_of(block_with("def session()"))
+    client, crawler, throttle = names["client"], names["crawler"], names["throttle"]
+    provider = Provider(refuses=2, back=600)
+
+    async def by_httpx(url: str) -> int:
+        return int((await client.get(url)).status_code)
+
+    async def by_crawler(url: str) -> int:
+        return int((await crawler.get(url)).status_code)
+
+    async def by_aiohttp(url: str) -> int:
+        async with names["session"]() as session, session.get(url) as answer:
+            return int(answer.status)
+
+    async def by_hand(url: str) -> int:
+        return int((await asyncio.to_thread(names["get"], url)).status_code)
+
+    ways: dict[Callable[[str], Awaitable[int]], Callable[[], Any]] = {
+        by_httpx: lambda: throttle,
+        by_crawler: lambda: names["hosts"]["127.0.0.1"],
+        by_aiohttp: lambda: throttle,
+        by_hand: lambda: names["for_threads"],
+    }
+    async with provider.served() as url, client, crawler:
+        for ask, limiter in ways.items():
+            assert await ask(f"{url}/v2/chat") == 200
+            assert limiter().paused_for == 0
+            assert await ask(f"{url}/v2/chat") == 429
+            assert limiter().paused_for > 0
+            limiter().resume()
+    assert len(provider.came) == 8
+
+
+@pytest.mark.virtual_time(False)
+async def test_the_client_for_openai_of_the_readme_holds_everybody_after_a_refusal() -> None:
+    names = names_of(block_with("from openai"))
+    openai: Any = pytest.importorskip("openai")
+    limits, provider = names["limits"], Provider(refuses=2, back=600)
+    question: Any = [{"role": "user", "content": "how?"}]
+    async with provider.served() as url, names["api"].with_options(max_retries=0) as api:
+        api.base_url = f"{url}/v1"
+        answer = await api.chat.completions.create(model="any", messages=question)
+        assert answer.choices[0].message.content == TEXT
+        assert limits.paused_for == 0
+        with pytest.raises(openai.RateLimitError):
+            await api.chat.completions.create(model="any", messages=question)
+        assert limits.paused_for > 0
+    request = names["httpx2"].Request("POST", "https://api.openai.com", content=b"x" * 400)
+    assert names["weights"](request) == {"tokens": 1_100}
 
 
 @pytest.mark.parametrize("block", EXCERPTS, ids=str)
