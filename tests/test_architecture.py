@@ -94,7 +94,7 @@ WITHIN = {
     ],
     "http": [
         *["_scan", "_answer", "_families", "headers", "learner", "__init__"],
-        *["_calls", "_transport", "httpx", "httpx2", "aiohttp"],
+        *["_calls", "_transport", "httpx", "httpx2", "aiohttp", "anthropic"],
     ],
     "resources": ["_call", "_limiters", "_timeouts", "_group", "_adaptive", "__init__"],
 }
