@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import email.message
+import json
 import math
 import pickle
 import subprocess
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -475,6 +477,64 @@ def test_which_statuses_are_refusals(status: int) -> None:
     assert read(status, after("5")).refused is (status in (403, 413, 418, 420, 429, 503, 529))
 
 
+RECORDED: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "recorded" / "servers.json").read_text(encoding="utf-8")
+)
+"""Answers of servers that run here, see `servers/`: 40 calls per 4 s, as fast as they go.
+
+Of each limit: the first answer, the last that was served, and two that were refused. ``sent`` and
+``came`` are read from the clock that the server has as well.
+"""
+
+FIRST = {(each["server"], each["limit"]): each for each in reversed(RECORDED)}
+"""By server and limit, the first answer, of the call that opened the window."""
+
+MUTE = ("nginx", "HAProxy")
+"""Servers that say nothing."""
+
+LATE = {"slowapi": 1.0, "Flask-Limiter": 1.0}
+"""Seconds by which some say more than is left, before it is rounded."""
+
+
+@pytest.mark.parametrize("form", ["pairs", "bytes", "httpx", "aiohttp"])
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda r: f"{r['server']}: {r['limit']}")
+def test_what_a_server_said_is_true(recorded: dict[str, Any], form: str) -> None:
+    server, limit, status = recorded["server"], recorded["limit"], recorded["status"]
+    pairs = [(name, value) for name, value in recorded["headers"]]
+    report = read(status, FORMS[form](pairs), recorded["came"])
+    assert (report.refused, report.ignored) == (status in (429, 403), 0)
+    name, _, _ = server.partition(" ")
+    if name in MUTE:
+        assert (report.limits, report.retry_after) == ({}, None)
+        return
+    first = FIRST[server, limit]
+    least = first["sent"] + 4 - recorded["came"] - 0.001
+    most = first["came"] + 4 - recorded["sent"] + LATE.get(name, 0) + 1.001
+    if limit == "sliding window counter":
+        least = 0  # its windows are those of the clock
+    if report.refused:
+        assert report.retry_after is not None
+        assert least <= report.retry_after <= most + 1
+    else:
+        assert report.retry_after is None
+    if name == "@nestjs/throttler" and report.refused:
+        assert not report.limits  # but Retry-After
+        return
+    names = [*report.limits]
+    reading = report.limits[names[0]]
+    assert (reading.limit, reading.remaining) == (40, 39 if recorded is first else 0)
+    assert reading.reset is not None
+    assert least <= reading.reset <= most
+    if "draft 8" not in limit:
+        assert names == ["requests"]
+    elif limit.startswith("two") and not report.refused:
+        assert names == ["40-in-4sec", "60-in-8sec"]
+        assert report.limits["60-in-8sec"][:2] == (60, 59 if recorded is first else 20)
+    else:
+        assert names == ["40-in-4sec"]
+    assert reading.window == (4 if "draft" in limit else None)
+
+
 def test_each_family_has_a_vector() -> None:
     every: set[Any] = {family for family, _ in families._NAMES.values()}
     every |= {family for family, _ in families._PATTERNS}
@@ -529,6 +589,12 @@ def test_policies_tell_the_window_and_what_is_counted() -> None:
     assert read(200, draft).limits["requests"].window == 11
     gitlab = {"RateLimit-Limit": "100, 100;w=60", "RateLimit-Remaining": "5"}
     assert read(200, gitlab).limits["requests"].window == 60
+    sixth = [("RateLimit-Policy", "100;w=60"), *gitlab.items()]
+    sixth[1] = ("RateLimit-Limit", "100")
+    for each in (sixth, sixth[::-1]):
+        assert read(200, each).limits == {"requests": Reading(100, 5, window=60)}
+    other = {**dict(sixth), "RateLimit-Limit": "10"}
+    assert read(200, other).limits["requests"].window is None
     several = {"RateLimit-Limit": "100, 100;w=60, 100;w=1", "RateLimit-Remaining": "5"}
     assert read(200, several).limits["requests"].window is None
 
@@ -698,6 +764,16 @@ def test_an_answer_without_limits_costs_a_look_at_its_names() -> None:
     assert calls_of(lambda: read(200, [(name, "Server") for name in headers])) <= 10
     assert read(200, [("RateLimit-Remaining", "Server")]).ignored == 1
     assert read(200, headers) is read(204, headers)
+
+
+@pytest.mark.parametrize(
+    ("behind", "reset"),
+    [(-0.001, 10), (0, 10), (0.9, 9.1), (1.9, 8.1), (2, 10), (60, 10), (-60, 10)],
+)
+def test_date_is_the_clock_where_ours_is_another(behind: float, reset: float) -> None:
+    # Of a server that has our clock, it is in whole seconds, and up to a second old at that.
+    headers = {"Date": "Sun, 29 Nov 2026 17:58:14 GMT", **dict(x("9", "8", "1795975104.0"))}
+    assert read(200, headers, NOW + behind).limits["requests"].reset == pytest.approx(reset)
 
 
 def test_a_date_is_parsed_for_instants_alone() -> None:

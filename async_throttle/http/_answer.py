@@ -11,6 +11,12 @@ from async_throttle.http._scan import DAY, MOST, instant, number
 
 __all__ = ["NO_LIMITS", "Answer", "Reading"]
 
+STALE: Final = 2.0
+"""Seconds by which ``Date`` may be behind the clock of the server that says it.
+
+It is in whole seconds, and some servers look at their clock once a second: uvicorn does.
+"""
+
 
 class Reading(NamedTuple):
     """What an answer says of one limit. What it does not say is None.
@@ -68,6 +74,7 @@ class Answer:
         """Have a *reading* of the limit *name*, whose reset is *coarse*: in whole seconds.
 
         Of two of one name the one counts that leaves less; of equal ones that with the later reset.
+        If both are of one limit, and only the other one tells its window, it is that window.
         """
         left = reading.remaining
         if left is None and reading.limit is None and reading.used is None:
@@ -75,8 +82,13 @@ class Answer:
         if left == 0 and reading.reset is not None:
             self.empty.append((reading.reset, coarse))
         before = self.limits.get(name)
-        if before is None or _tightness(reading) < _tightness(before):
+        if before is None:
             self.limits[name] = reading
+            return
+        one, other = sorted((before, reading), key=_tightness)
+        if one.window is None and one.limit == other.limit:
+            one = Reading(*one[:4], other.window, *one[5:])
+        self.limits[name] = one
 
     def count(self, text: str | None) -> float | None:
         """A number; None if it is not said, or malformed."""
@@ -106,13 +118,16 @@ class Answer:
         return (self.until(found) if found > 1e9 else found), "." not in text
 
     def until(self, at: float) -> float:
-        """Seconds until *at*, in seconds since 1970, by the clock of the server if that is told."""
+        """Seconds until *at*, in seconds since 1970, by the clock of the server if that is told.
+
+        Where both clocks may be the same, as far as ``Date`` tells, ours is the finer one.
+        """
         now = self.now
         if now is None:
             now = time.time()
         if self.date is not None:
             date, self.date = instant(self.date), None  # once is enough
-            if date is not None and abs(date - now) <= DAY:
+            if date is not None and abs(date - now) <= DAY and not 0 <= now - date < STALE:
                 now = date
         self.now = now
         return min(max(0.0, at - now), MOST)

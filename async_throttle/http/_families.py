@@ -60,6 +60,8 @@ def _ietf(parts: dict[str, str], answer: Answer) -> None:
             answer.add(name, Reading(limit, remaining, None, reset, window, unit))
     for name, (limit, window, unit) in policies.items():
         if name not in names:
+            if len(policies) == 1 and number(name) == limit:  # of draft 06, beside RateLimit-Limit
+                name = "requests"
             answer.add(name, Reading(limit, None, None, None, window, unit))
 
 

@@ -93,7 +93,7 @@ def read(
         headers: its headers: ``response.headers`` of httpx, aiohttp, requests and the like, or any
             mapping, or pairs; names and values are str or bytes.
         now: seconds since 1970; unset, ``time.time()``. Instants are compared with the ``Date`` of
-            the answer, if that is within a day of this.
+            the answer, if that is within a day of this, and not as it would be by the same clock.
         refused: whether the call was refused, if it is known better than *status* tells.
 
     Raises:
