@@ -135,6 +135,7 @@ REACHES = {
     ("limits._acquisition", "_epoch"): _MADE,
     ("limits._acquisition", "_timeout"): _MADE,
     ("_shell.count", "_in_flight"): "a lease says what its call holds to its own limits alone",
+    ("http.learner", "_core"): "what is in flight is known to the shell, and told by nobody else",
     ("_shell.admission", "_hold"): "a lease is filled in by the shell, not by its holder",
     ("_shell.fast", "_current_tasks"): "asyncio.current_task costs as much as a block in 3.11",
     ("_shell.fast", "_hold"): "a lease is filled in by the shell, not by its holder",
@@ -583,7 +584,7 @@ def test_no_module_reaches_for_the_private_names_of_another_but_for_a_reason() -
         module = dotted(path).partition(".")[2]
         found += [(module, name) for name in reaches(parsed(path))]
     assert set(found) == set(REACHES)
-    assert len(found) <= 26
+    assert len(found) <= 27
 
 
 def test_what_is_longer_than_the_rest_has_a_reason() -> None:

@@ -310,6 +310,51 @@ async def test_where_others_use_the_quota_what_is_in_flight_is_not_left() -> Non
     assert throttle.level == pytest.approx(30)
 
 
+@pytest.mark.parametrize(("left", "in_flight"), [(0, 0), (1, 1)])
+async def test_nothing_comes_back_before_the_reset_of_a_window_that_is_used_up(
+    left: int, in_flight: int
+) -> None:
+    throttle, learner = Throttle(9, period=10, algorithm=SlidingWindow), Learner(shared=True)
+    for _ in range(4):  # in the window before
+        await answered(learner, throttle, 200)
+    await asyncio.sleep(8)
+    others = [await throttle.lease() for _ in range(in_flight)]
+    await answered(learner, throttle, 200, x(9, left, 8))
+    async with throttle:  # not at 10, when the first four leave the window here
+        assert now() == 16
+    for other in others:
+        other.release()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "shared", "said"),
+    [
+        (SlidingWindow, True, (9, 1, 8)),  # one is left
+        (SlidingWindow, True, (9, 0)),  # nobody knows until when
+        (SlidingWindow, True, (9, 0, 0)),  # it is over
+        (SlidingWindow, False, (9, 0, 8)),  # nobody else is there
+        (TokenBucket, True, (9, 0, 8)),  # it comes back bit by bit
+    ],
+)
+async def test_else_what_comes_back_here_is_there(
+    algorithm: Any, shared: bool, said: tuple[int, ...]
+) -> None:
+    throttle = Throttle(9, period=10, algorithm=algorithm)
+    await answered(Learner(shared=shared), throttle, 200, x(*said))
+    assert throttle.paused_for == 0
+
+
+async def test_a_pause_until_a_reset_is_bounded_and_is_that_of_its_limit() -> None:
+    limits = LimitSet(
+        requests=Throttle(9, period=10, algorithm=SlidingWindow),
+        tokens=Throttle(90, period=10, algorithm=SlidingWindow),
+    )
+    learner = Learner(shared=True, max_pause=30)
+    headers = {"RateLimit": '"requests";r=5;t=60, "tokens";r=0;t=60'}
+    await answered(learner, limits, 200, headers, weights={"tokens": 5})
+    assert (limits["requests"].paused_for, limits["tokens"].paused_for) == (0, 30)
+
+
 async def test_after_a_refusal_others_may_use_the_quota_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

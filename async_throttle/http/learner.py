@@ -16,18 +16,19 @@ requests, and of Binance's weight. *Retry-After* of a call that was served means
 frameworks send it with every answer.
 
 Answers do not know of the calls that are still on their way. If others use the quota, those calls
-may find nothing left: with *shared* they are subtracted. Without *shared* they are for the next
-thousand answers after a refusal, since a limiter that is alone, and counts as the server does, is
-not refused. In virtual time, 100 calls per 10 s, 20 at once, 0.3 s each, an outsider that takes
-30 % of the quota, 300 s (`tests/http_quota.py`):
+may find nothing left: with *shared* they are subtracted, and where they take all that a window has
+left, there is a pause until its reset. Without *shared* that is so for the next thousand answers
+after a refusal, since a limiter that is alone, and counts as the server does, is not refused. In
+virtual time, 100 calls per 10 s, 20 at once, 0.3 s each, an outsider that takes 30 % of the quota,
+300 s (`tests/http_quota.py`):
 
 ==============================  ===================  ===================
 served by the client, refused   bucket, by a bucket  window, by a window
 ==============================  ===================  ===================
 pauses after refusals alone     2,809, 395           1,625, 75
 what is in flight never counts  2,757, 242           2,819, 168
-the usual way                   2,619, 47            2,618, 22
-``shared=True``                 2,657, 20            2,570, 0
+the usual way                   2,619, 47            2,614, 22
+``shared=True``                 2,657, 20            2,578, 0
 ==============================  ===================  ===================
 
 But for the first in a window, which empties it after each refusal and lets a period go by, the
@@ -57,9 +58,10 @@ from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary, ref
 
 from async_throttle._base import BaseLimiter, BaseThrottle
+from async_throttle._shell.count import in_flight
 from async_throttle._shell.door import unraisable
 from async_throttle._shell.scheduler import forkables
-from async_throttle._units import number, shown
+from async_throttle._units import TOKEN, number, shown
 from async_throttle.http.headers import Headers, Reading, Report, read
 from async_throttle.keyed import Throttles, learnt
 from async_throttle.limits._acquisition import LimitSetAcquisition
@@ -352,6 +354,8 @@ class Learner:
             elif reading.remaining is not None and reading.remaining >= throttle.burst:
                 continue  # no level is higher than that
             throttle.sync(**says)
+            if "shared" in says and _is_spent(throttle, reading, lease):
+                throttle.pause(min(says["reset"], self._max_pause))
 
     def _take_over(self, told: list[tuple[Any, Reading]]) -> None:
         """Take over the policy of each throttle that has one; of several none is the whole."""
@@ -552,6 +556,17 @@ def _says(reading: Reading) -> dict[str, Any] | None:
     if reading.reset is not None:
         says["reset"] = reading.reset
     return says
+
+
+def _is_spent(throttle: Any, reading: Reading, lease: Any) -> bool:
+    """Whether the calls in flight take all that a window of the server has left until its reset.
+
+    What the level is lowered by does not tell: calls of the window before leave a window here
+    while the server gives nothing back.
+    """
+    if not reading.reset or reading.remaining is None or reading.refills or _refills(throttle):
+        return False
+    return reading.remaining * TOKEN <= in_flight(throttle._core, lease)
 
 
 def _is_of_another(throttle: Any, reading: Reading) -> bool:
