@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from servers import FEW
-from servers.__main__ import table
-from servers.frameworks import EXPRESS
+from servers.__main__ import table, table_of_uses
+from servers.frameworks import EXPRESS, TEN_PER_SECOND
 from servers.programs import Missing, Program
 from servers.saturate import Figures, Way
-from servers.server import Server, serve
+from servers.server import Server, Shared, serve
+from servers.sharing import Answer, Share, Use, Uses, share_all
 from servers.visits import Outcome, Visit, make
 
 pytestmark = pytest.mark.real_time
@@ -117,6 +120,54 @@ def test_a_server_that_cannot_be_had_is_told_and_left_out(tmp_path: Path) -> Non
     assert outcome.missing == {none: "nobody has it"}
     assert told == ["none: SKIPPED: nobody has it"]
     assert table([none], outcome).count("\n") == 1
+
+
+def answer(sent: float, came: float, status: int = 200) -> Answer:
+    return Answer(sent, came, status, ())
+
+
+def test_of_a_limit_that_is_shared_both_use_a_part() -> None:
+    shared = Shared("40 per 4 s", TEN_PER_SECOND)
+    answers = [answer(n / 10, n / 10 + 0.1) for n in range(55)]
+    use = Use(shared, 8.0, 0.0, answers, Counter({200: 21, 429: 3}))
+    assert (use.served, use.refused, use.windows, use.outsider_served) == (55, 0, 2, 21)
+    assert use.share == 76 / 80
+    assert use.good
+    assert not replace(use, answers=answers[1:]).good
+    assert replace(use, shared=replace(shared, burst=40)).share == 76 / 120
+
+
+def test_the_first_call_after_a_refusal_is_the_one_that_was_sent_next() -> None:
+    shared = Shared("40 per 4 s", TEN_PER_SECOND)
+    answers = [
+        answer(0.0, 0.3, 429),
+        answer(0.1, 0.5, 429),
+        answer(0.4, 0.9),  # after one of them, in time for the other
+        answer(4.0, 4.1, 429),
+        answer(5.0, 5.1, 429),
+    ]
+    use = Use(shared, 8.0, 0.0, answers, Counter())
+    assert use.retries == (1, 3)
+    assert (use.refused, use.most_refused) == (4, 2)
+    assert not use.good
+    assert replace(use, answers=answers[:3]).retries == (1, 1)
+
+
+def test_what_is_less_than_expected_is_asked_again(tmp_path: Path) -> None:
+    shared = Shared("none of it", partial(TEN_PER_SECOND, initial=0, period=60), "/draft-8")
+    share = Share(EXPRESS, shared, "direct")
+    told: list[str] = []
+    made = share_all([share], tmp_path, seconds=0.5, together=1, tell=told.append)
+    outcome = asyncio.run(made, debug=False)
+    if outcome.missing:
+        pytest.skip(f"NO {EXPRESS.name}: {outcome.missing[EXPRESS]}")
+    assert outcome.bad() == [share]
+    assert sum("0 served, 0 refused" in text for text in told) == 2
+    assert "NO" in table_of_uses(outcome)
+    expected = replace(share, shared=replace(shared, misses="it is asked for nothing"))
+    known = Uses({expected: outcome.uses[share]}, outcome.versions)
+    assert not known.bad()
+    assert "no: it is asked for nothing" in table_of_uses(known)
 
 
 def test_a_server_that_ends_at_once_is_heard(tmp_path: Path) -> None:

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from async_throttle import LeakyBucket, SlidingWindow, Throttle
+from async_throttle import LeakyBucket, LimitSet, SlidingWindow, Throttle
 
 from .programs import APPS, node, python
-from .server import Server, Twin
+from .server import Server, Shared, Twin
 
 TEN_PER_SECOND = partial(Throttle, 10, algorithm=SlidingWindow)
+WINDOW = partial(Throttle, 40, 8, 4, algorithm=SlidingWindow, counts="end")
+COUNTER = partial(Throttle, 36, 8, 4, burst=4, counts="end")
+"""For counters that mix two windows."""
+
+LOG = "its reset is when the first call comes back, not all of them"
+BLOCK = "one refusal, also of the outsider, blocks both for a period"
 
 
 def _uvicorn(app: str, folder: Path, port: int) -> list[str]:
@@ -29,13 +36,23 @@ def _node(app: str, folder: Path, port: int) -> list[str]:
     return [str(APPS / f"{app}.cjs"), str(port)]
 
 
-def _in_python(package: str, app: str, *twins: Twin) -> Server:
-    return Server(package, partial(python, package), partial(_uvicorn, f"with_{app}"), twins)
+def _in_python(package: str, app: str, *twins: Twin, shared: tuple[Shared, ...] = ()) -> Server:
+    program = partial(python, package)
+    return Server(package, program, partial(_uvicorn, f"with_{app}"), twins, shared)
 
 
-def _in_node(package: str, app: str) -> Server:
-    twin = Twin("10 per 1 s", TEN_PER_SECOND, window=True)
-    return Server(package, partial(node, package), partial(_node, app), (twin,))
+TEN = (Twin("10 per 1 s", TEN_PER_SECOND, window=True),)
+
+
+def _in_node(package: str, app: str, *shared: Shared, twins: tuple[Twin, ...] = TEN) -> Server:
+    return Server(package, partial(node, package), partial(_node, app), twins, shared)
+
+
+def _two() -> LimitSet[Any]:
+    """A limiter for two limits, by the names that the server has for them."""
+    sixty = Throttle(60, period=8, algorithm=SlidingWindow, counts="end")
+    limits: dict[str, Any] = {"40-in-4sec": WINDOW(), "60-in-8sec": sixty}
+    return LimitSet(**limits)
 
 
 def _window(limit: str, path: str) -> Twin:
@@ -54,8 +71,21 @@ SLOWAPI = _in_python(
         also=TEN_PER_SECOND,
         window=True,
     ),
+    shared=(
+        Shared("fixed window", WINDOW, "/told/fixed/"),
+        Shared("fixed window, HTTP-date", WINDOW, "/told/date/"),
+        Shared("moving window", WINDOW, "/told/moving/", misses=LOG),
+    ),
 )
-EXPRESS = _in_node("express-rate-limit", "express")
+EXPRESS = _in_node(
+    "express-rate-limit",
+    "express",
+    Shared("legacy headers", WINDOW, "/legacy"),
+    Shared("draft 6", WINDOW, "/draft-6"),
+    Shared("draft 7", WINDOW, "/draft-7"),
+    Shared("draft 8", WINDOW, "/draft-8"),
+    Shared("two limiters, draft 8", _two, "/two", most=60, period=8),
+)
 
 OTHERS = (
     _in_python(
@@ -68,12 +98,30 @@ OTHERS = (
             partial(Throttle, 10, algorithm=LeakyBucket),
             "/counter",
         ),
+        shared=(
+            Shared("fixed window", WINDOW, "/told/fixed/"),
+            Shared("fixed window, HTTP-date", WINDOW, "/told/date/"),
+            Shared("moving window", WINDOW, "/told/moving/", misses=LOG),
+            Shared("sliding window counter", COUNTER, "/told/counter/"),
+        ),
     ),
     _in_python("django-ratelimit", "django", _window("10/s", "/ratelimit")),
     _in_python("djangorestframework", "django", _window("10/s", "/rest")),
     _in_python("litestar", "litestar", _window("10 per second", "/")),
-    _in_node("@fastify/rate-limit", "fastify"),
-    _in_node("koa-ratelimit", "koa"),
+    _in_node(
+        "@fastify/rate-limit",
+        "fastify",
+        Shared("as usual", WINDOW, "/told"),
+        Shared("ban: 1", WINDOW, "/ban"),
+    ),
+    _in_node("koa-ratelimit", "koa", Shared("as usual", WINDOW, "/told")),
+    _in_node(
+        "hono-rate-limiter",
+        "hono",
+        Shared("draft 6", WINDOW, "/draft-6"),
+        Shared("draft 7", WINDOW, "/draft-7"),
+        twins=(),
+    ),
     _in_node("rate-limiter-flexible", "flexible"),
-    _in_node("@nestjs/throttler", "nest"),
+    _in_node("@nestjs/throttler", "nest", Shared("as usual", WINDOW, "/told", misses=BLOCK)),
 )

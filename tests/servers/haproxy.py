@@ -14,20 +14,20 @@ from pathlib import Path
 from async_throttle import LeakyBucket, Throttle
 
 from .programs import debian
-from .server import Server, Twin
+from .server import Server, Shared, Twin
 
-LIMITS = {"ten": 10, "twenty": 20}
-"""By path: the most requests in a second."""
+LIMITS = {"ten": (10, 1), "twenty": (20, 1), "forty": (40, 4)}
+"""By path: the most requests, and in how many seconds."""
 
 
 def _configure(folder: Path, port: int) -> list[str]:
     rules: list[str] = []
     tables: list[str] = []
-    for slot, (name, most) in enumerate(LIMITS.items()):
+    for slot, (name, (most, seconds)) in enumerate(LIMITS.items()):
         here = f"{{ path /{name} }}"
         tables.append(f"""\
 backend {name}
-    stick-table type string len 64 size 10k expire 1m store http_req_rate(1s)
+    stick-table type string len 64 size 10k expire 1m store http_req_rate({seconds}s)
 """)
         rules.append(f"""\
     http-request track-sc{slot} req.hdr(x-api-key) table {name} if {here}
@@ -55,5 +55,13 @@ HAPROXY = Server(
     (
         Twin("http_req_rate(1s) gt 10", partial(Throttle, 10, algorithm=LeakyBucket), "/ten"),
         Twin("http_req_rate(1s) gt 20", partial(Throttle, 17, burst=4), "/twenty"),
+    ),
+    (
+        Shared(
+            "http_req_rate(4s) gt 40",
+            partial(Throttle, 37, 8, 4, burst=4, counts="end"),
+            "/forty",
+            misses="it says nothing, and calls that are refused count, the outsider's too",
+        ),
     ),
 )

@@ -39,7 +39,7 @@ class Client:
 
     def __init__(self, port: int, *, opened: int = 0) -> None:
         """*opened* connections are made in advance, others when a call needs one."""
-        self._key = f"client-{next(self._keys)}"
+        self.key = f"client-{next(self._keys)}"
         self._port = port
         self._opened = opened
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -70,7 +70,7 @@ class Client:
                 break
         else:
             reader, writer = await self._connect()
-        request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: {self._key}\r\n\r\n"
+        request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: {self.key}\r\n\r\n"
         writer.write(request.encode())
         head = await read_head(reader)
         answered = perf_counter()

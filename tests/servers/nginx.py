@@ -29,7 +29,7 @@ from pathlib import Path
 from async_throttle import LeakyBucket, Throttle
 
 from .programs import debian
-from .server import Server, Twin
+from .server import Server, Shared, Twin
 
 TOO_MANY_REQUESTS, TOO_MANY_CONNECTIONS = 429, 503
 
@@ -72,9 +72,13 @@ class Location:
         return f"location = {self.path} {{ {' '.join(rules)} }}"
 
 
-def nginx(locations: Sequence[Location], twins: tuple[Twin, ...] = ()) -> Server:
+def nginx(
+    locations: Sequence[Location],
+    twins: tuple[Twin, ...] = (),
+    shared: tuple[Shared, ...] = (),
+) -> Server:
     """An nginx that has these limits and no others; one process."""
-    return Server("nginx", partial(debian, "nginx"), partial(_configure, locations), twins)
+    return Server("nginx", partial(debian, "nginx"), partial(_configure, locations), twins, shared)
 
 
 def _configure(locations: Sequence[Location], folder: Path, port: int) -> list[str]:
@@ -122,7 +126,17 @@ LIMITS = (
     (Location("/connections", connections=3), partial(Throttle, math.inf, 3)),
 )
 
+SHARED = Location("/shared", "10r/s", "burst=39 nodelay")
+
 NGINX = nginx(
-    [location for location, _ in LIMITS],
+    [*(location for location, _ in LIMITS), SHARED],
     tuple(Twin(str(location), throttle, location.path) for location, throttle in LIMITS),
+    (
+        Shared(
+            str(SHARED),
+            partial(Throttle, 40, 8, 4, burst=39.99, counts="end"),
+            SHARED.path,
+            burst=40,
+        ),
+    ),
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 from async_throttle import Throttle
+from async_throttle._base import BaseLimiter
 
 from .programs import Program
 
@@ -39,6 +40,19 @@ class Twin:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """A limit of a server that a client and an outsider share: so much per period."""
+
+    limit: str  # in the words of the server's configuration
+    limiter: Callable[[], BaseLimiter]
+    path: str = "/"
+    most: int = 40
+    period: float = 4.0  # seconds
+    burst: int = 0  # of a bucket: what it holds at the start, besides
+    misses: str = ""  # why less is to be expected than of the others
+
+
+@dataclass(frozen=True)
 class Server:
     """A program, how it is called, and its limits."""
 
@@ -48,6 +62,7 @@ class Server:
     """Writes its configuration into a folder that is its own, and says how it then listens to a
     port of the loopback interface."""
     twins: tuple[Twin, ...] = ()
+    shared: tuple[Shared, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,13 +27,49 @@ class Visit:
 
 
 @dataclass
+class Started:
+    """The servers that answer, and those that do not."""
+
+    running: dict[Server, Running] = field(default_factory=dict[Server, Running])
+    versions: dict[Server, str] = field(default_factory=dict[Server, str])
+    missing: dict[Server, str] = field(default_factory=dict[Server, str])
+    """Servers that could not be had, and why."""
+
+
+@dataclass
 class Outcome:
     """What came of visits."""
 
     figures: dict[Visit, Figures] = field(default_factory=dict[Visit, Figures])
     versions: dict[Server, str] = field(default_factory=dict[Server, str])
     missing: dict[Server, str] = field(default_factory=dict[Server, str])
-    """Servers that could not be had, and why."""
+
+
+Tell = Callable[[str], None]
+
+
+@contextlib.asynccontextmanager
+async def started(servers: Iterable[Server], folder: Path, tell: Tell) -> AsyncIterator[Started]:
+    """All *servers* that can be had, side by side, with their files in *folder*, a new one."""
+    found = Started()
+
+    with contextlib.ExitStack() as stack:
+
+        async def start(server: Server, folder: Path) -> None:
+            try:
+                found.versions[server] = (await asyncio.to_thread(server.program)).version
+            except Missing as missing:
+                found.missing[server] = str(missing)
+                tell(f"{server.name}: SKIPPED: {missing}")
+                return
+            running = await asyncio.to_thread(stack.enter_context, serve(server, folder))
+            found.running[server] = running
+            tell(f"{server.name} {found.versions[server]} answers")
+
+        async with asyncio.TaskGroup() as group:
+            for number, server in enumerate(dict.fromkeys(servers)):
+                group.create_task(start(server, folder / str(number)))
+        yield found
 
 
 async def make(
@@ -42,7 +78,7 @@ async def make(
     *,
     periods: int = 8,
     together: int = 100,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Tell = lambda _: None,
 ) -> Outcome:
     """Make all *visits*, so many of them *together*, when all servers answer.
 
@@ -52,34 +88,20 @@ async def make(
         tell: is told what happens, as it happens.
     """
     outcome = Outcome()
-    running: dict[Server, Running] = {}
     free = asyncio.Semaphore(together)
 
-    with ExitStack() as stack:
-
-        async def start(server: Server, folder: Path) -> None:
-            try:
-                outcome.versions[server] = (await asyncio.to_thread(server.program)).version
-            except Missing as missing:
-                outcome.missing[server] = str(missing)
-                tell(f"{server.name}: SKIPPED: {missing}")
-                return
-            running[server] = await asyncio.to_thread(stack.enter_context, serve(server, folder))
-            tell(f"{server.name} {outcome.versions[server]} answers")
+    async with started((visit.server for visit in visits), folder, tell) as found:
+        outcome.versions, outcome.missing = found.versions, found.missing
 
         async def go(visit: Visit) -> None:
             async with free:
                 outcome.figures[visit] = await saturate(
-                    running[visit.server], visit.twin, visit.counts, visit.way, periods
+                    found.running[visit.server], visit.twin, visit.counts, visit.way, periods
                 )
             tell(f"{visit}: {outcome.figures[visit]}")
 
-        servers = dict.fromkeys(visit.server for visit in visits)
-        async with asyncio.TaskGroup() as group:
-            for number, server in enumerate(servers):
-                group.create_task(start(server, folder / str(number)))
         async with asyncio.TaskGroup() as group:
             for visit in visits:
-                if visit.server in running:
+                if visit.server in found.running:
                     group.create_task(go(visit))
     return outcome

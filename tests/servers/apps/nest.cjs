@@ -1,19 +1,28 @@
-// @nestjs/throttler: ten calls per second and client; without decorators, which are TypeScript's.
+// @nestjs/throttler: ten calls per second and client, and 40 per 4 s; without decorators, which are
+// TypeScript's.
 require("reflect-metadata");
 const { Controller, Get, Module } = require("@nestjs/common");
 const { APP_GUARD, NestFactory } = require("@nestjs/core");
-const { ThrottlerGuard, ThrottlerModule } = require("@nestjs/throttler");
+const { Throttle, ThrottlerGuard, ThrottlerModule } = require("@nestjs/throttler");
 
 class Answers {
   answer() {
     return "ok";
   }
+  told() {
+    return "ok";
+  }
 }
+const decorate = (method, ...decorators) => {
+  const descriptor = Object.getOwnPropertyDescriptor(Answers.prototype, method);
+  decorators.forEach((each) => each(Answers.prototype, method, descriptor));
+};
 Controller()(Answers);
-Get()(Answers.prototype, "answer", Object.getOwnPropertyDescriptor(Answers.prototype, "answer"));
+decorate("answer", Get());
+decorate("told", Get("told"), Throttle({ default: { ttl: 4_000, limit: 40 } }));
 
 class App {}
-const limit = { ttl: 1000, limit: 10, getTracker: (request) => request.headers["x-api-key"] };
+const limit = { ttl: 1_000, limit: 10, getTracker: (request) => request.headers["x-api-key"] };
 Module({
   imports: [ThrottlerModule.forRoot([limit])],
   controllers: [Answers],

@@ -1,11 +1,14 @@
-"""slowapi: ten calls per second and client, by two of its strategies; and two limits at once."""
+"""slowapi: ten calls per second and client, by two of its strategies; and two limits at once.
+
+And 40 per 4 seconds, told in headers: under ``/told``, also with a date in Retry-After.
+"""
 
 from slowapi import Limiter, _rate_limit_exceeded_handler
 from slowapi.errors import RateLimitExceeded
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 
 def client(request: Request) -> str:
@@ -27,6 +30,30 @@ async def both(request: Request) -> PlainTextResponse:
     return PlainTextResponse("ok")
 
 
-app = Starlette(routes=[Route("/fixed", fixed), Route("/moving", moving), Route("/both", both)])
-app.state.limiter = Limiter(key_func=client)
-app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)
+def limited(*routes: Route | Mount, limiter: Limiter) -> Starlette:
+    """An application whose refusals are written by *limiter*."""
+    app = Starlette(routes=routes)
+    app.state.limiter = limiter
+    app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)
+    return app
+
+
+def told(strategy: str, **options: str) -> Starlette:
+    limiter = Limiter(key_func=client, strategy=strategy, headers_enabled=True, **options)
+
+    @limiter.limit("40 per 4 second")
+    async def answer(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    return limited(Route("/", answer), limiter=limiter)
+
+
+app = limited(
+    Route("/fixed", fixed),
+    Route("/moving", moving),
+    Route("/both", both),
+    Mount("/told/fixed", told("fixed-window")),
+    Mount("/told/moving", told("moving-window")),
+    Mount("/told/date", told("fixed-window", retry_after="http-date")),
+    limiter=Limiter(key_func=client),
+)
