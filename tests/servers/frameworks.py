@@ -21,6 +21,7 @@ COUNTER = partial(Throttle, 36, 8, 4, burst=4, counts="end")
 """For counters that mix two windows."""
 
 LOG = "its reset is when the first call comes back, not all of them"
+TOGETHER = "calls of the window before leave ours all at once, between two answers"
 BLOCK = "one refusal, also of the outsider, blocks both for a period"
 
 
@@ -84,7 +85,7 @@ EXPRESS = _in_node(
     Shared("draft 6", WINDOW, "/draft-6"),
     Shared("draft 7", WINDOW, "/draft-7"),
     Shared("draft 8", WINDOW, "/draft-8"),
-    Shared("two limiters, draft 8", _two, "/two", most=60, period=8),
+    Shared("two limiters, draft 8", _two, "/two", most=60, period=8, misses=TOGETHER),
 )
 
 OTHERS = (
