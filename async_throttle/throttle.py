@@ -575,14 +575,19 @@ class Lease(FastLease, BaseLease):
 
     def _tell(self, outcome: Outcome | str) -> None:
         self._check_granted()
-        if hasattr(self, "_measure"):
-            measure = self._measure
+        measure = getattr(self, "_measure", None)
+        if measure is None:
+            return
+        try:
             del self._measure
-            measure.end(outcome, self._settled)
+        except AttributeError:  # another thread tells how the call went
+            return
+        measure.end(outcome, self._settled)
 
     def _judge(self, error: BaseException | None) -> None:
-        if hasattr(self, "_measure"):  # nobody has said how the call went
-            self._tell(self._measure.judge(error))
+        measure = getattr(self, "_measure", None)
+        if measure is not None:  # nobody has said how the call went
+            self._tell(measure.judge(error))
 
     def _settle_slowly(self, actual: float) -> None:
         amount = tokens("actual", actual)

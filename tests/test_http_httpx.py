@@ -14,14 +14,18 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from http_families import FAMILIES, URL, Family, broken_off
 
+import async_throttle.throttle as throttle_module
 from async_throttle import (
+    AIMD,
     LimitPool,
     LimitSet,
+    Outcome,
     RateLimiter,
     SlidingWindow,
     Throttle,
@@ -30,7 +34,7 @@ from async_throttle import (
     testing,
     threads,
 )
-from async_throttle.http import Learner
+from async_throttle.http import Learner, _calls, _transport
 from async_throttle.http._calls import MOST_OPEN
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
@@ -576,6 +580,86 @@ def test_the_slot_is_there_again_when_a_thread(family: Family, name: str) -> Non
     SYNC_SCENES[name](family, throttle)
     assert (held(throttle), throttle.waiting) == (0, 0)
     throttle.acquire(timeout=0)
+
+
+def at_instruction(moment: int, call: Callable[[], object], what: Callable[[], object]) -> bool:
+    """Whether *what* came in at instruction *moment* of what *call* does in our modules."""
+    left = moment
+
+    def count(frame: Any, event: str, arg: object) -> Any:
+        nonlocal left
+        if event == "opcode":
+            left -= 1
+            if left < 0:
+                sys.settrace(None)
+                what()
+        return count
+
+    def begin(frame: Any, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename not in TRACED:
+            return None
+        frame.f_trace = count  # 3.13 wants it before the next line
+        frame.f_trace_opcodes = True
+        return count
+
+    # 3.12 tells of instructions only where a frame had asked for them before.
+    sys._getframe().f_trace_opcodes = True
+    before = sys.gettrace()
+    try:
+        sys.settrace(begin)
+        call()
+    finally:
+        sys.settrace(before)
+    return left < 0
+
+
+TRACED = {_calls.__file__, _transport.__file__, throttle_module.__file__}
+
+
+def test_a_thread_that_is_interrupted_as_it_gives_its_slot_back_loses_none(family: Family) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    throttle = threads.Throttle(1e6, 1)
+    moment = 0
+    with family.sync_client(throttle, family.streaming(b"a")) as client:
+        while True:
+            answer = client.send(client.build_request("GET", URL), stream=True)
+            try:
+                came_in = at_instruction(moment, answer.close, interrupt)
+            except KeyboardInterrupt:
+                came_in = True
+            del answer
+            gc.collect()
+            assert throttle.active == 0, f"the slot is lost at instruction {moment}"
+            if not came_in:
+                break
+            moment += 1
+    assert moment > 20
+
+
+def test_two_threads_that_give_back_one_slot_tell_one_outcome(family: Family) -> None:
+    outcomes: list[Outcome] = []
+
+    class Law(AIMD):
+        def sample(
+            self, now: int, began: int, in_flight: int, weight: float, outcome: Outcome
+        ) -> None:
+            outcomes.append(outcome)
+
+    throttle = threads.Throttle(1e6, 2, adapt=Law(maximum=2))
+    moment = 0
+    with family.sync_client(throttle, family.streaming(b"a"), learn=False) as client:
+        while True:
+            answer = client.send(client.build_request("GET", URL), stream=True)
+            calls, (lease,) = client._transport._calls, client._transport._calls.open
+            outcomes.clear()
+            came_in = at_instruction(moment, answer.close, partial(calls.release, lease))
+            assert (throttle.active, outcomes) == (0, [Outcome.OK]), moment
+            if not came_in:
+                break
+            moment += 1
+    assert moment > 20
 
 
 @pytest.mark.parametrize("limits", ["throttle", "to the end", "set", "pool", "threads"])

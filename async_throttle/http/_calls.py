@@ -286,8 +286,8 @@ class Calls(Generic[Q]):
                 lease.ended()
             elif isinstance(error, self._late):
                 error = TimeoutError(str(error))
-            self.open.pop(lease, None)
             self._leave(lease, error)
+            self.open.pop(lease, None)
 
     # -- as long as the body is open ----------------------------------------------------
 
@@ -302,8 +302,9 @@ class Calls(Generic[Q]):
 
     def release(self, lease: Any) -> None:
         """Give back what a call holds that was kept; a second time does nothing."""
-        if lease in self.open and self.open.pop(lease, None) is not None:
-            self._leave(lease, None)
+        if lease in self.open:
+            self._leave(lease, None)  # first: what is interrupted may be said again
+            self.open.pop(lease, None)
 
     def drop(self, lease: Any) -> None:
         """`release` from a finalizer, which the garbage collector runs in whichever thread."""
