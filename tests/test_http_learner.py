@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import math
+import pickle
 import random
 import sys
 import threading
@@ -824,6 +826,40 @@ async def test_waiters_go_when_the_pause_ends() -> None:
     at(2, lease.release)
     await waiter
     assert now() == pytest.approx(4.1)
+
+
+DUPLICATES: dict[str, Callable[[Learner], Learner]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda learner: pickle.loads(pickle.dumps(learner)),
+}
+
+
+def refused_unless_teapot(status: int, headers: object) -> bool:
+    return status != 418
+
+
+@pytest.mark.parametrize("way", DUPLICATES)
+async def test_a_copy_learns_in_the_same_way_and_knows_nothing_yet(way: str) -> None:
+    original = Learner(
+        shared=True, adopt=True, max_pause=5, refused="refund", judge=refused_unless_teapot
+    )
+    throttle, other, third = (Throttle(100, period=60) for _ in range(3))
+    for _ in range(3):  # the fourth in a row would be a pause of 8 s
+        await answered(original, throttle, 500, x(100, "nonsense"))
+        throttle.resume()
+    twin = DUPLICATES[way](original)
+    assert (twin.refusals, twin.ignored) == (0, 0)
+    await answered(twin, throttle, 500)
+    assert throttle.paused_for == 1
+    assert (twin.refusals, original.refusals, original.ignored) == (1, 3, 3)
+    await answered(twin, other, 500, {"Retry-After": "60"})
+    assert (other.paused_for, other.level) == (5, 100)  # bounded; and what was taken is given back
+    async with third(10):
+        await answered(twin, third, 418, x(100, 50))
+        assert third.level == pytest.approx(40)  # others use it, too
+    await answered(twin, third, 418, {"RateLimit-Policy": '"a";q=5;w=9'})
+    assert (third.capacity, third.period) == (5, 9)
 
 
 # -- what it is worth ------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ import random
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary, ref
 
@@ -102,7 +103,7 @@ class Learner:
     that is made for each call it knows no refusals in a row.) It is called at the headers of each
     answer, by a transport, or by `learn`. It may be called from several threads at once, if the
     limiters are for threads; a `Throttle` for an event loop is to be learnt for where that loop
-    runs.
+    runs. A copy, and what a pickled one becomes, has its settings, and knows nothing yet.
 
     Args:
         shared: whether others use the quota as well. Then the level is lowered to what will be left
@@ -187,6 +188,18 @@ class Learner:
 
     def __repr__(self) -> str:
         return f"<async_throttle.http.Learner [refusals:{self.refusals}, ignored:{self.ignored}]>"
+
+    def __reduce__(self) -> tuple[Callable[[], Learner], tuple[()]]:
+        """A copy learns in the same way, also in another process, and knows of no answer yet."""
+        settings = partial(
+            type(self),
+            shared=self._shared,
+            adopt=self._adopt,
+            max_pause=self._max_pause,
+            refused="refund" if self._refund else "keep",
+            judge=self._judge,
+        )
+        return settings, ()
 
     def forked(self) -> None:
         """This is the child of a fork: whoever held the lock is in the parent."""
