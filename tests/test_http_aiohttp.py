@@ -98,7 +98,7 @@ async def serving() -> AsyncIterator[Server]:
     server = Server()
     app = aiohttp.web.Application()
     app.router.add_route("*", "/{path:.*}", server.answer)
-    runner = aiohttp.web.AppRunner(app, shutdown_timeout=0)
+    runner = aiohttp.web.AppRunner(app, shutdown_timeout=0, lingering_time=0)
     await runner.setup()
     try:
         site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)
