@@ -25,7 +25,7 @@ PEERS = ["asyncio.Semaphore", "aiolimiter", "asyncio-throttle", "throttler", "an
 FORMER = "async-throttle 1.0"
 CONCURRY = "concurry"
 STORES = ["limits", "pyrate-limiter", "throttled-py", "self-limiters"]
-GROUPS = 33
+GROUPS = 35
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
