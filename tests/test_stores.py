@@ -975,6 +975,23 @@ async def test_a_store_that_is_away_raises_where_there_are_slots_alone() -> None
         pass
 
 
+def test_a_slot_may_come_back_in_a_foreign_thread() -> None:
+    """As from a finalizer. In its debug mode, a loop refuses what is not safe there."""
+
+    async def main() -> None:
+        throttle = Throttle(math.inf, 1, store=MemoryStore(), name="s")
+        await throttle.acquire()
+        waiting = asyncio.create_task(throttle.acquire())  # so that it belongs to this loop
+        await asyncio.sleep(0)
+        throttle.release()
+        await waiting
+        await asyncio.to_thread(throttle.release)
+        async with asyncio.timeout(30):
+            await throttle.drain()
+
+    asyncio.run(main(), debug=True)
+
+
 async def test_a_set_is_drained_when_the_store_knows() -> None:
     store = MemoryStore(0.05)
     api = LimitSet(Throttle(10, 1, store=store, name="one"), Throttle(10, store=store, name="two"))
