@@ -1172,7 +1172,7 @@ async def test_all_that_wait_are_told_that_the_store_is_away_and_then_it_is_aske
     for _ in range(100):
         with pytest.raises(StoreUnavailable) as caught:
             await throttle.acquire()
-    assert len(caught.traceback) < 50
+        assert len(caught.traceback) < 50
     store.away = False
     await asyncio.sleep(5)
     async with asyncio.timeout(1), api():
