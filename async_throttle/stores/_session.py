@@ -968,10 +968,13 @@ class LoopSession(Session):
 
     def soon(self) -> None:
         """Look at the end of this turn of the loop what there is to be asked."""
-        if self._turn is None and (loop := self.loop) is not None:
-            here = asyncio._get_running_loop() is loop  # or a finalizer has come in, elsewhere
-            call = loop.call_soon if here else loop.call_soon_threadsafe
-            self._turn = call(surely(self._end_turn), None)
+        loop = self.loop
+        if self._turn is not None or loop is None:
+            return
+        if asyncio._get_running_loop() is loop:
+            self._turn = loop.call_soon(surely(self._end_turn), None)
+        else:  # a finalizer has come in, in another thread
+            call_in(loop, self.soon)
 
     def _end_turn(self) -> None:
         """This turn of the loop is over."""
