@@ -945,7 +945,7 @@ async def test_an_infinite_timeout_is_none_and_a_finite_one_never_outlasts_an_en
 @pytest.mark.parametrize("bad", [math.nan, "1"])
 async def test_a_timeout_that_is_no_number_is_a_value_error(bad: Any) -> None:
     throttle = Throttle(10, initial=0)
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises((ValueError, TypeError), match=f"timeout must be a number, got {bad!r}"):
         await throttle.acquire(timeout=bad)
     assert throttle.waiting == 0
 

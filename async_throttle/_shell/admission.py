@@ -238,7 +238,7 @@ class Admission(Door):
         timeout = attempt.timeout
         if timeout is None:
             return NEVER
-        allowed = nanoseconds("timeout", timeout if not timeout < 0 else 0)
+        allowed = nanoseconds("timeout", max(0, timeout))
         if allowed >= NEVER:
             return NEVER
         deadline = now + allowed

@@ -26,7 +26,7 @@ from async_throttle._shell.waiting import (
     next_turn,
     resolve,
 )
-from async_throttle._units import NEVER
+from async_throttle._units import NEVER, number
 
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
@@ -274,7 +274,7 @@ async def wait(
     taker: Taker | None = None,
 ) -> None:
     """Wait for the first of *options* without holding up the event loop; fill in *taker*."""
-    if timeout is not None and timeout <= 0 and find(asked).feeder is not None:
+    if timeout is not None and number("timeout", timeout) <= 0 and find(asked).feeder is not None:
         await _fetch(asked, options)
     attempt = Attempt(options, timeout, taker)
     try:

@@ -34,7 +34,7 @@ from async_throttle._shell.waiting import (
     hopes,
     resolve,
 )
-from async_throttle._units import NEVER, SECOND
+from async_throttle._units import NEVER, SECOND, number
 
 __all__ = ["ThreadScheduler", "drained", "wait"]
 
@@ -486,7 +486,7 @@ def wait(
     taker: Taker | None = None,
 ) -> None:
     """Wait for the first of *options* with the whole thread; fill in *taker*."""
-    if timeout is not None and timeout <= 0 and find(asked).feeder is not None:
+    if timeout is not None and number("timeout", timeout) <= 0 and find(asked).feeder is not None:
         find(asked).fetch(options)
     attempt = Attempt(options, timeout, taker)
     try:
