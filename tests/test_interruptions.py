@@ -342,7 +342,7 @@ LEASE = {
     **SINGLE,
     **TELLS,
     **ASYNC,
-    **dict.fromkeys(("throttle", "told", "waited", "weight", "__call__"), PURE),
+    **dict.fromkeys(("throttle", "serial", "waited", "weight", "__call__"), PURE),
     "__repr__": BEFORE,
 }
 
@@ -389,7 +389,7 @@ ROWS: dict[type, dict[str, str]] = {
         "__await__": LATER,
         "__repr__": BEFORE,
         **dict.fromkeys(("config", "limit_set", "successful", "waited", "waited_for"), PURE),
-        **dict.fromkeys(("told", "weights", "__bool__", "__call__"), PURE),
+        **dict.fromkeys(("serial", "weights", "__bool__", "__call__"), PURE),
     },
     LimitPool: {
         **SETS,

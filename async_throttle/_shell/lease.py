@@ -94,14 +94,15 @@ class BaseLease(Single, ABC):
     # _timeout  seconds to wait at most, or None
     # _others   the leases of further entries, by task or thread; unset without them
     # _epoch    of the process in which it was made; see Scheduler.forked
-    # told      what an integration keeps of the call; unset without
-    __slots__ = ("__weakref__", "_epoch", "_others", "_state", "_timeout", "told", "waited")
+    # serial    of the request that the call was granted for, if an integration counts them; unset
+    #           or None without
+    __slots__ = ("__weakref__", "_epoch", "_others", "_state", "_timeout", "serial", "waited")
 
     _state: LeaseState
     _timeout: float | None
     _others: Blocks
     _epoch: int
-    told: Any
+    serial: int | None
     waited: float
 
     # -- the differences between the kinds of leases ------------------------------------

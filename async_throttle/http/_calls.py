@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 from async_throttle import threads
 from async_throttle._base import BaseLimiter, BaseThrottle, core_of
+from async_throttle._shell.fast import running_tasks
 from async_throttle.exceptions import ResourceLimitError
 from async_throttle.keyed import Throttles
 from async_throttle.limits._pool import LimitPool
@@ -80,14 +81,14 @@ class Calls(Generic[Q]):
         late: exceptions, no TimeoutErrors, that say that no answer came in time.
 
     Attributes:
+        fixed: the limiter, if all requests have one; None without.
+        ready: makes the lease, if all requests ask for the same; None without.
         open: by lease, who has the answer open.
         learner: what is told of answers; None if nothing is.
         alone: whether all requests ask one throttle: no set grants them, and has headers for them.
         ends: whether it may matter that the answer is there before the call is over.
     """
 
-    # _fixed    the limiter, if all requests have one; None without
-    # _ready    makes the lease, if all requests ask for the same; None without
     # _table    the limiters by key, and
     # _key      the key of a request; None without
     # _find     the user's function that tells the limiter of a request; None without
@@ -97,13 +98,11 @@ class Calls(Generic[Q]):
     # _loop     in which the latest call was made
     __slots__ = (
         "_find",
-        "_fixed",
         "_key",
         "_late",
         "_loop",
         "_origins",
         "_priority",
-        "_ready",
         "_table",
         "_timeout",
         "_unsent",
@@ -112,12 +111,14 @@ class Calls(Generic[Q]):
         "_weight",
         "alone",
         "ends",
+        "fixed",
         "learner",
         "open",
+        "ready",
     )
 
-    _fixed: Any
-    _ready: Callable[[], Any] | None
+    fixed: Any
+    ready: Callable[[], Any] | None
     _table: Throttles[Any, Any] | None
     _find: Callable[[Q], Any] | None
     _loop: asyncio.AbstractEventLoop | None
@@ -137,7 +138,7 @@ class Calls(Generic[Q]):
         unsent: tuple[type[BaseException], ...] = (),
         late: tuple[type[BaseException], ...] = (),
     ) -> None:
-        self._fixed = self._ready = self._table = self._find = self._loop = None
+        self.fixed = self.ready = self._table = self._find = self._loop = None
         self._warned = False
         self._key: Any = host if key is None else key
         self._weight: Any = weight
@@ -151,16 +152,18 @@ class Calls(Generic[Q]):
         self.open = {}
         self.learner = learner_of(learn)
         if is_limiter(throttle):
-            self._fixed = self._checked(throttle)
-            self.alone = isinstance(self._fixed, BaseThrottle)
-            self.ends = not self.alone or core_of(self._fixed).flights is not None
-            self._check_configs(self._fixed)
+            self.fixed = self._checked(throttle)
+            self.alone = isinstance(self.fixed, BaseThrottle)
+            self.ends = not self.alone or core_of(self.fixed).flights is not None
+            self._check_configs(self.fixed)
             if not self._varies:
                 said: Any = (weight, timeout, priority)
-                self._ready = partial(self._call, self._fixed, *said)
-                self._ready()  # whatever it raises is raised here
+                self.ready = partial(self._call, self.fixed, *said)
+                self.ready()  # whatever it raises is raised here
                 if self.alone:  # the same with fewer steps
-                    self._ready = partial(self._fixed, weight, timeout=said[1], priority=said[2])
+                    self.ready = partial(self.fixed.__call__, weight)
+                    if timeout is not None or priority:
+                        self.ready = partial(self.ready, timeout=timeout, priority=priority)
         elif isinstance(throttle, Throttles):
             self._table = throttle
         elif callable(throttle) and not isinstance(throttle, type):
@@ -184,11 +187,11 @@ class Calls(Generic[Q]):
             request: as the client has it.
             most: seconds that it may take, with the wait.
         """
-        limiter = self._fixed
-        if self._ready is not None and most is None:
+        limiter = self.fixed
+        if self.ready is not None and most is None:
             if self.open and not self._warned:
                 self._warn_of_itself(limiter)
-            return limiter, self._ready()
+            return limiter, self.ready()
         if limiter is None:
             limiter = self._limiter_of(request)
         weight: Any = self._weight
@@ -233,12 +236,11 @@ class Calls(Generic[Q]):
 
     def _warn_of_itself(self, limiter: Any) -> None:
         """Warn, once, if the one who asks waits for a slot that it holds itself."""
-        who = weakref.ref(self._who())
-        if len(self.open) > MOST_OPEN or who not in list(self.open.values()):
+        if len(self.open) > MOST_OPEN or not is_full(limiter):
             return
+        who = weakref.ref(self._who())
         mine = [granted_by(lease) for lease, owner in list(self.open.items()) if owner == who]
-        ours = any(each in candidates(limiter) for each in mine)
-        if ours and limiter.locked() and is_full(limiter):
+        if any(each in candidates(limiter) for each in mine) and limiter.locked():
             self._warned = True
             warnings.warn(
                 f"a request waits for a slot of {limiter!r} while the task or thread that "
@@ -251,8 +253,11 @@ class Calls(Generic[Q]):
 
     def _who(self) -> Any:
         """Who makes a call: the task."""
-        self._loop = loop = asyncio.get_running_loop()
-        return asyncio.current_task(loop) or NOBODY
+        self._loop = loop = asyncio._get_running_loop()
+        try:
+            return running_tasks[loop]
+        except KeyError:
+            return NOBODY
 
     # -- once it was granted ------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from async_throttle.http._calls import Calls, Key, Priority, SyncCalls, Timeout, Weight
+from async_throttle.http.learner import serials
 
 if TYPE_CHECKING:
     from async_throttle.http.learner import Learner
@@ -100,11 +101,6 @@ class Family:
         )
 
 
-def is_cached(extensions: Any) -> bool:
-    """Whether an answer of these comes from a cache beneath, and tells nothing of now."""
-    return bool(extensions.get("hishel_from_cache") or extensions.get("from_cache"))
-
-
 class Body:
     """The body of an answer, which holds the slot of its call."""
 
@@ -133,7 +129,8 @@ class Body:
         try:
             await self._stream.aclose()
         finally:
-            self._calls.release(self._lease)
+            if self._lease in self._calls.open:
+                self._calls.release(self._lease)
 
     def __del__(self) -> None:
         if self._lease in self._calls.open:
@@ -218,7 +215,10 @@ class Transport(Generic[Q]):
         learner = calls.learner
         if not isinstance(request, self._family.request):
             raise self._family.refusal(request)
-        limiter, lease = calls.begin(request)
+        if calls.ready is None or calls.open:
+            limiter, lease = calls.begin(request)
+        else:
+            limiter, lease = calls.fixed, calls.ready()
         await lease.__aenter__()
         response = None
         try:
@@ -227,15 +227,16 @@ class Transport(Generic[Q]):
                 limiter = calls.granted(limiter, lease)
                 if headers := calls.swapped(request, lease):
                     sent = self._family.swapped(request, headers)
-            if learner is not None:
-                learner.sent(limiter, lease)
+            lease.serial = next(serials)
             response = await self._inner.handle_async_request(sent)
             if calls.ends:
                 lease.ended()
             if learner is not None:
-                status, headers = response.status_code, response.headers
-                cached = is_cached(response.extensions)
-                learner.answered(limiter, lease, status, headers, cached=cached)
+                status, headers, more = response.status_code, response.headers, response.extensions
+                cached = more.get("hishel_from_cache") or more.get(
+                    "from_cache"
+                )  # by what is beneath
+                learner.answered(limiter, lease, status, headers, cached=bool(cached))
             if response.is_closed:
                 calls.over(lease)
             else:
@@ -327,15 +328,16 @@ class SyncTransport(Generic[Q]):
                 limiter = calls.granted(limiter, lease)
                 if headers := calls.swapped(request, lease):
                     sent = self._family.swapped(request, headers)
-            if learner is not None:
-                learner.sent(limiter, lease)
+            lease.serial = next(serials)
             response = self._inner.handle_request(sent)
             if calls.ends:
                 lease.ended()
             if learner is not None:
-                status, headers = response.status_code, response.headers
-                cached = is_cached(response.extensions)
-                learner.answered(limiter, lease, status, headers, cached=cached)
+                status, headers, more = response.status_code, response.headers, response.extensions
+                cached = more.get("hishel_from_cache") or more.get(
+                    "from_cache"
+                )  # by what is beneath
+                learner.answered(limiter, lease, status, headers, cached=bool(cached))
             if response.is_closed:
                 calls.over(lease)
             else:

@@ -49,6 +49,7 @@ before a reset, and a redirect is no reason to wait.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import threading
@@ -63,7 +64,7 @@ from async_throttle._shell.count import in_flight
 from async_throttle._shell.door import unraisable
 from async_throttle._shell.scheduler import forkables
 from async_throttle._units import TOKEN, number, shown
-from async_throttle.http.headers import Headers, Reading, Report, read
+from async_throttle.http.headers import SERVED, Headers, Reading, Report, read
 from async_throttle.keyed import Throttles, learnt
 from async_throttle.limits._acquisition import LimitSetAcquisition
 from async_throttle.limits._core import throttle_of
@@ -91,6 +92,9 @@ WARY: Final = 1_000
 
 LONGEST_WINDOW: Final = 31 * 86_400.0
 """Seconds of the longest window that is taken over, a month: an absurd one would stop all calls."""
+
+serials: Final = itertools.count(1)
+"""The requests of the process, in the order in which they are sent."""
 
 MILLISECOND: Final = 0.001
 """Seconds by which the reset of a bucket may be rounded."""
@@ -216,13 +220,8 @@ class Learner:
             limiter: a throttle, a set, or a pool: whoever was asked.
             lease: what it granted.
         """
-        target = _granted(limiter, lease)
-        with self._lock:
-            latest, known = self._latest
-            if latest() is not target:
-                known = self._known_of(target)
-            known.sent += 1
-            lease.told = self, target, known, known.sent
+        _granted(limiter, lease)
+        lease.serial = next(serials)
 
     def answered(
         self,
@@ -248,31 +247,20 @@ class Learner:
             TypeError: an argument is of another kind.
             ValueError: a pool, and no lease that says which of its sets it was.
         """
-        told: Any = getattr(lease, "told", None)
-        if told is None or told[0] is not self:
-            told = self._untold(limiter, lease)
-        _, target, known, serial = told
+        serial: int | None = getattr(lease, "serial", None)
+        target: Any = limiter
+        if serial is None or not isinstance(limiter, BaseThrottle):
+            target = _granted(limiter, lease)
         if lease is not None:
-            lease.told = None
+            lease.serial = None
         verdict = None if self._judge is None else self._verdict(self._judge(status, headers))
         report = read(status, headers, None, refused=verdict)
-        with self._lock:
-            known.answers += 1
-            self.ignored += report.ignored
-        if cached:
-            if lease is not None:
-                lease.ignore()
-        elif report.refused:
-            if lease is not None:
-                lease.dropped()
-            self._refused(target, known, lease, serial, report)
-        else:
-            if known.follows and lease is not None:
-                lease.dropped() if status >= 500 else lease.ok()
-            if known.refusals and status < 500:
-                self._served(target, known, serial)
-        if report.limits and not cached and not report.cached:
-            self._lower(target, known, lease, report.limits)
+        latest, known = self._latest
+        if latest() is not target:
+            known = self._known_of(target)
+        known.answers += 1
+        if report is not SERVED or known.follows or known.refusals:
+            self._follow(target, known, lease, serial, status, report, cached)
         return report
 
     def failed(
@@ -286,7 +274,7 @@ class Learner:
                 by one does; anything else says nothing of the server.
         """
         _granted(limiter, lease)
-        lease.told = None
+        lease.serial = None
         kinds = () if error is None else type(error).__mro__
         if any("timeout" in kind.__name__.lower() for kind in kinds):
             lease.dropped()
@@ -295,11 +283,35 @@ class Learner:
 
     # -- what follows -------------------------------------------------------------------
 
-    def _untold(self, limiter: Any, lease: Any) -> tuple[Any, ...]:
-        """What is known of a call of which nobody told when it was sent, in the form of `told`."""
-        target = _granted(limiter, lease)
-        with self._lock:
-            return self, target, self._known_of(target), None
+    def _follow(
+        self,
+        target: Any,
+        known: _Known,
+        lease: Any,
+        serial: int | None,
+        status: int,
+        report: Report,
+        cached: bool,
+    ) -> None:
+        """Do what *report* calls for."""
+        if report.ignored:
+            with self._lock:
+                self.ignored += report.ignored
+        if cached:
+            if lease is not None:
+                lease.ignore()
+            return
+        if report.refused:
+            if lease is not None:
+                lease.dropped()
+            self._refused(target, known, lease, serial, report)
+        else:
+            if known.follows and lease is not None:
+                lease.dropped() if status >= 500 else lease.ok()
+            if known.refusals and status < 500:
+                self._served(target, known, serial)
+        if report.limits and not report.cached:
+            self._lower(target, known, lease, report.limits)
 
     def _verdict(self, verdict: Any) -> bool | None:
         """Whether the call was refused, if the user's judge says so."""
@@ -308,11 +320,12 @@ class Learner:
         return verdict
 
     def _known_of(self, target: BaseLimiter) -> _Known:
-        known = self._known.get(target)
-        if known is None:
-            known = self._known[target] = _Known(_follows(target))
-        self._latest = ref(target), known
-        return known
+        with self._lock:
+            known = self._known.get(target)
+            if known is None:
+                known = self._known[target] = _Known(_follows(target))
+            self._latest = ref(target), known
+            return known
 
     def _refused(
         self,
@@ -328,7 +341,7 @@ class Learner:
             self.refusals += 1
             if known.is_news(serial, paused):
                 known.refusals += 1
-                known.judged = known.sent
+                known.judged = next(serials)
                 known.wary = known.answers + WARY
                 known.delay = _backoff(report.backoff, known.refusals)
             delay = known.delay if report.retry_after is None else report.retry_after
@@ -391,7 +404,7 @@ class Learner:
             f"{shown(throttle.period)} s: what the server says of it is ignored"
         )
         try:
-            warnings.warn(what, RuntimeWarning, stacklevel=4)
+            warnings.warn(what, RuntimeWarning, stacklevel=5)
         except Warning as error:  # where warnings are errors: the call has an answer all the same
             unraisable(error)
 
@@ -400,10 +413,9 @@ class _Known:
     """What is known of a throttle or a set.
 
     Attributes:
-        sent: calls that were sent.
-        answers: that were heard.
+        answers: that were heard, or nearly as many: threads that count at once may lose one.
         wary: of the answers, the last one after which others may still use the quota.
-        judged: of the calls that were sent, the last one when a refusal was heard that was news.
+        judged: what was the latest serial when a refusal was heard that was news.
         refusals: in a row.
         delay: seconds of the pause that follows from these.
         follows: whether a limit of it follows how calls end.
@@ -418,14 +430,13 @@ class _Known:
         "judged",
         "names",
         "refusals",
-        "sent",
         "warned",
         "wary",
     )
 
     def __init__(self, follows: bool) -> None:
         self.follows = follows
-        self.sent = self.answers = self.judged = self.refusals = self.wary = 0
+        self.answers = self.judged = self.refusals = self.wary = 0
         self.delay = 0.0
         self.warned = False
         self.names: dict[str, Hashable] | None = None
