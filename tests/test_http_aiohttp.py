@@ -22,6 +22,7 @@ from http_families import broken_off
 from support import others_run
 
 from async_throttle import (
+    Lease,
     LimitPool,
     LimitSet,
     Throttle,
@@ -29,7 +30,7 @@ from async_throttle import (
     ThrottleTimeout,
     threads,
 )
-from async_throttle.http import Learner
+from async_throttle.http import Learner, lease_of
 from async_throttle.http.aiohttp import throttled
 
 pytestmark = pytest.mark.virtual_time(False)
@@ -495,6 +496,19 @@ async def test_weights_may_depend_on_the_request(server: Server) -> None:
         "requests": 9,
         "tokens": 600,
     }
+
+
+@pytest.mark.parametrize("path", ["/200", "/slow"])
+async def test_what_a_request_took_is_settled_once_that_is_known(server: Server, path: str) -> None:
+    throttle = Throttle(900, period=1e9)
+    async with session(throttle, weight=500) as client:
+        async with client.get(server.url + path) as answer:
+            server.go_on.set()
+            await answer.read()
+        lease = lease_of(answer)
+        assert isinstance(lease, Lease)
+        lease.settle(300)
+    assert round(throttle.level) == 600
 
 
 async def test_of_a_pool_the_account_that_was_refused_is_paused_and_its_key_stays_with_it(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
+import re
 import sys
 import threading
 import time
@@ -34,7 +36,7 @@ from async_throttle import (
     testing,
     threads,
 )
-from async_throttle.http import Learner, _calls, _transport
+from async_throttle.http import Learner, _calls, _transport, lease_of
 from async_throttle.http._calls import MOST_OPEN
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
@@ -823,6 +825,26 @@ async def test_a_set_takes_weights_by_limit(family: Family) -> None:
     assert level == {"requests": 8, "tokens": 499}
 
 
+@pytest.mark.parametrize("chunks", [(), (b'{"tokens": 300}',)], ids=["bytes", "stream"])
+async def test_what_a_request_took_is_settled_once_that_is_known(
+    family: Family, chunks: tuple[bytes, ...]
+) -> None:
+    limits = LimitSet(requests=Throttle(10, period=1e9), tokens=Throttle(900, period=1e9))
+    server = family.streaming(*chunks) if chunks else answers(family, 200)
+    async with family.client(limits, server, weight={"tokens": 500}) as client:
+        answer = await client.get(URL)
+        assert round(limits["tokens"].level) == 400
+        lease = lease_of(answer)
+        assert lease is not None
+        lease.settle(tokens=300)
+    assert {name: round(left) for name, left in limits.level.items()} == {
+        "requests": 9,
+        "tokens": 600,
+    }
+    assert lease_of(family.lib.Response(200)) is None
+    assert lease_of(object()) is None
+
+
 async def test_each_host_has_a_limit_of_its_own(family: Family) -> None:
     loop = asyncio.get_running_loop()
     hosts = Throttles[str, Throttle](lambda host: Throttle(1, burst=1, name=host))
@@ -862,6 +884,7 @@ async def test_hosts_are_forgotten_though_they_were_paused_and_their_limits_were
         seen = {*hosts}
         assert len(seen) == 100
         await asyncio.sleep(600)
+        gc.collect()  # a response of httpx is a cycle, and has the lease of its request
         for n in range(60):
             hosts[f"new{n}"]
         assert not seen & {*hosts}
@@ -1161,6 +1184,25 @@ async def test_a_transport_of_the_other_family_is_refused_before_anything_is_sen
     assert (throttle.level, sync.level) == (5, 5)
 
 
+async def test_a_transport_of_the_other_kind_of_client_is_refused(family: Family) -> None:
+    server = answers(family, 200)
+    loops = family.ours.ThrottledTransport(Throttle(5), server)
+    blocking = family.ours.SyncThrottledTransport(threads.Throttle(5), server)
+    client, sync = family.lib.AsyncClient(transport=blocking), family.lib.Client(transport=loops)
+    with pytest.raises(TypeError, match=r"AsyncClient must be a ThrottledTransport, got <"):
+        await client.get(URL)
+    with pytest.raises(TypeError, match=r"Client must be a SyncThrottledTransport, got <"):
+        sync.get(URL)
+    again = family.lib.Client(transport=loops)
+    with pytest.raises(TypeError, match=r"Client must be a SyncThrottledTransport, got <"), again:
+        pass
+    with pytest.raises(TypeError, match="transport must have a method handle_async_request"):
+        family.ours.ThrottledTransport(Throttle(5), blocking)
+    with pytest.raises(TypeError, match="transport must have a method handle_request"):
+        family.ours.SyncThrottledTransport(threads.Throttle(5), loops)
+    assert server.requests == []
+
+
 async def test_a_transport_need_not_be_of_the_family_s_class(family: Family) -> None:
     class Plain:
         async def handle_async_request(self, request: Any) -> Any:
@@ -1181,6 +1223,11 @@ async def test_a_transport_need_not_be_of_the_family_s_class(family: Family) -> 
         ({"key": len}, TypeError, "key must go with Throttles, got <built-in function len>"),
         ({"throttle": Throttles(Throttle), "key": 5}, TypeError, "key must be a function"),
         ({"weight": {"tokens": 5}}, TypeError, "weight must be a number for <.*, got {"),
+        ({"weight": -1}, ValueError, "weight must be .*, got -1"),
+        ({"weight": "5"}, TypeError, "weight must be .*, got '5'"),
+        ({"throttle": Throttles(Throttle), "weight": math.nan}, ValueError, "weight .*, got nan"),
+        ({"timeout": "5"}, TypeError, "timeout must be a number, got '5'"),
+        ({"timeout": math.nan}, ValueError, "timeout must be a number, got nan"),
         ({"throttle": LimitSet(Throttle(5)), "weight": 2}, TypeError, "weight must be a mapping"),
         ({"throttle": LimitSet(Throttle(5)), "weight": {"x": 2}}, ValueError, "x"),
         ({"priority": 0.5}, ValueError, "priority must be .*, got 0.5"),
@@ -1253,7 +1300,21 @@ async def test_no_limit_to_connections_lets_requests_wait_after_they_were_grante
         family.ours.SyncThrottledTransport(threads.Throttle(5)),
     ):
         assert transport._inner._pool._max_connections == sys.maxsize
-    assert family.name in repr(transport)
+    assert re.fullmatch(
+        rf"<async_throttle\.http\.{family.name}\.SyncThrottledTransport of <async_throttle"
+        r"\.Throttle .*> over <.*HTTPTransport object at .*>>",
+        repr(transport),
+    )
+
+
+async def test_a_transport_tells_what_learns(family: Family) -> None:
+    learner = Learner()
+    assert family.ours.ThrottledTransport(Throttle(5), learn=learner).learner is learner
+    assert family.ours.ThrottledTransport(Throttle(5), learn=False).learner is None
+    ours = family.ours.SyncThrottledTransport(threads.Throttle(5), answers(family, 429))
+    with family.lib.Client(transport=ours) as client:
+        client.get(URL)
+    assert ours.learner.refusals == 1
 
 
 async def test_the_answer_is_the_one_that_came(family: Family) -> None:

@@ -12,6 +12,7 @@ _answer.py       what is known of an answer while its headers are read
 _scan.py         numbers, durations, dates and structured fields, as servers write them
 _transport.py    the transports of both families: when a slot comes back
 _calls.py        what the clients have in common: which limit, how much, until when
+_leases.py       `lease_of`, what the request of a response took, to settle it
 ===============  ===========================================================================
 
 With httpx, httpx2, aiohttp, and the SDKs that are built on them, in one line: see
@@ -31,7 +32,8 @@ nobody asks that server for 31 s
 No client library is imported but by the module of its name.
 """
 
+from async_throttle.http._leases import lease_of
 from async_throttle.http.headers import Reading, Report, read
 from async_throttle.http.learner import Learner, learn
 
-__all__ = ["Learner", "Reading", "Report", "learn", "read"]
+__all__ = ["Learner", "Reading", "Report", "learn", "lease_of", "read"]

@@ -28,22 +28,40 @@ from urllib.parse import urlsplit
 
 from async_throttle import threads
 from async_throttle._base import BaseLimiter, BaseThrottle, core_of
+from async_throttle._shell.core import checked_priority
 from async_throttle._shell.fast import running_tasks
+from async_throttle._units import number, tokens
 from async_throttle.exceptions import ResourceLimitError
 from async_throttle.keyed import Throttles
 from async_throttle.limits._pool import LimitPool
 from async_throttle.limits._set import LimitSet
 from async_throttle.limits._single import Limit
 from async_throttle.resources import ConcurrencyLimiter, RateLimiter
-from async_throttle.throttle import Lease
+from async_throttle.throttle import Lease, Throttle
 
 if TYPE_CHECKING:
     from async_throttle.http.learner import Learner
 
-__all__ = ["Calls", "Key", "Priority", "SyncCalls", "Timeout", "Weight"]
+__all__ = [
+    "Asked",
+    "Calls",
+    "Key",
+    "Priority",
+    "SyncAsked",
+    "SyncCalls",
+    "Timeout",
+    "Weight",
+]
 
 Q = TypeVar("Q")
 """A request of the client."""
+
+Limiter: TypeAlias = (
+    Throttle | LimitSet[Throttle] | LimitPool[Throttle] | RateLimiter | ConcurrencyLimiter
+)
+Asked: TypeAlias = Limiter | Throttles[Any, Any] | Callable[[Q], Limiter]
+SyncLimiter: TypeAlias = threads.Throttle | LimitSet[threads.Throttle] | LimitPool[threads.Throttle]
+SyncAsked: TypeAlias = SyncLimiter | Throttles[Any, Any] | Callable[[Q], SyncLimiter]
 
 Amount: TypeAlias = float | Mapping[str, float]
 Weight: TypeAlias = Amount | Callable[[Q], Amount]
@@ -84,6 +102,7 @@ class Calls(Generic[Q]):
         fixed: the limiter, if all requests have one; None without.
         ready: makes the lease, if all requests ask for the same; None without.
         open: by lease, who has the answer open.
+        throttle: as the user gave it.
         learner: what is told of answers; None if nothing is.
         alone: whether all requests ask one throttle: no set grants them, and has headers for them.
         ends: whether it may matter that the answer is there before the call is over.
@@ -115,6 +134,7 @@ class Calls(Generic[Q]):
         "learner",
         "open",
         "ready",
+        "throttle",
     )
 
     fixed: Any
@@ -139,6 +159,7 @@ class Calls(Generic[Q]):
         late: tuple[type[BaseException], ...] = (),
     ) -> None:
         self.fixed = self.ready = self._table = self._find = self._loop = None
+        self.throttle = throttle
         self._warned = False
         self._key: Any = host if key is None else key
         self._weight: Any = weight
@@ -151,19 +172,9 @@ class Calls(Generic[Q]):
         self.alone, self.ends = False, True
         self.open = {}
         self.learner = learner_of(learn)
+        check_said(weight, timeout, priority)
         if is_limiter(throttle):
-            self.fixed = self._checked(throttle)
-            self.alone = isinstance(self.fixed, BaseThrottle)
-            self.ends = not self.alone or core_of(self.fixed).flights is not None
-            self._check_configs(self.fixed)
-            if not self._varies:
-                said: Any = (weight, timeout, priority)
-                self.ready = partial(self._call, self.fixed, *said)
-                self.ready()  # whatever it raises is raised here
-                if self.alone:  # the same with fewer steps
-                    self.ready = partial(self.fixed.__call__, weight)
-                    if timeout is not None or priority:
-                        self.ready = partial(self.ready, timeout=timeout, priority=priority)
+            self._fix(self._checked(throttle))
         elif isinstance(throttle, Throttles):
             self._table = throttle
         elif callable(throttle) and not isinstance(throttle, type):
@@ -177,6 +188,22 @@ class Calls(Generic[Q]):
             raise TypeError(f"key must go with Throttles, got {key!r}")
         if not callable(self._key):
             raise TypeError(f"key must be a function of the request, got {key!r}")
+
+    def _fix(self, limiter: Any) -> None:
+        """Have all requests ask *limiter*."""
+        self.fixed = limiter
+        self.alone = isinstance(limiter, BaseThrottle)
+        self.ends = not self.alone or core_of(limiter).flights is not None
+        self._check_configs(limiter)
+        if self._varies:
+            return
+        said: Any = self._weight, self._timeout, self._priority
+        self.ready = partial(self._call, limiter, *said)
+        self.ready()  # whatever it raises is raised here
+        if self.alone:  # the same with fewer steps
+            self.ready = partial(limiter.__call__, self._weight)
+            if self._timeout is not None or self._priority:
+                self.ready = partial(self.ready, timeout=said[1], priority=said[2])
 
     # -- before the request -------------------------------------------------------------
 
@@ -378,6 +405,22 @@ NO_ORIGINS: Final = (
 def is_limiter(it: Any) -> bool:
     """Whether requests can wait for *it*."""
     return isinstance(it, (BaseLimiter, RateLimiter, ConcurrencyLimiter))
+
+
+def check_said(weight: Any, timeout: Any, priority: Any) -> None:
+    """Refuse what no request can have, where it is the same for all.
+
+    Raises:
+        TypeError: one of them is of another type.
+        ValueError: one of them is out of range.
+    """
+    if not callable(weight):
+        for each in weight.values() if isinstance(weight, Mapping) else [weight]:
+            tokens("weight", each)
+    if timeout is not None and not callable(timeout):
+        number("timeout", timeout)
+    if not callable(priority):
+        checked_priority(priority)
 
 
 def learner_of(learn: Any) -> Learner | None:

@@ -22,9 +22,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
-from async_throttle.http._calls import Calls, Key, Priority, SyncCalls, Timeout, Weight
+from async_throttle.http._calls import (
+    Asked,
+    Calls,
+    Key,
+    Priority,
+    SyncAsked,
+    SyncCalls,
+    Timeout,
+    Weight,
+)
+from async_throttle.http._leases import EXTENSION
 from async_throttle.http.learner import serials
 
 if TYPE_CHECKING:
@@ -34,6 +44,9 @@ __all__ = ["Body", "Family", "SyncBody", "SyncTransport", "Transport"]
 
 Q = TypeVar("Q")
 """A request of the family."""
+
+T = TypeVar("T")
+"""A transport of the family, the inner one."""
 
 FAMILIES = ("httpx", "httpx2")
 
@@ -65,7 +78,8 @@ class Family:
         """Refuse what is no transport of this family.
 
         Raises:
-            TypeError: *transport* is of another family, or has no method *handle*.
+            TypeError: *transport* is of another family, or has no method *handle*, or is for
+                clients of the other kind.
         """
         homes = {base.__module__.partition(".")[0] for base in type(transport).__mro__}
         others = homes.intersection(FAMILIES) - {self.name}
@@ -75,7 +89,9 @@ class Family:
                 f"transport must be of {self.name}, got one of {other}, {transport!r}: take "
                 f"ThrottledTransport from async_throttle.http.{other}, for a client of {other}"
             )
-        if isinstance(transport, type) or not hasattr(transport, handle):
+        method = None if isinstance(transport, type) else getattr(transport, handle, None)
+        ours = Transport.handle_request, SyncTransport.handle_async_request
+        if method is None or getattr(method, "__func__", None) in ours:
             raise TypeError(f"transport must have a method {handle}, got {transport!r}")
 
     def refusal(self, request: Any) -> TypeError:
@@ -86,6 +102,10 @@ class Family:
             f"this ThrottledTransport is for clients of {self.name}, and was asked to send "
             f"{request!r} of {other}: {advice}"
         )
+
+    def mixed_up(self, transport: Any, twin: str, client: str) -> TypeError:
+        """What to raise where *transport* is in a client for which its *twin* is made."""
+        return TypeError(f"transport of {self.name}.{client} must be a {twin}, got {transport!r}")
 
     def swapped(self, request: Any, headers: Any) -> Any:
         """The same *request* with other *headers*; the caller's own stays as it is."""
@@ -165,7 +185,7 @@ class SyncBody:
             self._calls.drop(self._lease)
 
 
-class Transport(Generic[Q]):
+class Transport(Generic[Q, T]):
     """A transport in which each request waits for a limit, and holds its slot for the body."""
 
     _family: ClassVar[Family]
@@ -173,8 +193,8 @@ class Transport(Generic[Q]):
 
     def __init__(
         self,
-        throttle: Any,
-        transport: Any = None,
+        throttle: Asked[Q],
+        transport: T | None = None,
         *,
         weight: Weight[Q] = 1,
         key: Key[Q] | None = None,
@@ -233,10 +253,9 @@ class Transport(Generic[Q]):
                 lease.ended()
             if learner is not None:
                 status, headers, more = response.status_code, response.headers, response.extensions
-                cached = more.get("hishel_from_cache") or more.get(
-                    "from_cache"
-                )  # by what is beneath
+                cached = more.get("hishel_from_cache") or more.get("from_cache")
                 learner.answered(limiter, lease, status, headers, cached=bool(cached))
+            response.extensions[EXTENSION] = lease
             if response.is_closed:
                 calls.over(lease)
             else:
@@ -271,11 +290,27 @@ class Transport(Generic[Q]):
         finally:
             self._calls.release_all()
 
+    @property
+    def learner(self) -> Learner | None:
+        """What learns from the answers, and counts what it ignores; None if nothing does."""
+        return self._calls.learner
+
+    def handle_request(self, *_: Any) -> NoReturn:
+        """This is no transport of a client for threads.
+
+        Raises:
+            TypeError: as it says.
+        """
+        raise self._family.mixed_up(self, "SyncThrottledTransport", "Client")
+
+    __enter__ = handle_request
+
     def __repr__(self) -> str:
-        return f"<async_throttle.http.{self._family.name}.{type(self).__name__} of {self._inner!r}>"
+        kind = f"async_throttle.http.{self._family.name}.{type(self).__name__}"
+        return f"<{kind} of {self._calls.throttle!r} over {self._inner!r}>"
 
 
-class SyncTransport(Generic[Q]):
+class SyncTransport(Generic[Q, T]):
     """The same for threads, over limits for threads."""
 
     _family: ClassVar[Family]
@@ -283,8 +318,8 @@ class SyncTransport(Generic[Q]):
 
     def __init__(
         self,
-        throttle: Any,
-        transport: Any = None,
+        throttle: SyncAsked[Q],
+        transport: T | None = None,
         *,
         weight: Weight[Q] = 1,
         key: Key[Q] | None = None,
@@ -334,10 +369,9 @@ class SyncTransport(Generic[Q]):
                 lease.ended()
             if learner is not None:
                 status, headers, more = response.status_code, response.headers, response.extensions
-                cached = more.get("hishel_from_cache") or more.get(
-                    "from_cache"
-                )  # by what is beneath
+                cached = more.get("hishel_from_cache") or more.get("from_cache")
                 learner.answered(limiter, lease, status, headers, cached=bool(cached))
+            response.extensions[EXTENSION] = lease
             if response.is_closed:
                 calls.over(lease)
             else:
@@ -372,5 +406,21 @@ class SyncTransport(Generic[Q]):
         finally:
             self._calls.release_all()
 
+    @property
+    def learner(self) -> Learner | None:
+        """What learns from the answers, and counts what it ignores; None if nothing does."""
+        return self._calls.learner
+
+    def handle_async_request(self, *_: Any) -> NoReturn:
+        """This is no transport of a client for an event loop.
+
+        Raises:
+            TypeError: as it says.
+        """
+        raise self._family.mixed_up(self, "ThrottledTransport", "AsyncClient")
+
+    __aenter__ = handle_async_request
+
     def __repr__(self) -> str:
-        return f"<async_throttle.http.{self._family.name}.{type(self).__name__} of {self._inner!r}>"
+        kind = f"async_throttle.http.{self._family.name}.{type(self).__name__}"
+        return f"<{kind} of {self._calls.throttle!r} over {self._inner!r}>"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import (
     ClientConnectorError,
@@ -29,7 +29,9 @@ from aiohttp import (
     ConnectionTimeoutError,
 )
 
-from async_throttle.http._calls import Calls, Key, Priority, Timeout, Weight
+from async_throttle.http._calls import Asked, Calls, Key, Priority, Timeout, Weight
+from async_throttle.http._leases import LEASE
+from async_throttle.http.learner import serials
 
 if TYPE_CHECKING:
     from async_throttle.http.learner import Learner
@@ -40,7 +42,7 @@ UNSENT = (ConnectionTimeoutError, ClientConnectorError)
 
 
 def throttled(
-    throttle: Any,
+    throttle: Asked[ClientRequest],
     *,
     weight: Weight[ClientRequest] = 1,
     key: Key[ClientRequest] | None = None,
@@ -99,9 +101,9 @@ async def send(
             if headers := calls.swapped(request, lease):
                 own = {name: request.headers[name] for name in headers}
                 request.headers.update(headers)
-        if learner is not None:
-            learner.sent(limiter, lease)
+        lease.serial = next(serials)
         response = await handler(request)
+        setattr(response, LEASE, lease)
         if calls.ends:
             lease.ended()
         if learner is not None:

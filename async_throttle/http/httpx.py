@@ -30,7 +30,9 @@ class _SyncBody(SyncBody, httpx.SyncByteStream):
     __slots__ = ()
 
 
-class ThrottledTransport(Transport[httpx.Request], httpx.AsyncBaseTransport):
+class ThrottledTransport(
+    Transport[httpx.Request, httpx.AsyncBaseTransport], httpx.AsyncBaseTransport
+):
     """Each request waits for a limit, and holds its slot until its answer is read or closed.
 
     What a client is told of connections (*verify*, *cert*, *http2*, *limits*, *trust_env*) it
@@ -105,7 +107,9 @@ class ThrottledTransport(Transport[httpx.Request], httpx.AsyncBaseTransport):
         return httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None))
 
 
-class SyncThrottledTransport(SyncTransport[httpx.Request], httpx.BaseTransport):
+class SyncThrottledTransport(
+    SyncTransport[httpx.Request, httpx.BaseTransport], httpx.BaseTransport
+):
     """The same for ``httpx.Client``, over limits for threads.
 
     Args: as `ThrottledTransport`, with `async_throttle.threads.Throttle`, or sets, pools and

@@ -34,7 +34,9 @@ class _SyncBody(SyncBody, httpx2.SyncByteStream):
     __slots__ = ()
 
 
-class ThrottledTransport(Transport[httpx2.Request], httpx2.AsyncBaseTransport):
+class ThrottledTransport(
+    Transport[httpx2.Request, httpx2.AsyncBaseTransport], httpx2.AsyncBaseTransport
+):
     """Each request waits for a limit, and holds its slot until its answer is read or closed.
 
     What a client is told of connections (*verify*, *cert*, *http2*, *limits*, *trust_env*) it
@@ -65,7 +67,9 @@ class ThrottledTransport(Transport[httpx2.Request], httpx2.AsyncBaseTransport):
         return httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_connections=None))
 
 
-class SyncThrottledTransport(SyncTransport[httpx2.Request], httpx2.BaseTransport):
+class SyncThrottledTransport(
+    SyncTransport[httpx2.Request, httpx2.BaseTransport], httpx2.BaseTransport
+):
     """The same for ``httpx2.Client``, over limits for threads.
 
     Args: as `ThrottledTransport`, with `async_throttle.threads.Throttle`, or sets, pools and
