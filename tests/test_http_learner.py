@@ -269,6 +269,20 @@ async def test_of_a_set_all_that_was_taken_is_given_back() -> None:
     assert api.level == {"requests": 10, "tokens": 10, "concurrency": math.inf}
 
 
+async def test_a_call_limit_keeps_a_refused_call_and_the_answer_is_there_all_the_same() -> None:
+    api = limits.LimitSet(
+        limits=[
+            limits.RateLimit("tokens", window_seconds=60, capacity=100),
+            limits.CallLimit(window_seconds=60, capacity=50),
+        ]
+    )
+    call = api(tokens=10)
+    with call:
+        assert Learner(refused="refund").answered(api, call, 429, {"Retry-After": "5"}).refused
+    assert api.level == {"tokens": 100, "call_count": 49}
+    assert api.paused_for == 6
+
+
 # -- levels ----------------------------------------------------------------------------------------
 
 

@@ -70,6 +70,7 @@ from async_throttle.limits._acquisition import LimitSetAcquisition
 from async_throttle.limits._core import throttle_of
 from async_throttle.limits._pool import LimitPool
 from async_throttle.limits._set import LimitSet
+from async_throttle.limits._single import CallLimit
 from async_throttle.rules.clock import ClockWindow
 from async_throttle.rules.window import FixedWindow, SlidingWindow
 from async_throttle.throttle import Lease
@@ -119,7 +120,8 @@ class Learner:
         max_pause: seconds of the longest pause. The calls after it are a gentle probe, and the next
             refusal says again how long.
         refused: "keep": what a refused call took stays taken, since most servers count it.
-            "refund": it is given back, for servers as nginx, which count none.
+            "refund": it is given back, for servers as nginx, which count none. (Not that of a
+            `CallLimit`, for which a call is one, whatever becomes of it.)
         judge: says of a status and headers, those of the client's answer, whether the call was
             refused; where it returns None, the usual answer stands: see `read`. What it raises
             comes out of `answered`.
@@ -502,7 +504,7 @@ def _give_back(target: Any, lease: Any) -> None:
         lease.settle(0)
     else:
         taken = [key for key, weight in lease.weights.items() if weight]
-        lease.settle({key: 0 for key in taken if _has_rate(target[key])})
+        lease.settle({key: 0 for key in taken if _settles(target[key])})
 
 
 def _paused(target: Any, known: _Known, report: Report) -> list[Any]:
@@ -530,6 +532,11 @@ def _name(name: Hashable) -> str:
 
 def _has_rate(limit: Any) -> bool:
     return throttle_of(limit).capacity < math.inf
+
+
+def _settles(limit: Any) -> bool:
+    """Whether a call may have used nothing of *limit*: in the manner of concurry it counts as 1."""
+    return _has_rate(limit) and not isinstance(limit, CallLimit)
 
 
 NO_LIMIT: Final = object()
