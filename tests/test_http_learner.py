@@ -196,6 +196,16 @@ async def test_without_a_word_when_calls_were_sent_a_pause_tells_them_apart() ->
     assert throttle.paused_for == 1
 
 
+async def test_without_that_word_the_pause_of_a_limit_of_a_set_tells_them_apart() -> None:
+    limits, learner = api(), Learner()
+    for _ in range(100):
+        learn(limits, 429, {"x-ratelimit-remaining-tokens": "0"}, learner=learner)
+    assert (limits["tokens"].paused_for, limits.paused_for) == (1, 0)
+    await asyncio.sleep(1)
+    learn(limits, 429, {"x-ratelimit-remaining-tokens": "0"}, learner=learner)
+    assert limits["tokens"].paused_for == 2
+
+
 async def test_a_call_that_failed_is_not_waited_for() -> None:
     throttle, learner = Throttle(10), Learner()
     lease = await throttle.lease()

@@ -338,7 +338,7 @@ class Learner:
         report: Report,
     ) -> None:
         """Pause what was refused."""
-        paused = serial is None and target.paused_for > 0
+        paused = serial is None and _is_paused(target)
         with self._lock:
             self.refusals += 1
             if known.is_news(serial, paused):
@@ -354,7 +354,7 @@ class Learner:
 
     def _served(self, target: Any, known: _Known, serial: int | None) -> None:
         """A call went well: if it was sent after the last refusal, that is over."""
-        paused = serial is None and target.paused_for > 0
+        paused = serial is None and _is_paused(target)
         with self._lock:
             if known.is_news(serial, paused):
                 known.refusals = 0
@@ -514,6 +514,12 @@ def _paused(target: Any, known: _Known, report: Report) -> list[Any]:
     names = known.names_of(target)
     used_up = [_name(name) for name, reading in report.limits.items() if reading.remaining == 0]
     return [throttle_of(target[names[name]]) for name in used_up if name in names] or [target]
+
+
+def _is_paused(target: Any) -> bool:
+    """Whether there is a pause of *target*, or of one of its limits: see `_paused`."""
+    limits = [] if isinstance(target, BaseThrottle) else [target[key] for key in target]
+    return any(each.paused_for > 0 for each in (target, *map(throttle_of, limits)))
 
 
 def _refills(paused: Any) -> bool:
