@@ -199,7 +199,7 @@ class Throttles(Single, Generic[K, T]):
                 idle = core.idle(now)
             else:
                 idle = core.idle(now, since) and not known_apart(throttles[key], since)
-            if idle and not _learnt_of_late(core, now):
+            if idle and not _learnt_of_late(core, now, since or 0):
                 alive = weakref.ref(throttles.pop(key))
                 found = alive()
                 if found is not None:
@@ -241,10 +241,13 @@ def learnt(throttle: BaseThrottle) -> Iterator[None]:
         find(core).do(note)
 
 
-def _learnt_of_late(core: Any, now: int) -> bool:
-    """Whether a throttle of *core*, which may be a set's or a pool's, is as its server said."""
+def _learnt_of_late(core: Any, now: int, since: int) -> bool:
+    """Whether a throttle of *core*, which may be a set's or a pool's, is as its server said.
+
+    Throttles that are older than *since* are there for a new set, too.
+    """
     for member in _throttles_of(core):
-        at = _learnt.get(member)
+        at = None if member.number < since else _learnt.get(member)
         if at is not None and now - find(member).clock.shift < at + member.rule.period:
             return True
     return False

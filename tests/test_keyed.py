@@ -1072,6 +1072,18 @@ async def test_what_a_server_has_said_keeps_a_key_for_a_period_after_it_was_said
     assert throttle_of(hosts["a"]).capacity == 10
 
 
+@pytest.mark.parametrize("made", [in_a_set, in_a_pool])
+async def test_what_a_server_says_of_a_throttle_that_sets_share_keeps_none_of_them(
+    made: Callable[[Throttle], Any],
+) -> None:
+    account = Throttle(10)
+    users: Throttles[Any, Any] = Throttles(lambda key: made(account))
+    for user in range(20):
+        with learnt(throttle_of(users[user])):
+            account.capacity = 5
+    assert len(users) <= LOOKED_AT
+
+
 @pytest.mark.parametrize("made", [alone, in_a_set, in_a_pool])
 async def test_hosts_that_were_paused_and_lowered_are_forgotten_in_the_end(
     made: Callable[[Throttle], Any],
