@@ -756,6 +756,21 @@ def test_names_are_remembered_within_bounds() -> None:
     assert read(200, {"x-ratelimit-limit-2999": "5"}).limits["2999"].limit == 5
 
 
+def test_an_answer_is_read_as_a_whole_where_names_are_forgotten_in_the_middle_of_it() -> None:
+    limit = [f"x-ratelimit-{part}-requests" for part in ("limit", "remaining", "reset")]
+    headers = dict(zip(limit, ("14400", "14370", "2m59.56s"), strict=True))
+    said = read(200, headers)
+    for missing in range(5):
+        families.dull.clear()
+        families.known.clear()
+        read(200, {limit[0]: "14400"})
+        while len(families.dull) + len(families.known) < families.MOST_NAMES - missing:
+            read(200, {f"x-other-{len(families.dull)}": "1"})
+        assert read(200, headers) == said
+    families.dull.clear()
+    families.known.clear()
+
+
 def test_an_answer_without_limits_costs_a_look_at_its_names() -> None:
     headers = {f"X-Header-{n}": "value" for n in range(20)}
     read(200, headers)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from async_throttle.http._answer import Answer, Reading
 from async_throttle.http._scan import DAY, MOST, duration, items, members, number
@@ -281,8 +282,8 @@ _PATTERNS: Final[list[tuple[NamedFamily, re.Pattern[str]]]] = [
 ]
 """The headers that have the name of a limit in theirs."""
 
-_groups: dict[tuple[NamedFamily, str], Family] = {}
-"""By family and limit, what reads the headers of that limit."""
+_groups: WeakValueDictionary[tuple[NamedFamily, str], Family] = WeakValueDictionary()
+"""By family and limit, what reads the headers of that limit: one, as long as an answer has it."""
 
 known: dict[str | bytes, Place] = {}
 """Where the names belong that were met, as they were written."""
@@ -299,7 +300,6 @@ def place_of(name: Any) -> Place | None:
     if len(dull) + len(known) >= MOST_NAMES:
         dull.clear()
         known.clear()
-        _groups.clear()
     place = _NAMES.get(lower)
     if place is None:
         place = _place_by_pattern(lower)
