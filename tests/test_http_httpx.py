@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -888,6 +889,24 @@ async def test_hosts_are_forgotten_though_they_were_paused_and_their_limits_were
         for n in range(60):
             hosts[f"new{n}"]
         assert not seen & {*hosts}
+
+
+async def test_limits_are_gone_with_the_transport_that_had_them(family: Family) -> None:
+    sets = [LimitSet(requests=Throttle(1)) for _ in range(2)]
+    limiters: list[Any] = [Throttle(1), sets.pop(), LimitPool([sets.pop()])]
+    while limiters:
+        limiter = limiters.pop()
+        transport = family.ours.ThrottledTransport(limiter, family.streaming(b"a"))
+        answer = await transport.handle_async_request(family.lib.Request("GET", URL))
+        await answer.aread()
+        gone = weakref.ref(limiter)
+        gc.collect()
+        gc.disable()
+        try:
+            del transport, answer, limiter
+            assert gone() is None
+        finally:
+            gc.enable()
 
 
 async def test_a_function_may_say_the_limit(family: Family) -> None:

@@ -249,7 +249,8 @@ class Calls(Generic[Q]):
         """What is asked where the user says *limiter*."""
         return limiter if isinstance(limiter, BaseLimiter) else limiter.throttle
 
-    def _call(self, limiter: Any, weight: Any, timeout: float | None, priority: int) -> Any:
+    @staticmethod
+    def _call(limiter: Any, weight: Any, timeout: float | None, priority: int) -> Any:
         if isinstance(limiter, BaseThrottle):
             if isinstance(weight, Mapping):
                 raise TypeError(f"weight must be a number for {limiter!r}, got {weight!r}")
