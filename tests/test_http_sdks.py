@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import tomllib
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -351,3 +352,29 @@ async def test_a_refusal_keeps_its_own_cause() -> None:
         await plain_refusals("a request", send)
     assert unavailable.value is lost
     assert isinstance(lost.__cause__, ConnectionError)
+
+
+@pytest.mark.parametrize("of", ["loops", "threads"])
+async def test_a_refusal_keeps_nothing_once_it_was_seen(of: str) -> None:
+    def send(request: set[str]) -> Any:
+        try:
+            raise ThrottleTimeout("too late")
+        except ThrottleTimeout as refusal:
+            raise ConnectionError("as the SDK says") from refusal
+
+    async def send_later(request: set[str]) -> Any:
+        return send(request)
+
+    request = {"a request"}
+    gone = weakref.ref(request)
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(ThrottleTimeout):
+            if of == "loops":
+                await plain_refusals(request, send_later)
+            sync_plain_refusals(request, send)
+        del request
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -55,9 +55,13 @@ async def plain_refusals(request: Q, call_next: Callable[[Q], Awaitable[R]]) -> 
     try:
         return await call_next(request)
     except Exception as error:
-        if isinstance(refusal := error.__cause__, ResourceError):
-            raise refusal from refusal.__cause__
-        raise
+        refusal = error.__cause__
+        if not isinstance(refusal, ResourceError):
+            raise
+    try:
+        raise refusal  # here it gets no context: the error that it is the cause of
+    finally:
+        del refusal  # or it and its traceback would keep each other
 
 
 def sync_plain_refusals(request: Q, call_next: Callable[[Q], R]) -> R:
@@ -65,6 +69,10 @@ def sync_plain_refusals(request: Q, call_next: Callable[[Q], R]) -> R:
     try:
         return call_next(request)
     except Exception as error:
-        if isinstance(refusal := error.__cause__, ResourceError):
-            raise refusal from refusal.__cause__
-        raise
+        refusal = error.__cause__
+        if not isinstance(refusal, ResourceError):
+            raise
+    try:
+        raise refusal  # here it gets no context: the error that it is the cause of
+    finally:
+        del refusal  # or it and its traceback would keep each other
