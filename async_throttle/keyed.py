@@ -5,6 +5,7 @@ holds a slot, all its tokens are there, it is not paused, closed or changed, and
 has a reference to it. (One whose limit follows the server and has moved is unlike a new one.)
 Settings that were learnt from a server's answers are no change in this sense, once the throttle
 has been idle for a period: the server says them again, and hosts would else be kept for ever.
+That a server has refused matters for a minute after the pause: the next pause is to be longer.
 That nobody refers to it is what `weakref` tells: the throttle is taken out of the table, and
 if it is still alive then, it goes back. (A throttle is in no reference cycle, so it does not
 wait for the garbage collector.)
@@ -21,12 +22,14 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from async_throttle._base import BaseLimiter, BaseThrottle, core_of, known_apart
 from async_throttle._shell.core import Core, age
 from async_throttle._shell.scheduler import find, forkables
 from async_throttle._shell.single import Single
+from async_throttle._units import nanoseconds
 
 __all__ = ["Throttles"]
 
@@ -61,8 +64,9 @@ class Throttles(Single, Generic[K, T]):
     throttle that you keep is the one that all others get for its key, and memory follows the
     number of keys in use, not of those ever seen. One that was closed, one of whose settings
     was changed, and one that is made less than full (*initial*), so that a new one would be
-    worse, are never forgotten; a paused one not before the pause ends, and one whose settings
-    were learnt from the server's answers not before it has been idle for a period.
+    worse, are never forgotten; a paused one not before the pause ends, one that its server has
+    refused a minute after that, and one whose settings were learnt from the server's answers not
+    before it has been idle for a period.
 
     A set is forgotten likewise, once its throttles could be made anew as well: those that the
     factory makes. Throttles that are older than it, which sets share, are not asked::
@@ -199,7 +203,7 @@ class Throttles(Single, Generic[K, T]):
                 idle = core.idle(now)
             else:
                 idle = core.idle(now, since) and not known_apart(throttles[key], since)
-            if idle and not _learnt_of_late(core, now, since or 0):
+            if idle and not _heard_of_late(core, now, since or 0):
                 alive = weakref.ref(throttles.pop(key))
                 found = alive()
                 if found is not None:
@@ -210,8 +214,26 @@ class Throttles(Single, Generic[K, T]):
         find(core if since is None else core.whom()).ask(forget, lambda now: None)
 
 
-_learnt: weakref.WeakKeyDictionary[Core, int] = weakref.WeakKeyDictionary()
-"""By throttle, the reading of its clock when settings of it were learnt last."""
+_heard: weakref.WeakKeyDictionary[Core, int] = weakref.WeakKeyDictionary()
+"""By throttle, the reading of its clock until which it matters what its server said."""
+
+
+def keep(limiter: BaseLimiter, seconds: float) -> None:
+    """Have tables of throttles or sets keep *limiter* so long, though it may be idle then.
+
+    >>> from async_throttle import Throttle
+    >>> hosts = Throttles(lambda host: Throttle(10))
+    >>> keep(hosts["example.com"], 60)
+    >>> [hosts[n].level for n in range(3)], "example.com" in hosts
+    ([10.0, 10.0, 10.0], True)
+    """
+    for core in _throttles_of(core_of(limiter)):
+        find(core).do(partial(_keep, core, nanoseconds("seconds", seconds)))
+
+
+def _keep(core: Core, span: int, now: int) -> None:
+    until = now - find(core).clock.shift + span
+    _heard[core] = max(until, _heard.get(core, until))
 
 
 @contextmanager
@@ -234,21 +256,17 @@ def learnt(throttle: BaseThrottle) -> Iterator[None]:
         yield
     finally:
         core.altered = altered
-
-        def note(now: int) -> None:
-            _learnt[core] = now - find(core).clock.shift
-
-        find(core).do(note)
+        keep(throttle, throttle.period)
 
 
-def _learnt_of_late(core: Any, now: int, since: int) -> bool:
-    """Whether a throttle of *core*, which may be a set's or a pool's, is as its server said.
+def _heard_of_late(core: Any, now: int, since: int) -> bool:
+    """Whether it matters what was said of a throttle of *core*, which may be a set's or a pool's.
 
     Throttles that are older than *since* are there for a new set, too.
     """
     for member in _throttles_of(core):
-        at = None if member.number < since else _learnt.get(member)
-        if at is not None and now - find(member).clock.shift < at + member.rule.period:
+        until = None if member.number < since else _heard.get(member)
+        if until is not None and now - find(member).clock.shift < until:
             return True
     return False
 

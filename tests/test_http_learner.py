@@ -714,7 +714,24 @@ async def test_of_keys_it_is_the_throttle_of_the_key() -> None:
     await asyncio.sleep(60)
     for n in range(10):
         assert hosts[str(n)].paused_for == 0
+    assert "a" in hosts
+    await asyncio.sleep(6)
+    for n in range(10):
+        assert hosts[str(n)].paused_for == 0
     assert "a" not in hosts  # what is known of it keeps nothing
+
+
+@pytest.mark.parametrize("make", [Throttle, lambda rate: LimitSet(requests=Throttle(rate))])
+async def test_refusals_are_in_a_row_though_nobody_waits_for_that_host_in_between(
+    make: Callable[[float], Any],
+) -> None:
+    hosts, learner = Throttles[Any, Any](lambda host: make(10)), Learner()
+    for pause in (1, 2, 4):
+        await answered(learner, hosts["a"], 429)
+        assert hosts["a"].paused_for == pause
+        await asyncio.sleep(pause + 50)
+        for n in range(10):
+            hosts[n].try_acquire()
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ from async_throttle._shell.door import unraisable
 from async_throttle._shell.scheduler import forkables
 from async_throttle._units import TOKEN, number, shown
 from async_throttle.http.headers import SERVED, Headers, Reading, Report, read
-from async_throttle.keyed import Throttles, learnt
+from async_throttle.keyed import Throttles, keep, learnt
 from async_throttle.limits._acquisition import LimitSetAcquisition
 from async_throttle.limits._core import throttle_of
 from async_throttle.limits._pool import LimitPool
@@ -104,8 +104,9 @@ MILLISECOND: Final = 0.001
 class Learner:
     """What becomes of the answers that the calls of limiters get.
 
-    One may serve many limiters: what it knows of each is kept as long as that limiter is. (Of a set
-    that is made for each call it knows no refusals in a row.) It is called at the headers of each
+    One may serve many limiters: what it knows of each is kept as long as that limiter is, and
+    `Throttles` keep one that was refused for a minute after the pause. (Of a set that is made for
+    each call it knows no refusals in a row.) It is called at the headers of each
     answer, by a transport, or by `learn`. It may be called from several threads at once, if the
     limiters are for threads; a `Throttle` for an event loop is to be learnt for where that loop
     runs. A copy, and what a pickled one becomes, has its settings, and knows nothing yet.
@@ -341,7 +342,8 @@ class Learner:
         paused = serial is None and _is_paused(target)
         with self._lock:
             self.refusals += 1
-            if known.is_news(serial, paused):
+            news = known.is_news(serial, paused)
+            if news:
                 known.refusals += 1
                 known.judged = next(serials)
                 known.wary = known.answers + WARY
@@ -351,6 +353,8 @@ class Learner:
             _give_back(target, lease)
         for each in _paused(target, known, report):
             each.pause(min(delay, self._max_pause), empty=_refills(each))
+        if news:  # a table that forgot it would have the next refusal be the first of a row
+            keep(target, min(delay, self._max_pause) + SLOWEST)
 
     def _served(self, target: Any, known: _Known, serial: int | None) -> None:
         """A call went well: if it was sent after the last refusal, that is over."""
