@@ -320,7 +320,7 @@ class Throttle(FastThrottle, BaseThrottle):
         lease.weight = weight
         if priority:
             lease._priority = checked_priority(priority)
-        if core.calls is not None:
+        if core.calls is not None and weight != 1:
             know(core, (lease,))
         return lease
 
@@ -529,7 +529,7 @@ class Lease(FastLease, BaseLease):
         lease.weight = weight
         if priority:
             lease._priority = checked_priority(priority)
-        if core.calls is not None:
+        if core.calls is not None and weight != 1:
             know(core, (lease,))
         return lease
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import check, examples, now, others_run, queued, scaled
+from support import calls_of, check, examples, now, others_run, queued, scaled
 
 from async_throttle import (
     AIMD,
@@ -348,6 +348,23 @@ async def test_what_is_in_flight_and_not_yet_counted_is_left_aside(algorithm: ty
     assert throttle.level == pytest.approx(3 - 3, abs=0.01)
     throttle.sync(remaining=0, shared=True, lease=third)
     assert throttle.level == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["throttle", "set"])
+async def test_calls_that_weigh_one_cost_nothing_to_count(kind: str) -> None:
+    throttle = Throttle(10_000, 10_000, period=3_600)
+    asked: Any = throttle if kind == "throttle" else LimitSet(requests=throttle)
+
+    def steps() -> int:
+        throttle.sync(remaining=5_000, shared=True)
+        return calls_of(lambda: throttle.sync(remaining=5_000, shared=True))
+
+    before = steps()
+    leases = [await asked.lease() for _ in range(100)]
+    assert steps() <= before + 10
+    assert throttle.level == pytest.approx(4_900, abs=1)
+    for lease in leases:
+        lease.release()
 
 
 @pytest.mark.parametrize("algorithm", [TokenBucket, SlidingWindow, ClockWindow])

@@ -7,7 +7,9 @@ An answer does not know of the calls that were granted meanwhile and have not ar
 in flight: their weight is the weight of the calls that hold a slot. A slot says that a call is in
 flight, and not what it weighs; its lease does. So that calls of throttles that never ask for it pay
 nothing, no lease is noted before the first count is shared. Then the leases that there are already
-are looked up once, and those made from then on are noted, weakly, at their throttle.
+are looked up once, and those made from then on that weigh more or less than one for each slot are
+noted, weakly, at their throttle. (A call whose weight is settled later has had its answer then: it
+is not in flight any more, and counts as one until its slot comes back.)
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
-from async_throttle._engine.lane import GRANTED
+from async_throttle._engine.lane import GRANTED, Receipt
 from async_throttle._shell.lease import BaseLease
 from async_throttle._shell.scheduler import find
 from async_throttle._shell.tally import tally_of
@@ -28,7 +30,7 @@ from async_throttle._units import SECOND, TOKEN, number
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
 
-__all__ = ["SAYS", "Count", "in_flight", "know"]
+__all__ = ["SAYS", "Count", "in_flight", "know", "know_parts"]
 
 SAYS: Final = ("remaining", "used", "limit", "reset", "shared", "lease", "at")
 """What a reading may say."""
@@ -172,6 +174,14 @@ def know(core: Core, leases: Iterable[BaseLease]) -> None:
     if calls is not None:
         for lease in leases:
             calls[ref(lease, calls.pop)] = None
+
+
+def know_parts(members: Iterable[Core], lease: BaseLease, receipts: Iterable[Receipt]) -> None:
+    """*lease* is of a call of a set of *members*, of whom each may be asked what it weighs."""
+    taken = {rule: weight for rule, weight, _ in receipts}
+    for core in members:
+        if taken.get(core.rule, 0) != taken.get(core.slots, 0) * TOKEN:
+            know(core, (lease,))
 
 
 def _held(lease: BaseLease | None, core: Core) -> tuple[int, int]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from async_throttle.limits._acquisition import LimitSetAcquisition
-from async_throttle.throttle import Lease
 
 __all__ = ["EXTENSION", "LEASE", "lease_of"]
 
@@ -17,14 +15,15 @@ LEASE: Final = "_async_throttle_lease"
 """The attribute of a response of aiohttp that has the lease of its request."""
 
 
-def lease_of(response: Any) -> Lease | LimitSetAcquisition | None:
+def lease_of(response: Any) -> Any:
     """What the throttle granted to the request of *response*: what it took can be settled.
 
     Args:
         response: of httpx, httpx2 or aiohttp.
 
     Returns:
-        The lease, whose slot comes back by itself; None if no throttle was asked.
+        The lease, of a throttle or a set, whose slot comes back by itself; None if nobody was
+        asked.
 
     >>> import httpx
     >>> from async_throttle import threads

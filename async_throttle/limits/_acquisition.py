@@ -14,6 +14,7 @@ from async_throttle._engine.forecast import amid_an_event
 from async_throttle._engine.lane import Receipt
 from async_throttle._shell import fast
 from async_throttle._shell.core import checked_priority, one_too_many
+from async_throttle._shell.count import know_parts
 from async_throttle._shell.fast import NOTHING, FastSet
 from async_throttle._shell.following import Measure
 from async_throttle._shell.lease import BaseLease, settle
@@ -199,7 +200,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
             self._unclaim()
             return False
         if scheduler.shared:
-            source.know(self)
+            know_parts(source.members, self, receipts)
         self._core = source
         self._receipts = receipts
         self._set = self._face
@@ -450,7 +451,7 @@ class LimitSetAcquisition(FastSet, BaseLease):
         if core.measured:
             self._measures = core.measure(self._weights)
         if core.scheduler.shared:
-            core.know(self)
+            know_parts(core.members, self, receipts)
         if core.flights:
             self._take_off(receipts)
         self.waited = waited / SECOND

@@ -17,9 +17,7 @@ from async_throttle._base import BaseThrottle, core_of
 from async_throttle._engine.forecast import would_wait
 from async_throttle._engine.lane import GRANTED, SKIP, Lane, Pause
 from async_throttle._shell.core import checked_priority
-from async_throttle._shell.count import know
 from async_throttle._shell.following import Measure
-from async_throttle._shell.lease import BaseLease
 from async_throttle._shell.scheduler import Scheduler, find, together
 from async_throttle._shell.tally import count_waits
 from async_throttle._shell.thread import ThreadScheduler
@@ -260,11 +258,6 @@ class SetCore(SetRefusals):
         """A set does not count its grants."""
 
     # -- changes, made inside the door --------------------------------------------------
-
-    def know(self, lease: BaseLease) -> None:
-        """*lease* is of a call of this set: members that share a quota may ask what it weighs."""
-        for member in self.members:
-            know(member, (lease,))
 
     def hold(self, now: int, span: int, empty: bool) -> None:
         """Grant nobody anything of this set for *span* nanoseconds.
