@@ -987,6 +987,17 @@ async def test_a_key_goes_to_its_origins_alone(family: Family, url: str) -> None
     assert sent == ["mine", "Bearer two"]
 
 
+@pytest.mark.parametrize("host", ["bücher.example", "xn--bcher-kva.example", "BÜCHER.example"])
+async def test_an_origin_may_be_written_in_letters_or_not(family: Family, host: str) -> None:
+    server = answers(family, 200)
+    pool = accounts("x-api-key")
+    async with family.client(pool, server, origins=[f"https://{host}"]) as client:
+        await client.get("https://bücher.example/v1", headers={"x-api-key": "mine"})
+        await client.get("https://xn--bcher-kva.example/v1", headers={"x-api-key": "mine"})
+    sent = [request.headers["x-api-key"] for request in server.requests]
+    assert sent == ["Bearer one", "Bearer two"]
+
+
 async def test_whoever_redirects_does_not_get_the_key(family: Family) -> None:
     moved = family.lib.Response(307, headers={"location": "https://evil.example/"})
     server = family.server(moved, family.lib.Response(200))
@@ -1019,7 +1030,17 @@ async def test_keys_need_origins(family: Family) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    ["api.example.com", "https://", "https://a/path", "https://a?b", "https://me@a", "ftp://a", ""],
+    [
+        "api.example.com",
+        "https://",
+        "https://a:port",
+        "https://a:70000",
+        "https://a/path",
+        "https://a?b",
+        "https://me@a",
+        "ftp://a",
+        "",
+    ],
 )
 def test_an_origin_is_a_scheme_a_host_and_a_port(family: Family, origin: str) -> None:
     with pytest.raises(ValueError, match=r"origins must be like .*, got "):

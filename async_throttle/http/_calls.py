@@ -458,10 +458,15 @@ def origin_of(text: str) -> Origin:
     ('https', 'api.example.com', 443)
     """
     parts = urlsplit(text)
+    try:
+        port = parts.port or PORTS.get(parts.scheme)
+        name = (parts.hostname or "").encode("idna").decode("idna")  # clients have it in letters
+    except ValueError as error:
+        raise ValueError(f"origins must be like 'https://api.example.com', got {text!r}") from error
     rest = parts.path.strip("/") or parts.query or parts.fragment or parts.username
-    if parts.scheme not in PORTS or not parts.hostname or rest:
+    if parts.scheme not in PORTS or not name or rest:
         raise ValueError(f"origins must be like 'https://api.example.com', got {text!r}")
-    return parts.scheme, parts.hostname, parts.port or PORTS[parts.scheme]
+    return parts.scheme, name, port
 
 
 def granted_by(lease: Any) -> Any:
