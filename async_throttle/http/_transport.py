@@ -128,8 +128,8 @@ class Body:
 
     def __init__(self, calls: Calls[Any], lease: Any, stream: Any) -> None:
         self._calls = calls
-        self._lease = lease
         self._stream = stream
+        self._lease = lease
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         stream: Any = None
@@ -153,8 +153,10 @@ class Body:
                 self._calls.release(self._lease)
 
     def __del__(self) -> None:
-        if self._lease in self._calls.open:
-            self._calls.drop(self._lease)
+        # Ctrl-C may come before all is there, but then the call has failed, and holds nothing.
+        lease = getattr(self, "_lease", None)
+        if lease is not None and lease in self._calls.open:
+            self._calls.drop(lease)
 
 
 class SyncBody:
@@ -164,8 +166,8 @@ class SyncBody:
 
     def __init__(self, calls: Calls[Any], lease: Any, stream: Any) -> None:
         self._calls = calls
-        self._lease = lease
         self._stream = stream
+        self._lease = lease
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -181,8 +183,10 @@ class SyncBody:
             self._calls.release(self._lease)
 
     def __del__(self) -> None:
-        if self._lease in self._calls.open:
-            self._calls.drop(self._lease)
+        # Ctrl-C may come before all is there, but then the call has failed, and holds nothing.
+        lease = getattr(self, "_lease", None)
+        if lease is not None and lease in self._calls.open:
+            self._calls.drop(lease)
 
 
 class Transport(Generic[Q, T]):
