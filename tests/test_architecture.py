@@ -173,6 +173,7 @@ LARGE = {
     "stores._session.Feeder": "what is asked, and what comes of it: two halves of one state",
     "stores._state.step": "what a request and a reply are is told there, once",
     "_demo.program.parse": "a list of the options, with their help",
+    "http.aiohttp.throttled": "one statement; what each parameter means is told above it",
 }
 """Classes and functions that are longer than others may be, and why."""
 

@@ -284,7 +284,7 @@ async def test_a_refusal_arrives_the_same_way_where_an_sdk_is_told_to_try_again(
 def test_the_table_of_the_readme_has_a_row_for_each_sdk_that_is_pinned() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     pins = [pin.split("==") for pin in extras["project"]["optional-dependencies"]["sdks"]]
-    head = "| SDK | its client | a refusal is raised as | tries |\n|---|---|---|---|\n"
+    head = "| SDK | its client | a `ThrottleTimeout` comes as | tries |\n|---|---|---|---|\n"
     rows = README.partition(head)[2].partition("\n\n")[0].splitlines()
     names = [row.strip("| ").split(" | ")[0] for row in rows]
     assert names == [f"{name} {'.'.join(pin.split('.')[:2])}" for name, pin in pins]

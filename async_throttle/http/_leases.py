@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-
 __all__ = ["EXTENSION", "LEASE", "lease_of"]
 
 EXTENSION: Final = "async_throttle"

@@ -2,7 +2,8 @@
 
 The total timeout of aiohttp, 300 s unless said otherwise, counts the wait as well: a request that
 waits longer for its turn fails with a TimeoutError, unsent. Give the session none, or one for the
-socket::
+socket. Its connector lets 100 requests go at once, and has others wait after they were granted:
+give it no limit where a throttle has one::
 
     import aiohttp
     from async_throttle import Throttle
@@ -11,6 +12,7 @@ socket::
     session = aiohttp.ClientSession(
         middlewares=[throttled(Throttle(10, 5))],
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60),
+        connector=aiohttp.TCPConnector(limit=0),
     )
 """
 
@@ -67,11 +69,22 @@ def throttled(
     Middlewares that retry belong before this one in the list, those that answer by themselves, such
     as caches, too. ``middlewares=`` of a request takes the place of the session's.
 
-    Args: as `async_throttle.http.httpx.ThrottledTransport`.
+    Args:
+        throttle: a `Throttle`, a `LimitSet` or a `LimitPool`; `Throttles`, one for each *key*; or
+            a function of the request that gives a throttle, a set or a pool.
+        weight: tokens, or a mapping by limit for sets and pools; or a function of the request.
+        key: a function of the request, for `Throttles`; unset, its host.
+        timeout: seconds to wait for the limit at most; or a function of the request.
+        priority: lower goes first; or a function of the request.
+        learn: whether answers are learnt from; or a `Learner`, of `async_throttle.http`, that says
+            how.
+        origins: where the headers of a pool's accounts may be sent, each as
+            ``https://api.example.com``. They replace headers of a request, and add none.
 
     Raises:
-        TypeError: something is of another kind.
-        ValueError: accounts have headers, and there are no *origins*.
+        TypeError: something is of another kind. A refusal of the limit comes out of the request as
+            it is: see `async_throttle.exceptions`.
+        ValueError: something is out of range, or accounts have headers, and there are no *origins*.
     """
     calls: Calls[ClientRequest] = Calls(
         throttle,

@@ -36,13 +36,15 @@ class ThrottledTransport(
     """Each request waits for a limit, and holds its slot until its answer is read or closed.
 
     What a client is told of connections (*verify*, *cert*, *http2*, *limits*, *trust_env*) it
-    ignores beside a transport, and *proxy* and *mounts* lead past it: say them to the inner
-    transport, ``ThrottledTransport(throttle, httpx.AsyncHTTPTransport(http2=True))``.
+    ignores beside a transport, as it ignores proxies of the environment, and *proxy* and *mounts*
+    lead past it: say them to the inner transport, ``ThrottledTransport(throttle,
+    httpx.AsyncHTTPTransport(http2=True, proxy="http://localhost:8080"))``.
 
     A request is one as servers count them: each redirect and each round of authentication is one.
     Nothing is sent again here: whatever retries belongs outside, so that each try waits its turn,
     ``RetryTransport(transport=ThrottledTransport(...))``. The timeouts of the client begin after
-    the wait; *timeout* is for the wait.
+    the wait; *timeout* is for the wait, which ``response.elapsed`` counts. A cache stands outside
+    as well: what it knows costs nothing.
 
     The slot comes back when the body ends or is closed, when the answer is collected or the
     transport is closed, and at once where there is no answer, or one that was made from bytes. An
@@ -56,7 +58,7 @@ class ThrottledTransport(
 
     Args:
         throttle: a `Throttle`, a `LimitSet` or a `LimitPool`; `Throttles`, one for each *key*; or
-            a function of the request that gives one of the former.
+            a function of the request that gives a throttle, a set or a pool.
         transport: the inner one; unset, a new ``AsyncHTTPTransport`` without a limit of its own to
             connections, which would let requests wait after they were granted.
         weight: tokens, or a mapping by limit for sets and pools, as ``{"tokens": 900}``; or a
@@ -68,12 +70,14 @@ class ThrottledTransport(
             or a `Learner` that says how.
         origins: where the headers of a pool's accounts may be sent, as
             ``["https://api.example.com"]``. Those of ``config["headers"]`` of the set that granted
-            a request take the place of those that it has already, and nowhere else.
+            a request take the place of those that it has, and add none: give the client any key.
 
     Raises:
-        TypeError: something is of another kind, or *transport* of httpx2. For what a request may
-            raise see `async_throttle.exceptions`; a refusal comes unchanged.
-        ValueError: accounts have headers, and there are no *origins*.
+        TypeError: something is of another kind, or *transport* of httpx2.
+        ValueError: something is out of range, or accounts have headers, and there are no *origins*.
+
+    A refusal of the limit comes out of the request as it is, and is no ``httpx.HTTPError``: see
+    `async_throttle.exceptions`.
 
     >>> import asyncio
     >>> from async_throttle import Throttle, testing

@@ -43,8 +43,26 @@ class ThrottledTransport(
     ignores beside a transport, and *proxy* and *mounts* lead past it: say them to the inner
     transport, ``ThrottledTransport(throttle, httpx2.AsyncHTTPTransport(http2=True))``.
 
-    Args, Raises, and all else: as `async_throttle.http.httpx.ThrottledTransport`. A websocket holds
-    its slot for its life.
+    A websocket holds its slot for its life. All else is as in
+    `async_throttle.http.httpx.ThrottledTransport`.
+
+    Args:
+        throttle: a `Throttle`, a `LimitSet` or a `LimitPool`; `Throttles`, one for each *key*; or
+            a function of the request that gives a throttle, a set or a pool.
+        transport: the inner one; unset, a new ``AsyncHTTPTransport`` without a limit of its own to
+            connections.
+        weight: tokens, or a mapping by limit for sets and pools; or a function of the request.
+        key: a function of the request, for `Throttles`; unset, its host.
+        timeout: seconds to wait for the limit at most; or a function of the request.
+        priority: lower goes first; or a function of the request.
+        learn: whether answers are learnt from; or a `Learner`, of `async_throttle.http`, that says
+            how.
+        origins: where the headers of a pool's accounts may be sent, each as
+            ``https://api.example.com``. They replace headers of a request, and add none.
+
+    Raises:
+        TypeError: something is of another kind, or *transport* of httpx.
+        ValueError: something is out of range, or accounts have headers, and there are no *origins*.
 
     >>> import asyncio
     >>> from async_throttle import Throttle

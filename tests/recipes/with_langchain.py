@@ -18,6 +18,8 @@ from async_throttle import threads
 
 class RateLimiter(BaseRateLimiter):
     def __init__(self, throttle: threads.Throttle) -> None:
+        if not isinstance(throttle, threads.Throttle):
+            raise TypeError(f"throttle must be a threads.Throttle, got {throttle!r}")
         self.throttle = throttle
 
     def acquire(self, *, blocking: bool = True) -> bool:
