@@ -6,6 +6,7 @@ import asyncio
 import copy
 import gc
 import math
+import os
 import pickle
 import random
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_child
 from http_quota import simulated
 from support import at, now
 
@@ -796,11 +798,29 @@ async def test_a_learner_keeps_neither_limiters_nor_leases() -> None:
     assert len(learner._known) == 0
 
 
-async def test_a_fork_leaves_the_lock_behind() -> None:
-    learner = Learner()
-    before = learner._lock
-    learner.forked()
-    assert learner._lock is not before
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_fork_leaves_the_lock_behind() -> None:
+    throttle, learner = threads.Throttle(10), Learner()
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with learner._lock:
+            held.set()
+            over.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(60)
+    try:
+
+        def work() -> None:
+            learner.answered(throttle, None, 429, {})
+            assert learner.refusals == 1
+
+        in_child(work)
+    finally:
+        over.set()
+        holder.join(60)
 
 
 def test_threads_learn_together() -> None:

@@ -188,10 +188,9 @@ class Learner:
         self._judge = judge
         self._known: WeakKeyDictionary[BaseLimiter, _Known] = WeakKeyDictionary()
         self._latest: tuple[Callable[[], BaseLimiter | None], _Known] = (_nobody, _Known(False))
-        self._lock = threading.RLock()
+        self._lock = _Lock()
         self.refusals = 0
         self.ignored = 0
-        forkables.add(self)
 
     def __repr__(self) -> str:
         return f"<async_throttle.http.Learner [refusals:{self.refusals}, ignored:{self.ignored}]>"
@@ -207,10 +206,6 @@ class Learner:
             judge=self._judge,
         )
         return settings, ()
-
-    def forked(self) -> None:
-        """This is the child of a fork: whoever held the lock is in the parent."""
-        self._lock = threading.RLock()
 
     # -- a call, from its grant to its answer -------------------------------------------
 
@@ -413,6 +408,25 @@ class Learner:
             warnings.warn(what, RuntimeWarning, stacklevel=5)
         except Warning as error:  # where warnings are errors: the call has an answer all the same
             unraisable(error)
+
+
+class _Lock:
+    """A reentrant lock, which is free in the child of a fork: whoever held it is in the parent."""
+
+    __slots__ = ("__weakref__", "_lock")
+
+    def __init__(self) -> None:
+        self.forked()
+        forkables.add(self)
+
+    def forked(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class _Known:
