@@ -14,6 +14,8 @@
 # Output when it was written (is each jump back of the function inside?):
 #   3.14 for in try: [False, True]
 #   3.14 call in try: []
+#
+# Needs Node and npm, beside Python.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -6,10 +6,10 @@
 # "GMT+0100": it has no zone then, so that timestamp() takes it for a local one. So it is with
 # "-0000", which RFC 5322 has for UTC of an unknown zone, and with asctime, the third form of HTTP.
 # int(), for the other form of Retry-After, takes more than digits.
-# Seen: one instant in four spellings, 2026-11-29 17:58:25 UTC, read in New York.
+# Seen: one instant in four spellings, 2026-11-29 17:58:25 UTC, read five hours west of it.
 # For users: take what is in ASCII and of a form that you know; a date without a zone is in UTC.
 set -euo pipefail
-TZ=America/New_York python3 - <<'PYTHON'
+TZ=EST5 python3 - <<'PYTHON'
 import sys
 import time
 from email.utils import parsedate_to_datetime

@@ -8,6 +8,7 @@
 # Seen: 10 calls empty the bucket, the 11th is refused. 1.2 s later one call is served, and the next
 # is refused; 2 s later it is two.
 # For users: a token bucket of rate tokens_per_fill / fill_interval and burst max_tokens.
+# Needs curl, beside Python.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'kill "$server" 2>/dev/null || true; rm -rf "$folder"' EXIT

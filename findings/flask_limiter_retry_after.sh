@@ -2,11 +2,12 @@
 # Flask-Limiter 4.1.1 with its headers enabled: Retry-After.
 #
 # Guess: a refusal says in Retry-After when to come back, and an answer that was served says nothing.
-# Retry-After comes with every answer, served or refused. It is the time left in whole seconds,
-# rounded down: a client that waits for as long as it is told is refused again in the last second,
-# and told 0, which is "at once".
-# Seen: 2 calls in 2 s, by a moving window: the served ones say Retry-After, too. A third one that
-# comes back after exactly the seconds that it was told is refused again and again, until it is told 0.
+# Retry-After comes with every answer, served or refused. It is the time until the second in which
+# the window ends, or the next one, rounded down. A window that ends in the second half of a second
+# is told up to a second short: a client that waits for as long is refused again, and told 0, which
+# is "at once".
+# Seen: 2 calls in 2 s, by a moving window that ends at .75: the served ones say Retry-After, too. A
+# third one that comes back after the seconds that it was told is refused again, until it is told 0.
 # For users: read Retry-After of refusals alone, and take 0 for a second.
 set -euo pipefail
 folder=$(mktemp -d)
@@ -32,6 +33,7 @@ def ask():
     return answer.status_code, answer.headers.get("Retry-After")
 
 
+time.sleep((0.75 - time.time()) % 1)
 seen = [ask(), ask()]
 time.sleep(0.5)  # the window has 1.5 s left
 while (last := ask())[0] == 429 and len(seen) < 6:

@@ -14,6 +14,8 @@
 #   call_at: ValueError: Can't schedule in the past
 #   sleeps of 1.9 ms that end within half of it: more than half
 #   call_later: Handle, when(): False
+#
+# Needs Node and npm, beside Python.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

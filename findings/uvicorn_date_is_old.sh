@@ -8,6 +8,7 @@
 # Seen: 1 call per 4 s. Of 12 answers, some have a Date that is more than a second old, and a reset
 # that is more than 6 s later than Date.
 # For users: compare instants with a clock of one's own, unless Date says that it is off by seconds.
+# Needs curl, beside Python.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
