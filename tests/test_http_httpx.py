@@ -762,13 +762,42 @@ async def test_without_learning_answers_mean_nothing(family: Family) -> None:
     assert throttle.paused_for == 0
 
 
-async def test_an_answer_from_a_cache_says_nothing_of_now(family: Family) -> None:
+@pytest.mark.parametrize("confirmed", [False, True], ids=["stored", "confirmed"])
+@pytest.mark.parametrize("version", [0, 1, 2])
+async def test_an_answer_from_a_cache_says_nothing_of_now(
+    family: Family, version: int, confirmed: bool
+) -> None:
+    said = {"from_cache": True, "revalidated": confirmed}
+    of_hishel: list[dict[str, Any]] = [
+        said,
+        {f"hishel_{name}": value for name, value in said.items()},
+        {"caching": said},
+    ]
     throttle = Throttle(100, 5)
-    for name in ("from_cache", "hishel_from_cache"):
-        old = family.lib.Response(429, headers={"retry-after": "7"}, extensions={name: True})
-        async with family.client(throttle, family.server(old)) as client:
-            await client.get(URL)
-        assert throttle.paused_for == 0
+    old = family.lib.Response(429, headers={"retry-after": "7"}, extensions=of_hishel[version])
+    async with family.client(throttle, family.server(old)) as client:
+        await client.get(URL)
+    assert throttle.paused_for == (8 if confirmed else 0), "confirmed, it has the headers of now"
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [
+        {"from_cache": False, "revalidated": False},
+        {"hishel_from_cache": False, "hishel_revalidated": False},
+        {"caching": {"from_cache": False, "revalidated": False, "stored": True}},
+        {"caching": "of something else"},
+    ],
+    ids=["hishel 0", "hishel 1", "hishel 2", "another"],
+)
+async def test_an_answer_that_a_cache_has_fetched_is_of_now(
+    family: Family, extensions: dict[str, Any]
+) -> None:
+    throttle = Throttle(100, 5)
+    new = family.lib.Response(429, headers={"retry-after": "7"}, extensions=extensions)
+    async with family.client(throttle, family.server(new)) as client:
+        await client.get(URL)
+    assert throttle.paused_for == 8
 
 
 async def test_a_refusal_of_ours_comes_unchanged_and_nothing_is_sent(family: Family) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Self, TypeVar
 
 from async_throttle.http._calls import (
     Asked,
@@ -119,6 +119,23 @@ class Family:
             stream=request.stream,
             extensions=request.extensions,
         )
+
+
+CACHES: Final = frozenset(("caching", "hishel_from_cache", "from_cache"))
+"""What the answers of a cache have among their extensions: of hishel 2, 1 and 0."""
+
+
+def is_cached(extensions: Any) -> bool:
+    """Whether an answer of `CACHES` was stored, and tells nothing of now.
+
+    It does tell of now where the cache has asked the server whether its answer still holds.
+    """
+    said = extensions.get("caching")  # a dictionary, with each answer
+    if isinstance(said, dict):
+        extensions = said
+    elif extensions.get("hishel_from_cache"):
+        return not extensions.get("hishel_revalidated")
+    return bool(extensions.get("from_cache") and not extensions.get("revalidated"))
 
 
 class Body:
@@ -257,8 +274,8 @@ class Transport(Generic[Q, T]):
                 lease.ended()
             if learner is not None:
                 status, headers, more = response.status_code, response.headers, response.extensions
-                cached = more.get("hishel_from_cache") or more.get("from_cache")
-                learner.answered(limiter, lease, status, headers, cached=bool(cached))
+                cached = not CACHES.isdisjoint(more) and is_cached(more)
+                learner.answered(limiter, lease, status, headers, cached=cached)
             response.extensions[EXTENSION] = lease
             if response.is_closed:
                 calls.over(lease)
@@ -373,8 +390,8 @@ class SyncTransport(Generic[Q, T]):
                 lease.ended()
             if learner is not None:
                 status, headers, more = response.status_code, response.headers, response.extensions
-                cached = more.get("hishel_from_cache") or more.get("from_cache")
-                learner.answered(limiter, lease, status, headers, cached=bool(cached))
+                cached = not CACHES.isdisjoint(more) and is_cached(more)
+                learner.answered(limiter, lease, status, headers, cached=cached)
             response.extensions[EXTENSION] = lease
             if response.is_closed:
                 calls.over(lease)
