@@ -184,6 +184,16 @@ VECTORS: dict[str, Vector] = {
     "more than there is": (429, after("9" * 18), True, None, {}, 1),
     "nothing": (429, after(""), True, None, {}, 1),
     "milliseconds": (429, [("retry-after-ms", "1500"), *after("30")], True, 1.5, {}, 0),
+    "better-auth": (429, [("X-Retry-After", "1")], True, 2, {}, 0),
+    "a limit by name, refused": (429, [("Retry-After-short", "1")], True, 2, {}, 0),
+    "two limits by name, refused": (
+        429,
+        [("Retry-After-short", "1"), ("Retry-After-long", "42")],
+        True,
+        43,
+        {},
+        0,
+    ),
     "no milliseconds": (429, [("retry-after-ms", "soon"), *after("30")], True, 31, {}, 1),
     "429": (429, [], True, None, {}, 0),
     "503": (503, [], True, None, {}, 0),
@@ -326,6 +336,22 @@ VECTORS: dict[str, Vector] = {
         0,
     ),
     "Azure does not know": (200, openai("tokens", "-1", "-1", "0"), False, None, {}, 2),
+    "two limits by name": (
+        200,
+        [*openai("long", "20", "18", "60"), *openai("short", "3", "1", "1")],
+        False,
+        None,
+        {"long": (20, 18, 60), "short": (3, 1, 1)},
+        0,
+    ),
+    "Hugging Face": (
+        429,
+        [("RateLimit", '"api";r=0;t=55'), ("RateLimit-Policy", '"fixed window";"api";q=500;w=300')],
+        True,
+        56,
+        {"api": (500, 0, 55)},
+        0,
+    ),
     "Anthropic": (
         200,
         [
@@ -605,6 +631,21 @@ def test_policies_tell_the_window_and_what_is_counted() -> None:
 def test_a_policy_that_is_none_is_ignored(policy: str) -> None:
     report = read(200, {"RateLimit-Policy": policy})
     assert (report.limits, report.ignored) == ({}, 1)
+
+
+def test_hugging_face_tells_its_window_behind_the_kind_of_its_policy() -> None:
+    policy = '"fixed window";"api";q=500;w=300, "fixed window"; "pages";q=100;w=300'
+    limits = read(200, {"RateLimit-Policy": policy}, NOW).limits
+    assert limits == {name: Reading(q, window=300) for name, q in (("api", 500), ("pages", 100))}
+    assert read(200, {"RateLimit-Policy": '"api";500;w=300'}, NOW).ignored == 1
+
+
+def test_limits_with_names_of_their_own_count_requests_in_windows() -> None:
+    (found,) = read(200, openai("short", "3", "1", "1"), NOW).limits.values()
+    assert found == Reading(3, 1, None, 1, None, "requests", refills=False)
+    for name, reset in ("requests", "1"), ("input-images", "1s"), ("tokens", "1"):  # of no window
+        (found,) = read(200, openai(name, "3", "1", reset), NOW).limits.values()
+        assert (found.unit, found.refills) == (name, True)
 
 
 def test_hubspot_tells_its_windows() -> None:

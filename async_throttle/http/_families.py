@@ -29,7 +29,7 @@ def aside(parts: dict[str, str], answer: Answer) -> None:
 
 
 def retry(parts: dict[str, str], answer: Answer) -> None:
-    """``Retry-After`` and ``Retry-After-Ms``, which count only where a call was refused."""
+    """``Retry-After``, and what stands for it, which count only where a call was refused."""
 
 
 def _ietf(parts: dict[str, str], answer: Answer) -> None:
@@ -90,6 +90,8 @@ def _read_policies(text: str) -> tuple[Mapping[str, _Policy], int]:
     """The same, whether that is remembered or not."""
     found: dict[str, _Policy] = {}
     listed = items(text)
+    if listed is None:  # Hugging Face has the kind before the name: "fixed window";"api";q=500
+        listed = items(_KIND.sub("", text))
     if listed is None:
         return found, 1
     malformed = 0
@@ -104,6 +106,9 @@ def _read_policies(text: str) -> tuple[Mapping[str, _Policy], int]:
             found[name[:LONGEST_NAME]] = limit, window or None, unit
     return found, malformed
 
+
+_KIND: Final = re.compile(r'"[^"\\]*"; *(?=")')
+"""A string before another one, as no list of RFC 9651 has it."""
 
 _usual_policies = lru_cache(maxsize=64)(_read_policies)  # a server says the same each time
 
@@ -154,7 +159,11 @@ def _limit_and_window(text: str | None, answer: Answer) -> tuple[float | None, f
 
 
 def _named(name: str, parts: dict[str, str], answer: Answer) -> None:
-    """OpenAI, Groq, Azure: ``X-RateLimit-Remaining-Tokens: 159976``, ``-Reset-Tokens: 12ms``."""
+    """OpenAI, Groq, Azure: ``X-RateLimit-Remaining-Tokens: 159976``, ``-Reset-Tokens: 12ms``.
+
+    And @nestjs/throttler, ``X-RateLimit-Remaining-short``, where limits have names of their own:
+    these count requests, in windows.
+    """
     limit, remaining = answer.count(parts.get("limit")), answer.count(parts.get("remaining"))
     text, window = parts.get("reset"), None
     reset = None if text is None else duration(text)
@@ -163,7 +172,9 @@ def _named(name: str, parts: dict[str, str], answer: Answer) -> None:
         reset, _ = answer.reset(text)
     elif reset and limit and remaining is not None and remaining < limit:
         window = min(reset * limit / (limit - remaining), MOST)
-    answer.add(name, Reading(limit, remaining, None, reset, window, name, True), not exact)
+    refills = exact or reset is None or name in ("requests", "tokens")  # Azure: bare seconds
+    unit = name if refills else "requests"
+    answer.add(name, Reading(limit, remaining, None, reset, window, unit, refills), not exact)
 
 
 def _anthropic(name: str, parts: dict[str, str], answer: Answer) -> None:
@@ -231,6 +242,7 @@ def _names() -> dict[str, Place]:
         "x-github-request-id": (aside, "github"),
         "retry-after": (retry, "seconds"),
         "retry-after-ms": (retry, "ms"),
+        "x-retry-after": (retry, "seconds"),
         "ratelimit": (_ietf, "limits"),
         "ratelimit-policy": (_ietf, "policies"),
         "beta-ratelimit": (_points, "limits"),
@@ -282,6 +294,9 @@ _PATTERNS: Final[list[tuple[NamedFamily, re.Pattern[str]]]] = [
 ]
 """The headers that have the name of a limit in theirs."""
 
+_NAMED_RETRY: Final = re.compile(r"retry-after-[a-z0-9_\-]+")
+"""``Retry-After-short``, of @nestjs/throttler: the name is that of the limit that is used up."""
+
 _groups: WeakValueDictionary[tuple[NamedFamily, str], Family] = WeakValueDictionary()
 """By family and limit, what reads the headers of that limit: one, as long as an answer has it."""
 
@@ -321,4 +336,4 @@ def _place_by_pattern(lower: str) -> Place | None:
                 part, name = "used", f"orders-{name}"
             group = _groups.setdefault((family, name), partial(family, name))
             return group, part
-    return None
+    return (retry, "seconds") if _NAMED_RETRY.fullmatch(lower) else None

@@ -7,13 +7,14 @@ look like. The families, with the servers that were looked at:
 
 ===============================================  =============================================
 ``Retry-After``, ``Retry-After-Ms``              RFC 9110; OpenAI, Azure
-``RateLimit``, ``RateLimit-Policy``              the IETF's drafts 07 to 10
+``X-Retry-After``, ``Retry-After-short``         better-auth; NestJS, by the name of a limit
+``RateLimit``, ``RateLimit-Policy``              the IETF's drafts 07 to 10; Hugging Face
 ``RateLimit-Limit``, ``-Remaining``, ``-Reset``  the drafts before; GitLab
 ``Beta-RateLimit``, ``X-Beta-RateLimit-...``     Jira, points per hour
 ``X-RateLimit-...``, ``X-Rate-Limit-...``        GitHub, Reddit, Discord, X, Mastodon, Zendesk,
                                                  Atlassian; slowapi, Flask-Limiter, koa, fastify,
                                                  express
-``X-RateLimit-Remaining-Tokens`` and the like    OpenAI, Groq, Azure
+``X-RateLimit-Remaining-Tokens`` and the like    OpenAI, Groq, Azure; NestJS
 ``Anthropic-RateLimit-...``                      Anthropic
 ``X-Shopify-Shop-Api-Call-Limit``                Shopify
 ``X-MBX-USED-WEIGHT-1M`` and the like            Binance
