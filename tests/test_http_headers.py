@@ -551,7 +551,10 @@ def test_what_a_server_said_is_true(recorded: dict[str, Any], form: str) -> None
     assert (reading.limit, reading.remaining) == (40, 39 if recorded is first else 0)
     assert reading.reset is not None
     assert least <= reading.reset <= most
-    if "draft 8" not in limit:
+    if limit == "two limits, by name":
+        assert names == ["short", "long"]
+        assert report.limits["long"][:2] == (60, 59 if recorded is first else 20)
+    elif "draft 8" not in limit:
         assert names == ["requests"]
     elif limit.startswith("two") and not report.refused:
         assert names == ["40-in-4sec", "60-in-8sec"]

@@ -49,10 +49,10 @@ def _in_node(package: str, app: str, *shared: Shared, twins: tuple[Twin, ...] = 
     return Server(package, partial(node, package), partial(_node, app), twins, shared)
 
 
-def _two() -> LimitSet[Any]:
+def _two(forty: str, sixty: str) -> LimitSet[Any]:
     """A limiter for two limits, by the names that the server has for them."""
-    sixty = Throttle(60, period=8, algorithm=SlidingWindow, counts="end")
-    limits: dict[str, Any] = {"40-in-4sec": WINDOW(), "60-in-8sec": sixty}
+    longer = Throttle(60, period=8, algorithm=SlidingWindow, counts="end")
+    limits: dict[str, Any] = {forty: WINDOW(), sixty: longer}
     return LimitSet(**limits)
 
 
@@ -85,7 +85,14 @@ EXPRESS = _in_node(
     Shared("draft 6", WINDOW, "/draft-6"),
     Shared("draft 7", WINDOW, "/draft-7"),
     Shared("draft 8", WINDOW, "/draft-8"),
-    Shared("two limiters, draft 8", _two, "/two", most=60, period=8, misses=TOGETHER),
+    Shared(
+        "two limiters, draft 8",
+        partial(_two, "40-in-4sec", "60-in-8sec"),
+        "/two",
+        most=60,
+        period=8,
+        misses=TOGETHER,
+    ),
 )
 
 OTHERS = (
@@ -124,5 +131,17 @@ OTHERS = (
         twins=(),
     ),
     _in_node("rate-limiter-flexible", "flexible"),
-    _in_node("@nestjs/throttler", "nest", Shared("as usual", WINDOW, "/told", misses=BLOCK)),
+    _in_node(
+        "@nestjs/throttler",
+        "nest",
+        Shared("as usual", WINDOW, "/told", misses=BLOCK),
+        Shared(
+            "two limits, by name",
+            partial(_two, "short", "long"),
+            "/named",
+            most=60,
+            period=8,
+            misses=BLOCK,
+        ),
+    ),
 )

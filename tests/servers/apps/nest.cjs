@@ -1,5 +1,5 @@
-// @nestjs/throttler: ten calls per second and client, and 40 per 4 s; without decorators, which are
-// TypeScript's.
+// @nestjs/throttler: ten calls per second and client, and 40 per 4 s, also by name beside another;
+// without decorators, which are TypeScript's.
 require("reflect-metadata");
 const { Controller, Get, Module } = require("@nestjs/common");
 const { APP_GUARD, NestFactory } = require("@nestjs/core");
@@ -12,6 +12,9 @@ class Answers {
   told() {
     return "ok";
   }
+  named() {
+    return "ok";
+  }
 }
 const decorate = (method, ...decorators) => {
   const descriptor = Object.getOwnPropertyDescriptor(Answers.prototype, method);
@@ -20,11 +23,19 @@ const decorate = (method, ...decorators) => {
 Controller()(Answers);
 decorate("answer", Get());
 decorate("told", Get("told"), Throttle({ default: { ttl: 4_000, limit: 40 } }));
+decorate("named", Get("named"));
 
 class App {}
-const limit = { ttl: 1_000, limit: 10, getTracker: (request) => request.headers["x-api-key"] };
+const getTracker = (request) => request.headers["x-api-key"];
+const isNamed = (context) => context.switchToHttp().getRequest().path === "/named";
+const isPlain = (context) => !isNamed(context);
+const limits = [
+  { ttl: 1_000, limit: 10, getTracker, skipIf: isNamed },
+  { name: "short", ttl: 4_000, limit: 40, getTracker, skipIf: isPlain },
+  { name: "long", ttl: 8_000, limit: 60, getTracker, skipIf: isPlain },
+];
 Module({
-  imports: [ThrottlerModule.forRoot([limit])],
+  imports: [ThrottlerModule.forRoot(limits)],
   controllers: [Answers],
   providers: [{ provide: APP_GUARD, useClass: ThrottlerGuard }],
 })(App);
