@@ -478,7 +478,8 @@ class BaseThrottle(Told):
     @property
     def concurrency(self) -> int:
         """Slots; 0 is no limit. When it shrinks, holders finish and nobody new enters."""
-        limit = self._core.slots.limit
+        core = self._core
+        limit = core.slots.burst if core.following is None else core.slots.limit
         return 0 if limit == UNLIMITED else limit
 
     @concurrency.setter

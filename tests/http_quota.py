@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +23,20 @@ LIMIT, PERIOD, SPAN, LATENCY, SLOTS = 100, 10.0, 60.0, 0.3, 20
 
 @dataclass
 class Outcome:
-    """What became of the calls of the client, and of all that the server served."""
+    """What became of the calls of the client, and of all that the server served.
+
+    *together* is the most refusals in one window.
+    """
 
     served: int = 0
     refused: int = 0
     used: int = 0
+    together: int = 0
 
     def __add__(self, other: Outcome) -> Outcome:
         served, refused = self.served + other.served, self.refused + other.refused
-        return Outcome(served, refused, self.used + other.used)
+        together = max(self.together, other.together)
+        return Outcome(served, refused, self.used + other.used, together)
 
 
 class Server:
@@ -42,6 +48,13 @@ class Server:
         self.windows = rule is FixedWindow
         self.began = asyncio.get_running_loop().time()
         self.window = 0
+        self.refused = Counter[int]()  # of the client, by window
+
+    def refuses(self) -> None:
+        """The client was refused in this window."""
+        self.refused[self._window()] += 1
+        self.outcome.refused += 1
+        self.outcome.together = max(self.refused.values())
 
     def takes(self) -> bool:
         """Whether a call that arrives now is served."""
@@ -83,13 +96,14 @@ async def _calls(throttle: Throttle, server: Server, learner: Learner | None, ch
             await asyncio.sleep(chance.expovariate(2 / LATENCY))
             taken = server.takes()
             headers = server.headers(taken)
+            if not taken:
+                server.refuses()
             await asyncio.sleep(chance.expovariate(2 / LATENCY))
             if learner is not None:
                 learner.answered(throttle, lease, 200 if taken else 429, headers)
             elif not taken:  # nothing learnt but from refusals
                 throttle.pause(float(headers["Retry-After"]), empty=True)
             server.outcome.served += taken
-            server.outcome.refused += not taken
 
 
 async def _outsider(server: Server, share: float, chance: random.Random) -> None:

@@ -135,7 +135,6 @@ REACHES = {
     ("limits._acquisition", "_epoch"): _MADE,
     ("limits._acquisition", "_timeout"): _MADE,
     ("_shell.count", "_in_flight"): "a lease says what its call holds to its own limits alone",
-    ("http.learner", "_core"): "what is in flight is known to the shell, and told by nobody else",
     ("_shell.admission", "_hold"): "a lease is filled in by the shell, not by its holder",
     ("_shell.fast", "_current_tasks"): "asyncio.current_task costs as much as a block in 3.11",
     ("_shell.fast", "_hold"): "a lease is filled in by the shell, not by its holder",

@@ -23,6 +23,7 @@ from http_quota import simulated
 from support import at, now
 
 from async_throttle import (
+    AIMD,
     Adaptive,
     ClockWindow,
     FixedWindow,
@@ -38,6 +39,7 @@ from async_throttle import (
 )
 from async_throttle.http import Learner, learn
 from async_throttle.http import learner as module
+from async_throttle.rules.slots import UNLIMITED
 from async_throttle.stores import SQLiteStore
 
 pytestmark = pytest.mark.virtual_time
@@ -338,20 +340,162 @@ async def test_where_others_use_the_quota_what_is_in_flight_is_not_left() -> Non
     assert throttle.level == pytest.approx(30)
 
 
-@pytest.mark.parametrize(("left", "in_flight"), [(0, 0), (1, 1)])
-async def test_nothing_comes_back_before_the_reset_of_a_window_that_is_used_up(
-    left: int, in_flight: int
-) -> None:
+async def test_nothing_comes_back_before_the_reset_of_a_window_that_is_used_up() -> None:
     throttle, learner = Throttle(9, period=10, algorithm=SlidingWindow), Learner(shared=True)
     for _ in range(4):  # in the window before
         await answered(learner, throttle, 200)
     await asyncio.sleep(8)
-    others = [await throttle.lease() for _ in range(in_flight)]
-    await answered(learner, throttle, 200, x(9, left, 8))
+    await answered(learner, throttle, 200, x(9, 0, 8))
     async with throttle:  # not at 10, when the first four leave the window here
         assert now() == 16
-    for other in others:
-        other.release()
+
+
+def in_flight_at_most(throttle: Throttle) -> int:
+    """How many more calls go at once, of eight; they weigh nothing, and end."""
+    got = [throttle.try_acquire(0) for _ in range(8)]
+    for _ in range(sum(got)):
+        throttle.release()
+    return sum(got)
+
+
+async def answered_and_open(learner: Learner, throttle: Throttle, headers: Any) -> Any:
+    """A call that was answered, and whose body is read."""
+    lease = await throttle.lease()
+    learner.sent(throttle, lease)
+    learner.answered(throttle, lease, 200, headers)
+    return lease
+
+
+@pytest.mark.parametrize("rule", [SlidingWindow, FixedWindow, ClockWindow])
+async def test_of_a_shared_window_no_more_are_in_flight_than_the_server_has_left(rule: Any) -> None:
+    throttle, learner = Throttle(100, 8, 60, algorithm=rule), Learner(shared=True)
+    for left, together in ((50, 8), (10, 8), (9, 7), (5, 3), (3, 1), (1, 1)):
+        await answered(learner, throttle, 200, x(100, left, 30))
+        assert in_flight_at_most(throttle) == together
+        assert throttle.level == pytest.approx(left)
+        assert throttle.concurrency == 8
+    await asyncio.sleep(60)
+    await answered(learner, throttle, 200, x(100, 99, 60))
+    assert in_flight_at_most(throttle) == 8
+
+
+async def test_who_has_no_limit_of_slots_has_one_in_the_last_hundred_calls_alone() -> None:
+    throttle, learner = Throttle(200, period=60, algorithm=SlidingWindow), Learner(shared=True)
+    for left in (150, 101, 99, 5):
+        await answered(learner, throttle, 200, x(200, left, 30))
+        assert throttle.concurrency == 0
+        assert throttle._core.slots.limit == (UNLIMITED if left > 100 else left - 2)
+
+
+async def test_calls_of_a_shared_window_wait_for_those_in_flight_and_for_no_body() -> None:
+    throttle, learner = Throttle(100, 8, 60, algorithm=SlidingWindow), Learner(shared=True)
+    bodies = [await answered_and_open(learner, throttle, x(100, 90, 60)) for _ in range(4)]
+    unanswered = [await throttle.lease() for _ in range(2)]
+    for each in unanswered:
+        learner.sent(throttle, each)
+    await answered(learner, throttle, 200, x(100, 4, 60))
+    assert in_flight_at_most(throttle) == 0  # two are in flight
+    unanswered.pop().release()
+    assert in_flight_at_most(throttle) == 1
+    for each in bodies + unanswered:
+        each.release()
+
+
+async def test_a_later_answer_counts_though_it_comes_first() -> None:
+    throttle, learner = Throttle(100, 8, 60, algorithm=SlidingWindow), Learner(shared=True)
+    await answered(learner, throttle, 200, x(100, 3, 30))
+    await answered(learner, throttle, 200, x(100, 20, 30))
+    assert in_flight_at_most(throttle) == 1
+    await answered(learner, throttle, 200, x(100, 5, 0))  # a reset that is just over
+    assert in_flight_at_most(throttle) == 3
+
+
+async def test_a_large_call_is_as_many_as_it_weighs() -> None:
+    throttle, learner = Throttle(1_000, 8, 60, algorithm=SlidingWindow), Learner(shared=True)
+    await answered(learner, throttle, 200, x(1_000, 500, 30), weights=100)
+    assert in_flight_at_most(throttle) == 3
+
+
+async def test_an_answer_without_a_reading_is_of_no_window_that_is_nearly_used_up() -> None:
+    throttle, learner = Throttle(100, 8, 60, algorithm=SlidingWindow), Learner(shared=True)
+    await answered(learner, throttle, 200, x(100, 3, 30))
+    assert in_flight_at_most(throttle) == 1
+    await answered(learner, throttle, 200)
+    assert in_flight_at_most(throttle) == 8
+
+
+async def test_what_is_set_meanwhile_is_what_there_is() -> None:
+    throttle, learner = Throttle(100, 8, 60, algorithm=SlidingWindow), Learner(shared=True)
+    await answered(learner, throttle, 200, x(100, 3, 30))
+    throttle.concurrency = 2
+    assert (throttle.concurrency, in_flight_at_most(throttle)) == (2, 2)
+    await answered(learner, throttle, 200, x(100, 90, 30))
+    assert throttle.concurrency == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "together"),
+    [
+        (lambda: Throttle(10, period=10, algorithm=SlidingWindow), 1),
+        (lambda: Throttle(10, 5, 10, algorithm=FixedWindow), 1),
+        (lambda: Throttle(10, 5, 10), 5),  # a bucket: it was empty, and so the start is gentle
+        (lambda: Throttle(math.inf), 8),
+    ],
+)
+async def test_after_a_refusal_one_of_a_shared_window_goes_alone_until_one_is_served(
+    limit: Callable[[], Throttle], together: int
+) -> None:
+    throttle, learner = limit(), Learner(shared=True)
+    before = await throttle.lease()
+    learner.sent(throttle, before)
+    await answered(learner, throttle, 429, {"Retry-After": "4.5"})
+    learner.answered(throttle, before, 200, ())  # which says nothing new
+    before.release()
+    await asyncio.sleep(9)
+    assert in_flight_at_most(throttle) == together
+    await answered(learner, throttle, 502)
+    lease = await throttle.lease()
+    learner.sent(throttle, lease)
+    learner.failed(throttle, lease, OSError())
+    lease.release()
+    assert in_flight_at_most(throttle) <= together
+    await answered(learner, throttle, 200)
+    assert in_flight_at_most(throttle) >= 5
+
+
+async def test_the_first_refusal_lets_as_many_go_as_there_are_and_the_next_one_alone() -> None:
+    throttle, learner = Throttle(100, 8, 60, algorithm=SlidingWindow), Learner()
+    open_ones = [await throttle.lease() for _ in range(3)]  # who knows: their bodies may be long
+    await answered(learner, throttle, 429, {"Retry-After": "0.5"})
+    await asyncio.sleep(0.5)
+    assert in_flight_at_most(throttle) == 1
+    for each in open_ones:
+        each.release()
+    assert in_flight_at_most(throttle) == 4
+    await answered(learner, throttle, 429, {"Retry-After": "0.5"})
+    await asyncio.sleep(0.5)
+    assert in_flight_at_most(throttle) == 1
+
+
+async def test_of_a_set_each_limit_has_what_is_left_of_it() -> None:
+    limits = LimitSet(
+        a=Throttle(100, 8, 60, algorithm=SlidingWindow),
+        b=Throttle(100, 8, 600, algorithm=SlidingWindow),
+    )
+    learner = Learner(shared=True)
+    await answered(learner, limits, 200, {"RateLimit": '"a";r=5;t=30, "b";r=7;t=300'})
+    assert [in_flight_at_most(limits[name]) for name in ("a", "b")] == [3, 5]
+    await answered(learner, limits, 200, {"RateLimit": '"b";r=4;t=300'})
+    assert in_flight_at_most(limits["b"]) == 2
+
+
+async def test_a_law_for_concurrency_stays_alone_with_it() -> None:
+    throttle = Throttle(100, 8, 60, algorithm=SlidingWindow, adapt=AIMD())
+    other = await throttle.lease(3)
+    await answered(Learner(shared=True), throttle, 200, x(100, 5, 30))
+    assert throttle.level == pytest.approx(2)  # less what is in flight, as of a bucket
+    assert throttle.concurrency == 8
+    other.release()
 
 
 @pytest.mark.parametrize(
@@ -387,17 +531,16 @@ async def test_after_a_refusal_others_may_use_the_quota_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "WARY", 3)
-    throttle, learner = Throttle(100, period=60, algorithm=SlidingWindow), Learner()
-    held = await throttle.lease(20)
-    await answered(learner, throttle, 200, x(100, 70))
-    assert throttle.level == pytest.approx(70)
+    throttle, learner = Throttle(100, 8, 60, algorithm=SlidingWindow), Learner()
+    await answered(learner, throttle, 200, x(100, 7))
+    assert in_flight_at_most(throttle) == 8
     await answered(learner, throttle, 429, {"Retry-After": "0.0"})
-    await answered(learner, throttle, 200, x(100, 60))
-    assert throttle.level == pytest.approx(40)
-    await answered(learner, throttle, 200)
-    await answered(learner, throttle, 200, x(100, 35))  # the third one: forgotten
-    assert throttle.level == pytest.approx(35)
-    held.release()
+    await answered(learner, throttle, 200, x(100, 4))
+    assert in_flight_at_most(throttle) == 2
+    await answered(learner, throttle, 200, x(100, 3))
+    await answered(learner, throttle, 200, x(100, 2))  # the third one: forgotten
+    assert throttle.level == pytest.approx(2)
+    assert in_flight_at_most(throttle) == 8
 
 
 @pytest.mark.parametrize(
@@ -872,6 +1015,7 @@ async def test_what_is_learnt_goes_to_the_store(tmp_path: Path) -> None:
     throttle.refresh()
     other.refresh()
     assert other.level <= 40.5
+    assert not throttle._core.narrows  # its slots are everybody's
     learn(throttle, 429, {"Retry-After": "600"}, learner=learner)
     throttle.refresh()
     other.refresh()
@@ -936,15 +1080,16 @@ def test_learning_avoids_refusals_where_others_use_a_bucket() -> None:
         assert each.used >= 0.98 * nothing.used
 
 
-def test_with_a_window_as_the_server_has_it_nothing_is_refused_and_all_is_used() -> None:
+def test_with_a_window_as_the_server_has_it_one_at_most_is_refused_and_all_is_used() -> None:
     usual = simulated(FixedWindow, FixedWindow, Learner(), seeds=1)
-    shared = simulated(FixedWindow, FixedWindow, Learner(shared=True), seeds=1)
-    assert shared.refused == 0
-    assert usual.refused <= 10  # at most one event in a window: those that were on their way
-    for each in (usual, shared):
-        assert each.used >= 600
+    shared = simulated(FixedWindow, FixedWindow, Learner(shared=True), seeds=5)
+    assert shared.together == 1  # the last one of a window, which the outsider got
+    assert usual.refused <= 10
+    assert usual.used >= 600
+    assert shared.used >= 3_000
 
 
-def test_alone_with_a_window_as_the_server_has_it_nothing_is_lost() -> None:
-    usual = simulated(FixedWindow, FixedWindow, Learner(), share=0, seeds=1)
-    assert (usual.refused, usual.served) == (0, 600)
+@pytest.mark.parametrize("shared", [False, True])
+def test_alone_with_a_window_as_the_server_has_it_nothing_is_lost(shared: bool) -> None:
+    alone = simulated(FixedWindow, FixedWindow, Learner(shared=shared), share=0, seeds=1)
+    assert (alone.refused, alone.served) == (0, 600)

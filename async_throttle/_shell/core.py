@@ -365,6 +365,31 @@ class Core(Refusals):
         find(self).queue.refit(self.slots)
         self.tell("change", limit)
 
+    @property
+    def narrows(self) -> bool:
+        """Whether fewer slots than were set may be had for a while.
+
+        Those of a store are everybody's, and those that adapt have a law of their own.
+        """
+        return self.account is None and self.following is None
+
+    def narrow(self, most: float) -> bool:
+        """Have *most* slots for a while, at least one and no more than were set; whether fewer.
+
+        What was set stays known as the burst: what is set anew ends it.
+        """
+        slots = self.slots
+        limit = int(min(max(1, most), slots.burst))
+        if self.narrows and limit != slots.limit:
+
+            def change(now: int) -> None:
+                altered = self.altered
+                self.resize(limit, slots.burst)
+                self.altered = altered
+
+            find(self).do(change)
+        return self.narrows and slots.limit < slots.burst
+
     def configure(self, now: int, capacity: int | float, period: int, burst: float | None) -> None:
         """Have a new rate from *now* on; the level stays, cut to the new burst."""
         find(self).queue.touched(self.rule)

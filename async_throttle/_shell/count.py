@@ -30,7 +30,7 @@ from async_throttle._units import SECOND, TOKEN, number
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
 
-__all__ = ["SAYS", "Count", "in_flight", "know", "know_parts"]
+__all__ = ["SAYS", "Count", "held", "in_flight", "know", "know_parts"]
 
 SAYS: Final = ("remaining", "used", "limit", "reset", "shared", "lease", "at")
 """What a reading may say."""
@@ -149,7 +149,7 @@ def in_flight(core: Core, less: BaseLease | None = None) -> int:
     a lease of which nothing is known, because no reference to it is left.
     """
     if core.flights is not None:
-        return core.flights.rule.flying(find(core).queue.now) - _held(less, core)[1]
+        return core.flights.rule.flying(find(core).queue.now) - held(less, core)[1]
     calls = core.calls
     if calls is None:
         calls = core.calls = {}
@@ -163,9 +163,9 @@ def in_flight(core: Core, less: BaseLease | None = None) -> int:
     for known in [*calls]:
         lease = known()
         if lease is not less:
-            slots, weight = _held(lease, core)
+            slots, weight = held(lease, core)
             total += weight - slots * TOKEN
-    return total - _held(less, core)[0] * TOKEN + _handed_over(core)
+    return total - held(less, core)[0] * TOKEN + _handed_over(core)
 
 
 def know(core: Core, leases: Iterable[BaseLease]) -> None:
@@ -184,7 +184,7 @@ def know_parts(members: Iterable[Core], lease: BaseLease, receipts: Iterable[Rec
             know(core, (lease,))
 
 
-def _held(lease: BaseLease | None, core: Core) -> tuple[int, int]:
+def held(lease: BaseLease | None, core: Core) -> tuple[int, int]:
     """Slots and nanotokens of *core* that *lease* holds."""
     return (0, 0) if lease is None else lease._in_flight(core)
 
@@ -200,7 +200,7 @@ def _look_up(core: Core, calls: Mapping[ref[BaseLease], None]) -> None:
         kinds += kind.__subclasses__()
     theirs = {*map(id, kinds)}
     for generation in range(3):
-        if sum(_held(known(), core)[0] for known in [*calls]) >= core.slots.used:
+        if sum(held(known(), core)[0] for known in [*calls]) >= core.slots.used:
             return
         there = gc.get_objects(generation)
         know(core, compress(there, map(theirs.__contains__, map(id, map(type, there)))))

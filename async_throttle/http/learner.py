@@ -16,23 +16,32 @@ requests, and of Binance's weight. *Retry-After* of a call that was served means
 frameworks send it with every answer.
 
 Answers do not know of the calls that are still on their way. If others use the quota, those calls
-may find nothing left: with *shared* they are subtracted, and where they take all that a window has
-left, there is a pause until its reset. Without *shared* that is so for the next thousand answers
-after a refusal, since a limiter that is alone, and counts as the server does, is not refused. In
-virtual time, 100 calls per 10 s, 20 at once, 0.3 s each, an outsider that takes 30 % of the quota,
-300 s (`tests/http_quota.py`):
+may find nothing left. With *shared* a bucket is lowered by them as well. A window would be lowered
+for good, also by calls that the server has counted and not answered yet. So there the calls in
+flight are bounded instead, by what is left, less two for others: it is one at a time in the end,
+and each answer says whether the next one may go. Calls whose bodies are read are on their way no
+more. Once nothing is left there is a pause until the reset, since calls of the window before may
+leave a window here before that. Without *shared* that is so for the next thousand answers after a
+refusal, since a limiter that is alone, and counts as the server does, is not refused. After a
+refusal one call of a shared window goes alone, until one is served; a bucket is empty then. Where
+slots are those of a store, or follow an adaptive law, a window is lowered as a bucket is.
+
+In virtual time, 100 calls per 10 s, 20 at once, 0.3 s each, an outsider that takes 30 % of the
+quota, 300 s (`tests/http_quota.py`):
 
 ==============================  ===================  ===================
 served by the client, refused   bucket, by a bucket  window, by a window
 ==============================  ===================  ===================
 pauses after refusals alone     2,809, 395           1,625, 75
-what is in flight never counts  2,757, 242           2,819, 168
-the usual way                   2,619, 47            2,614, 22
-``shared=True``                 2,657, 20            2,578, 0
+what is in flight never counts  2,757, 242           2,821, 146
+the usual way                   2,619, 47            2,770, 32
+``shared=True``                 2,657, 20            2,773, 18
 ==============================  ===================  ===================
 
 But for the first in a window, which empties it after each refusal and lets a period go by, the
-quota is used up in all of them: what the client leaves is the outsider's.
+quota is used up in all of them: what the client leaves is the outsider's. Of the 18, no two are in
+one window: that is the last call of it, which the outsider got. Without an outsider the last two
+ways serve all 3,000 by a window, and none is refused.
 
 A reading of a bucket says how long all of it takes to come back, which is the period. If that is
 not the period of the throttle, by more than a factor of two, it is of another limit: Groq counts
@@ -57,10 +66,11 @@ import warnings
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any, Final, Literal
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
-from async_throttle._base import BaseLimiter, BaseThrottle
-from async_throttle._shell.count import in_flight
+from async_throttle._base import BaseLimiter, BaseThrottle, core_of
+from async_throttle._shell.core import Core
+from async_throttle._shell.count import held, in_flight
 from async_throttle._shell.door import unraisable
 from async_throttle._shell.scheduler import forkables
 from async_throttle._units import TOKEN, number, shown
@@ -91,6 +101,12 @@ JITTER: Final = 0.25
 WARY: Final = 1_000
 """Answers after a refusal until it is forgotten that others may use the quota."""
 
+LEFT: Final = 2
+"""By how many calls fewer than a shared window has left may be in flight: others may be faster."""
+
+MANY: Final = 100
+"""Calls that a shared window has left from which on those in flight are not bounded: that costs."""
+
 LONGEST_WINDOW: Final = 31 * 86_400.0
 """Seconds of the longest window that is taken over, a month: an absurd one would stop all calls."""
 
@@ -112,10 +128,10 @@ class Learner:
     runs. A copy, and what a pickled one becomes, has its settings, and knows nothing yet.
 
     Args:
-        shared: whether others use the quota as well. Then the level is lowered to what will be left
-            once the calls in flight have arrived, too. That avoids nearly all refusals, and costs
-            throughput where nobody else is there: a tenth, under a server that counts in windows.
-            Unset, that is so for a while after each refusal alone.
+        shared: whether others use the quota as well. Then the level of a bucket is lowered to what
+            will be left once the calls in flight have arrived, and of a window no more calls are in
+            flight than it has left. That avoids nearly all refusals, and costs a little throughput
+            where nobody else is there. Unset, that is so for a while after each refusal alone.
         adopt: take capacities and periods, of 31 days at most, from what the server says of its
             policies. A table of `Throttles` forgets them once nothing was said for a period.
         max_pause: seconds of the longest pause. The calls after it are a gentle probe, and the next
@@ -257,7 +273,7 @@ class Learner:
         if latest() is not target:
             known = self._known_of(target)
         known.answers += 1
-        if report is not SERVED or known.follows or known.refusals:
+        if report is not SERVED or known.follows or known.refusals or known.narrow:
             self._follow(target, known, lease, serial, status, report, cached)
         return report
 
@@ -308,7 +324,7 @@ class Learner:
                 lease.dropped() if status >= 500 else lease.ok()
             if known.refusals and status < 500:
                 self._served(target, known, serial)
-        if report.limits and not report.cached:
+        if (report.limits or known.narrow) and not report.cached:
             self._lower(target, known, lease, report.limits)
 
     def _verdict(self, verdict: Any) -> bool | None:
@@ -335,6 +351,7 @@ class Learner:
     ) -> None:
         """Pause what was refused."""
         paused = serial is None and _is_paused(target)
+        shared = self._shared or known.answers < known.wary
         with self._lock:
             self.refusals += 1
             news = known.is_news(serial, paused)
@@ -348,6 +365,11 @@ class Learner:
             _give_back(target, lease)
         for each in _paused(target, known, report):
             each.pause(min(delay, self._max_pause), empty=_refills(each))
+            for throttle in _throttles(each):
+                if not _refills(throttle):
+                    core = core_of(throttle)
+                    others = known.reading(core, 1, lease) if shared else core.slots.used - 1
+                    known.narrow |= core.narrow(1 + others)
         if news:  # a table that forgot it would have the next refusal be the first of a row
             keep(target, min(delay, self._max_pause) + SLOWEST)
 
@@ -369,20 +391,45 @@ class Learner:
             # The later reset first: a window forgets at its reset what that reading has lowered.
             told.sort(key=lambda pair: pair[1].reset or 0.0, reverse=True)
         shared = self._shared or known.answers < known.wary
+        most: dict[Any, float] = {}
         for throttle, reading in told:
-            says = _says(reading)
+            core, says = core_of(throttle), _says(reading)
+            window = shared and not _refills(throttle)
+            narrows = window and core.narrows
+            needed = max(TOKEN, held(lease, core)[1]) if narrows else 0
+            if narrows and lease is not None:
+                known.bodies.add(lease)
+            if narrows and reading.remaining is not None:
+                _leave(most, throttle, reading.remaining * TOKEN / needed)
             if says is None:
                 continue
             if _is_of_another(throttle, reading):
                 self._warn(known, throttle, reading)
                 continue
-            if shared:
-                says["shared"], says["lease"] = True, lease
-            elif reading.remaining is not None and reading.remaining >= throttle.burst:
-                continue  # no level is higher than that
-            throttle.sync(**says)
-            if "shared" in says and _is_spent(throttle, reading, lease):
+            if narrows:
+                throttle.sync(**says)
+                # A later answer may have come before this one: the level has what that one said.
+                _leave(most, throttle, throttle.level * TOKEN / needed)
+            elif shared:
+                throttle.sync(**says, shared=True, lease=lease)
+                needed = in_flight(core, lease) + 1 if window else 0
+            elif reading.remaining is None or reading.remaining < throttle.burst:
+                throttle.sync(**says)  # no level is higher than the burst
+            if window and _is_spent(reading, needed):
                 throttle.pause(min(says["reset"], self._max_pause))
+        if most or known.narrow:
+            self._widen(target, known, lease, most)
+
+    def _widen(self, target: Any, known: _Known, lease: Any, most: Mapping[Any, float]) -> None:
+        """Have *most* calls in flight at once, by throttle, and of the others as many as usual.
+
+        Calls whose bodies are read come on top. After a refusal it is one, until a call is served
+        that was sent later.
+        """
+        if not known.refusals:
+            cores = {core_of(each): most.get(each, math.inf) for each in _throttles(target)}
+            narrow = [core.narrow(n + known.reading(core, n, lease)) for core, n in cores.items()]
+            known.narrow = any(narrow)
 
     def _take_over(self, told: list[tuple[Any, Reading]]) -> None:
         """Take over the policy of each throttle that has one; of several none is the whole."""
@@ -433,22 +480,26 @@ class _Known:
     """What is known of a throttle or a set.
 
     Attributes:
+        bodies: calls that were answered, of windows that are shared; some are read still.
         answers: that were heard, or nearly as many: threads that count at once may lose one.
         wary: of the answers, the last one after which others may still use the quota.
         judged: what was the latest serial when a refusal was heard that was news.
         refusals: in a row.
         delay: seconds of the pause that follows from these.
         follows: whether a limit of it follows how calls end.
+        narrow: whether fewer calls than usual are in flight at once.
         warned: whether a reading of another limit was told.
         names: of a set, its limits by their names as `_name` has them; None before.
     """
 
     __slots__ = (
         "answers",
+        "bodies",
         "delay",
         "follows",
         "judged",
         "names",
+        "narrow",
         "refusals",
         "warned",
         "wary",
@@ -457,8 +508,9 @@ class _Known:
     def __init__(self, follows: bool) -> None:
         self.follows = follows
         self.answers = self.judged = self.refusals = self.wary = 0
+        self.bodies: WeakSet[Any] = WeakSet()
         self.delay = 0.0
-        self.warned = False
+        self.narrow = self.warned = False
         self.names: dict[str, Hashable] | None = None
 
     def names_of(self, limits: LimitSet[Any]) -> Mapping[str, Hashable]:
@@ -466,6 +518,12 @@ class _Known:
         if self.names is None:
             self.names = {_name(key): key for key in limits}
         return self.names
+
+    def reading(self, core: Core, most: float, less: Any) -> int:
+        """Slots of calls whose bodies are read, but *less*; 0 if no more than *most* are held."""
+        if core.slots.used <= most:
+            return 0
+        return sum(held(each, core)[0] for each in [*self.bodies] if each is not less)
 
     def is_news(self, serial: int | None, paused: bool) -> bool:
         """Whether a call was sent after the last refusal.
@@ -550,6 +608,19 @@ def _refills(paused: Any) -> bool:
     return not any(issubclass(throttle_of(limit).algorithm, windows) for limit in limits)
 
 
+def _throttles(target: Any) -> list[BaseThrottle]:
+    """The throttles of *target*, a throttle or a set."""
+    if isinstance(target, BaseThrottle):
+        return [target]
+    return [throttle_of(target[key]) for key in target]
+
+
+def _leave(most: dict[Any, float], throttle: Any, calls: float) -> None:
+    """The server has so many *calls* left: have fewer in flight at once, for others are there."""
+    if calls <= MANY:
+        most[throttle] = min(max(1, calls - LEFT), most.get(throttle, math.inf))
+
+
 def _name(name: Hashable) -> str:
     return str(name).lower().replace("_", "-")
 
@@ -613,15 +684,15 @@ def _says(reading: Reading) -> dict[str, Any] | None:
     return says
 
 
-def _is_spent(throttle: Any, reading: Reading, lease: Any) -> bool:
-    """Whether the calls in flight take all that a window of the server has left until its reset.
+def _is_spent(reading: Reading, needed: int) -> bool:
+    """Whether a window of the server has less than *needed* nanotokens left until its reset.
 
     What the level is lowered by does not tell: calls of the window before leave a window here
     while the server gives nothing back.
     """
-    if not reading.reset or reading.remaining is None or reading.refills or _refills(throttle):
+    if not reading.reset or reading.remaining is None or reading.refills:
         return False
-    return reading.remaining * TOKEN <= in_flight(throttle._core, lease)
+    return reading.remaining * TOKEN < needed
 
 
 def _is_of_another(throttle: Any, reading: Reading) -> bool:
