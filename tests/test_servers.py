@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +23,7 @@ from servers.frameworks import EXPRESS, TEN_PER_SECOND
 from servers.programs import Missing, Program
 from servers.saturate import Figures, Way
 from servers.server import Server, Shared, serve
-from servers.sharing import Answer, Share, Use, Uses, share_all
+from servers.sharing import Answer, Heard, Share, Use, Uses, share_all
 from servers.visits import Outcome, Visit, make
 
 pytestmark = pytest.mark.real_time
@@ -129,12 +128,23 @@ def answer(sent: float, came: float, status: int = 200) -> Answer:
 def test_of_a_limit_that_is_shared_both_use_a_part() -> None:
     shared = Shared("40 per 4 s", TEN_PER_SECOND)
     answers = [answer(n / 10, n / 10 + 0.1) for n in range(55)]
-    use = Use(shared, 8.0, 0.0, answers, Counter({200: 21, 429: 3}))
+    use = Use(shared, 8.0, 0.0, answers, [Heard(1, 200)] * 21 + [Heard(2, 429)] * 3)
     assert (use.served, use.refused, use.windows, use.outsider_served) == (55, 0, 2, 21)
     assert use.share == 76 / 80
     assert use.good
     assert not replace(use, answers=answers[1:]).good
     assert replace(use, shared=replace(shared, burst=40)).share == 76 / 120
+    assert replace(use, shared=replace(shared, counts_refused=True)).share == 76 / 77
+
+
+def test_of_a_server_that_blocks_both_use_what_it_gives_between_its_blocks() -> None:
+    shared = Shared("40 per 4 s", TEN_PER_SECOND, blocks=4.0)
+    served = [answer(1, 1)] * 60
+    ours = [answer(5.9, 6.0, 429), answer(9.9, 10.0, 429)]  # in the block, and when it is over
+    use = Use(shared, 15.0, 0.0, served + ours, [Heard(3, 429), Heard(3.5, 429)])
+    # 40 before 3.0, and 40 of 53 from 7.08 on; from 14.08 on what both want, 18 per second.
+    assert use.given == pytest.approx(80 + 18 * 0.92)
+    assert use.share == pytest.approx(60 / use.given)
 
 
 def test_the_first_call_after_a_refusal_is_the_one_that_was_sent_next() -> None:
@@ -146,11 +156,24 @@ def test_the_first_call_after_a_refusal_is_the_one_that_was_sent_next() -> None:
         answer(4.0, 4.1, 429),
         answer(5.0, 5.1, 429),
     ]
-    use = Use(shared, 8.0, 0.0, answers, Counter())
+    use = Use(shared, 8.0, 0.0, answers, [])
     assert use.retries == (1, 3)
     assert (use.refused, use.most_refused) == (4, 2)
     assert not use.good
-    assert replace(use, answers=answers[:3]).retries == (1, 1)
+
+
+def test_of_a_server_that_says_nothing_some_are_refused_together() -> None:
+    shared = Shared("2 per 4 s", TEN_PER_SECOND, most=2)
+    answers = [answer(0.0, 0.1, 429), answer(0.0, 0.2, 429), *[answer(5.0, 5.1)] * 4]
+    use = Use(shared, 8.0, 0.0, answers, [])
+    assert not use.good
+    assert replace(use, shared=replace(shared, together=2)).good
+
+
+def test_what_is_asked_next_is_what_was_sent_first() -> None:
+    answers = [answer(0.0, 0.3, 429), answer(0.1, 0.5, 429), answer(0.4, 0.9)]
+    use = Use(Shared("40 per 4 s", TEN_PER_SECOND), 8.0, 0.0, answers, [])
+    assert use.retries == (1, 1)
 
 
 def test_what_is_less_than_expected_is_asked_again(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def table_of_uses(outcome: Uses) -> str:
                 f"{each.server.name} {outcome.versions[each.server]}",
                 each.shared.limit,
                 *(f"{use.served}", f"{use.refused}", f"{use.most_refused}"),
-                *(f"{use.outsider_served} of {use.outsider.total()}", f"{use.share:.1%}"),
+                *(f"{use.outsider_served} of {len(use.outsider)}", f"{use.share:.1%}"),
                 f"{served} of {first} served",
                 verdict(each, use),
             ]

@@ -20,9 +20,8 @@ WINDOW = partial(Throttle, 40, 8, 4, algorithm=SlidingWindow, counts="end")
 COUNTER = partial(Throttle, 36, 8, 4, burst=4, counts="end")
 """For counters that mix two windows."""
 
-LOG = "its reset is when the first call comes back, not all of them"
-TOGETHER = "calls of the window before leave ours all at once, between two answers"
-BLOCK = "one refusal, also of the outsider, blocks both for a period"
+LOG = "calls come back one by one, and each may be the outsider's before ours is there"
+BLOCKS = "each limit blocks both for its own window, once one of them was refused"
 
 
 def _uvicorn(app: str, folder: Path, port: int) -> list[str]:
@@ -91,7 +90,6 @@ EXPRESS = _in_node(
         "/two",
         most=60,
         period=8,
-        misses=TOGETHER,
     ),
 )
 
@@ -134,14 +132,14 @@ OTHERS = (
     _in_node(
         "@nestjs/throttler",
         "nest",
-        Shared("as usual", WINDOW, "/told", misses=BLOCK),
+        Shared("as usual", WINDOW, "/told", blocks=4),
         Shared(
             "two limits, by name",
             partial(_two, "short", "long"),
             "/named",
             most=60,
             period=8,
-            misses=BLOCK,
+            misses=BLOCKS,
         ),
     ),
 )

@@ -137,6 +137,7 @@ NGINX = nginx(
             partial(Throttle, 40, 8, 4, burst=39.99, counts="end"),
             SHARED.path,
             burst=40,
+            together=3,
         ),
     ),
 )

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter, sleep
+from typing import Any
 
-from async_throttle import Throttle
-from async_throttle._base import BaseLimiter
+from async_throttle import LimitSet, Throttle
 
 from .programs import Program
 
@@ -44,11 +44,14 @@ class Shared:
     """A limit of a server that a client and an outsider share: so much per period."""
 
     limit: str  # in the words of the server's configuration
-    limiter: Callable[[], BaseLimiter]
+    limiter: Callable[[], Throttle | LimitSet[Any]]
     path: str = "/"
     most: int = 40
     period: float = 4.0  # seconds
     burst: int = 0  # of a bucket: what it holds at the start, besides
+    together: int = 1  # the most refusals within a period: those of a server that says nothing
+    blocks: float = 0.0  # seconds for which it serves nobody, once it has refused anybody
+    counts_refused: bool = False  # calls that it refuses take of the limit, too
     misses: str = ""  # why less is to be expected than of the others
 
 
