@@ -93,7 +93,7 @@ WITHIN = {
         "__init__",
     ],
     "http": [
-        *["_scan", "_answer", "_families", "headers", "learner", "_leases", "__init__"],
+        *["_scan", "_answer", "_families", "headers", "_known", "learner", "_leases", "__init__"],
         *["_calls", "_transport", "httpx", "httpx2", "aiohttp", "anthropic"],
     ],
     "resources": ["_call", "_limiters", "_timeouts", "_group", "_adaptive", "__init__"],

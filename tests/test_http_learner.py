@@ -37,7 +37,7 @@ from async_throttle import (
     limits,
     threads,
 )
-from async_throttle.http import Learner, learn
+from async_throttle.http import Learner, _known, learn
 from async_throttle.http import learner as module
 from async_throttle.rules.slots import UNLIMITED
 from async_throttle.stores import SQLiteStore
@@ -144,7 +144,7 @@ async def test_without_a_delay_pauses_double_up_to_a_minute() -> None:
         await asyncio.sleep(throttle.paused_for)
     assert seen == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     await answered(learner, throttle, 502)  # which does not say that it is over
-    assert learner._known[throttle].refusals == 9
+    assert learner._known[throttle].row.refusals == 9
     await answered(learner, throttle, 200)
     await answered(learner, throttle, 429)
     assert throttle.paused_for == 1
@@ -927,6 +927,73 @@ async def test_what_is_malformed_is_counted() -> None:
 # -- how long things are kept, and by whom ---------------------------------------------------------
 
 
+async def test_refusals_in_a_row_are_those_of_the_limiter_whoever_learns() -> None:
+    throttle = Throttle(10)
+    pauses = []
+    for _ in range(3):  # a client for each call
+        await answered(Learner(), throttle, 429)
+        pauses.append(throttle.paused_for)
+        throttle.resume()
+        await asyncio.sleep(1)
+    for expected, pause in zip((1, 2, 4), pauses, strict=True):
+        assert expected <= pause <= 1.25 * expected
+
+
+async def test_sets_of_the_same_throttles_are_one_limiter() -> None:
+    everybody = Throttle(10)
+    hosts = Throttles[str, Throttle](lambda host: Throttle(10))
+    learner, pauses = Learner(), []
+
+    async def refused(host: str) -> float:
+        limits = LimitSet(everybody, hosts[host])
+        await answered(learner, limits, 429)
+        return limits.paused_for
+
+    for _ in range(3):
+        pauses.append(await refused("a"))
+        await asyncio.sleep(10)
+    pauses.append(await refused("b"))
+    for expected, pause in zip((1, 2, 4, 1), pauses, strict=True):
+        assert expected <= pause <= 1.25 * expected
+    assert everybody.paused_for == 0
+
+
+async def test_where_a_set_is_refused_its_throttles_go_on_as_before() -> None:
+    everybody, host = (Throttle(100, 8, 60, algorithm=SlidingWindow) for _ in range(2))
+    await answered(Learner(shared=True), LimitSet(everybody, host), 429)
+    assert in_flight_at_most(everybody) == in_flight_at_most(host) == 8
+
+
+async def test_another_learner_ends_that_one_goes_alone() -> None:
+    throttle, other = Throttle(100, 8, 60, algorithm=SlidingWindow), Learner(shared=True)
+    await answered(other, throttle, 200)
+    await answered(Learner(shared=True), throttle, 429, {"Retry-After": "0.5"})
+    await asyncio.sleep(0.5)
+    assert in_flight_at_most(throttle) == 1
+    await answered(other, throttle, 200)
+    assert in_flight_at_most(throttle) == 8
+
+
+@pytest.mark.parametrize(
+    ("limit", "level"),
+    [
+        (lambda: Throttle(600, period=60), 0),
+        (lambda: Throttle(10_000, period=86_400), 9_999),
+        (lambda: Throttle(10_000, period=86_400, burst=5), 0),
+        (lambda: LimitSet(Throttle(10_000, period=86_400), Throttle(10)), 9),
+    ],
+    ids=["a minute", "a day", "a day, burst 5", "a set with a day"],
+)
+async def test_a_bucket_is_empty_after_a_pause_if_it_comes_back_within_a_minute(
+    limit: Callable[[], Any], level: float
+) -> None:
+    limiter = limit()
+    await answered(Learner(), limiter, 503, {"Retry-After": "5.0"})
+    await asyncio.sleep(5)
+    lowest = min(limiter.level.values()) if isinstance(limiter, LimitSet) else limiter.level
+    assert lowest == pytest.approx(level, abs=1.1)
+
+
 async def test_a_learner_keeps_neither_limiters_nor_leases() -> None:
     learner, throttle = Learner(), Throttle(10)
     lease = await throttle.lease()
@@ -947,7 +1014,7 @@ def test_a_fork_leaves_the_lock_behind() -> None:
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with learner._lock:
+        with _known.lock:
             held.set()
             over.wait(60)
 
@@ -984,7 +1051,7 @@ def test_threads_learn_together() -> None:
     for worker in workers:
         worker.join(60)
     assert learner.ignored == 8 * 25
-    assert learner._known[throttle].answers <= 400
+    assert learner._known[throttle].row.answers <= 400
 
 
 async def test_a_set_in_the_manner_of_concurry_learns_as_well() -> None:
@@ -1045,18 +1112,18 @@ def refused_unless_teapot(status: int, headers: object) -> bool:
 
 
 @pytest.mark.parametrize("way", DUPLICATES)
-async def test_a_copy_learns_in_the_same_way_and_knows_nothing_yet(way: str) -> None:
+async def test_a_copy_learns_in_the_same_way(way: str) -> None:
     original = Learner(
         shared=True, adopt=True, max_pause=5, refused="refund", judge=refused_unless_teapot
     )
     throttle, other, third = (Throttle(100, period=60) for _ in range(3))
-    for _ in range(3):  # the fourth in a row would be a pause of 8 s
+    for _ in range(3):  # the fourth in a row is a pause of 8 s, where nothing bounds it
         await answered(original, throttle, 500, x(100, "nonsense"))
         throttle.resume()
     twin = DUPLICATES[way](original)
     assert (twin.refusals, twin.ignored) == (0, 0)
     await answered(twin, throttle, 500)
-    assert throttle.paused_for == 1
+    assert throttle.paused_for == 5
     assert (twin.refusals, original.refusals, original.ignored) == (1, 3, 3)
     await answered(twin, other, 500, {"Retry-After": "60"})
     assert (other.paused_for, other.level) == (5, 100)  # bounded; and what was taken is given back

@@ -7,6 +7,7 @@ httpx.py         `ThrottledTransport` and `SyncThrottledTransport`, for httpx;
 httpx2.py        for httpx2, on which most SDKs of LLMs are built;
 aiohttp.py       `throttled`, a middleware for aiohttp
 anthropic.py     `plain_refusals`, through the SDK of Anthropic
+_known.py        what is known of the server of a limiter, such as refusals in a row
 _families.py     the names of headers, by family, and what their values mean
 _answer.py       what is known of an answer while its headers are read
 _scan.py         numbers, durations, dates and structured fields, as servers write them

@@ -61,19 +61,17 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import threading
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any, Final, Literal
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakKeyDictionary, ref
 
 from async_throttle._base import BaseLimiter, BaseThrottle, core_of
-from async_throttle._shell.core import Core
 from async_throttle._shell.count import held, in_flight
 from async_throttle._shell.door import unraisable
-from async_throttle._shell.scheduler import forkables
 from async_throttle._units import TOKEN, number, shown
+from async_throttle.http._known import Known, lock, name_of, throttles_of
 from async_throttle.http.headers import SERVED, Headers, Reading, Report, read
 from async_throttle.keyed import Throttles, keep, learnt
 from async_throttle.limits._acquisition import LimitSetAcquisition
@@ -120,12 +118,12 @@ MILLISECOND: Final = 0.001
 class Learner:
     """What becomes of the answers that the calls of limiters get.
 
-    One may serve many limiters: what it knows of each is kept as long as that limiter is, and
-    `Throttles` keep one that was refused for a minute after the pause. (Of a set that is made for
-    each call it knows no refusals in a row.) It is called at the headers of each
-    answer, by a transport, or by `learn`. It may be called from several threads at once, if the
-    limiters are for threads; a `Throttle` for an event loop is to be learnt for where that loop
-    runs. A copy, and what a pickled one becomes, has its settings, and knows nothing yet.
+    One may serve many limiters. What is known of a limiter, such as its refusals in a row, is known
+    to all learners, and sets of the same throttles are one limiter; `Throttles` keep one that was
+    refused for a minute after the pause. A learner is called at the headers of each answer, by a
+    transport, or by `learn`. It may be called from several threads at once, if the limiters are for
+    threads; a `Throttle` for an event loop is to be learnt for where that loop runs. A copy, also
+    by pickle, has its settings.
 
     Args:
         shared: whether others use the quota as well. Then the level of a bucket is lowered to what
@@ -164,14 +162,12 @@ class Learner:
 
     # _known   by limiter, what is known of it
     # _latest  what is known of the limiter that was asked last, which is weak
-    # _lock    held while that changes. Reentrant: a signal handler may learn as well
     __slots__ = (
         "__weakref__",
         "_adopt",
         "_judge",
         "_known",
         "_latest",
-        "_lock",
         "_max_pause",
         "_refund",
         "_shared",
@@ -202,9 +198,8 @@ class Learner:
         self._max_pause = float(max_pause)
         self._refund = refused == "refund"
         self._judge = judge
-        self._known: WeakKeyDictionary[BaseLimiter, _Known] = WeakKeyDictionary()
-        self._latest: tuple[Callable[[], BaseLimiter | None], _Known] = (_nobody, _Known(False))
-        self._lock = _Lock()
+        self._known: WeakKeyDictionary[BaseLimiter, Known] = WeakKeyDictionary()
+        self._latest: tuple[Callable[[], BaseLimiter | None], Any] = _nobody, None
         self.refusals = 0
         self.ignored = 0
 
@@ -212,7 +207,7 @@ class Learner:
         return f"<async_throttle.http.Learner [refusals:{self.refusals}, ignored:{self.ignored}]>"
 
     def __reduce__(self) -> tuple[Callable[[], Learner], tuple[()]]:
-        """A copy learns in the same way, also in another process, and knows of no answer yet."""
+        """A copy learns in the same way, also in another process."""
         settings = partial(
             type(self),
             shared=self._shared,
@@ -272,8 +267,9 @@ class Learner:
         latest, known = self._latest
         if latest() is not target:
             known = self._known_of(target)
-        known.answers += 1
-        if report is not SERVED or known.follows or known.refusals or known.narrow:
+        row = known.row
+        row.answers += 1
+        if report is not SERVED or known.follows or row.refusals or known.is_narrow():
             self._follow(target, known, lease, serial, status, report, cached)
         return report
 
@@ -300,7 +296,7 @@ class Learner:
     def _follow(
         self,
         target: Any,
-        known: _Known,
+        known: Known,
         lease: Any,
         serial: int | None,
         status: int,
@@ -309,7 +305,7 @@ class Learner:
     ) -> None:
         """Do what *report* calls for."""
         if report.ignored:
-            with self._lock:
+            with lock:
                 self.ignored += report.ignored
         if cached:
             if lease is not None:
@@ -322,9 +318,9 @@ class Learner:
         else:
             if known.follows and lease is not None:
                 lease.dropped() if status >= 500 else lease.ok()
-            if known.refusals and status < 500:
+            if known.row.refusals and status < 500:
                 self._served(target, known, serial)
-        if (report.limits or known.narrow) and not report.cached:
+        if (report.limits or known.is_narrow()) and not report.cached:
             self._lower(target, known, lease, report.limits)
 
     def _verdict(self, verdict: Any) -> bool | None:
@@ -333,55 +329,54 @@ class Learner:
             raise TypeError(f"judge must return True, False or None, got {verdict!r}")
         return verdict
 
-    def _known_of(self, target: BaseLimiter) -> _Known:
-        with self._lock:
+    def _known_of(self, target: BaseLimiter) -> Known:
+        with lock:
             known = self._known.get(target)
             if known is None:
-                known = self._known[target] = _Known(_follows(target))
+                known = self._known[target] = Known(target)
             self._latest = ref(target), known
             return known
 
     def _refused(
         self,
         target: Any,
-        known: _Known,
+        known: Known,
         lease: Any,
         serial: int | None,
         report: Report,
     ) -> None:
         """Pause what was refused."""
-        paused = serial is None and _is_paused(target)
-        shared = self._shared or known.answers < known.wary
-        with self._lock:
+        row, paused = known.row, serial is None and _is_paused(target)
+        shared = self._shared or row.answers < row.wary
+        with lock:
             self.refusals += 1
-            news = known.is_news(serial, paused)
+            news = row.is_news(serial, paused)
             if news:
-                known.refusals += 1
-                known.judged = next(serials)
-                known.wary = known.answers + WARY
-                known.delay = _backoff(report.backoff, known.refusals)
-            delay = known.delay if report.retry_after is None else report.retry_after
+                row.refusals += 1
+                row.judged = next(serials)
+                row.wary = row.answers + WARY
+                row.delay = _backoff(report.backoff, row.refusals)
+            delay = row.delay if report.retry_after is None else report.retry_after
         if self._refund and lease is not None:
             _give_back(target, lease)
         for each in _paused(target, known, report):
-            each.pause(min(delay, self._max_pause), empty=_refills(each))
-            for throttle in _throttles(each):
-                if not _refills(throttle):
-                    core = core_of(throttle)
-                    others = known.reading(core, 1, lease) if shared else core.slots.used - 1
-                    known.narrow |= core.narrow(1 + others)
+            each.pause(min(delay, self._max_pause), empty=_empties(each))
+            if isinstance(each, BaseThrottle) and not _refills(each):  # sets share theirs
+                core = core_of(each)
+                others = known.row.reading(core, 1, lease) if shared else core.slots.used - 1
+                core.narrow(1 + others)
         if news:  # a table that forgot it would have the next refusal be the first of a row
             keep(target, min(delay, self._max_pause) + SLOWEST)
 
-    def _served(self, target: Any, known: _Known, serial: int | None) -> None:
+    def _served(self, target: Any, known: Known, serial: int | None) -> None:
         """A call went well: if it was sent after the last refusal, that is over."""
         paused = serial is None and _is_paused(target)
-        with self._lock:
-            if known.is_news(serial, paused):
-                known.refusals = 0
+        with lock:
+            if known.row.is_news(serial, paused):
+                known.row.refusals = 0
 
     def _lower(
-        self, target: Any, known: _Known, lease: Granted | None, limits: Mapping[str, Reading]
+        self, target: Any, known: Known, lease: Granted | None, limits: Mapping[str, Reading]
     ) -> None:
         """Lower levels to what is left, and take over policies."""
         told = _applied(target, known, limits)
@@ -390,7 +385,7 @@ class Learner:
         if len(told) > 1:
             # The later reset first: a window forgets at its reset what that reading has lowered.
             told.sort(key=lambda pair: pair[1].reset or 0.0, reverse=True)
-        shared = self._shared or known.answers < known.wary
+        shared = self._shared or known.row.answers < known.row.wary
         most: dict[Any, float] = {}
         for throttle, reading in told:
             core, says = core_of(throttle), _says(reading)
@@ -398,7 +393,7 @@ class Learner:
             narrows = window and core.narrows
             needed = max(TOKEN, held(lease, core)[1]) if narrows else 0
             if narrows and lease is not None:
-                known.bodies.add(lease)
+                known.row.read(lease)
             if narrows and reading.remaining is not None:
                 _leave(most, throttle, reading.remaining * TOKEN / needed)
             if says is None:
@@ -417,35 +412,35 @@ class Learner:
                 throttle.sync(**says)  # no level is higher than the burst
             if window and _is_spent(reading, needed):
                 throttle.pause(min(says["reset"], self._max_pause))
-        if most or known.narrow:
+        if most or known.is_narrow():
             self._widen(target, known, lease, most)
 
-    def _widen(self, target: Any, known: _Known, lease: Any, most: Mapping[Any, float]) -> None:
+    def _widen(self, target: Any, known: Known, lease: Any, most: Mapping[Any, float]) -> None:
         """Have *most* calls in flight at once, by throttle, and of the others as many as usual.
 
         Calls whose bodies are read come on top. After a refusal it is one, until a call is served
         that was sent later.
         """
-        if not known.refusals:
-            cores = {core_of(each): most.get(each, math.inf) for each in _throttles(target)}
-            narrow = [core.narrow(n + known.reading(core, n, lease)) for core, n in cores.items()]
-            known.narrow = any(narrow)
+        if not known.row.refusals:
+            cores = {core_of(each): most.get(each, math.inf) for each in throttles_of(target)}
+            for core, n in cores.items():
+                core.narrow(n + known.row.reading(core, n, lease))
 
     def _take_over(self, told: list[tuple[Any, Reading]]) -> None:
         """Take over the policy of each throttle that has one; of several none is the whole."""
         told = [(throttle, reading) for throttle, reading in told if reading.window]
         for throttle, reading in told:
             if sum(other is throttle for other, _ in told) == 1 and not _adopted(throttle, reading):
-                with self._lock:
+                with lock:
                     self.ignored += 1
 
-    def _warn(self, known: _Known, throttle: Any, reading: Reading) -> None:
+    def _warn(self, known: Known, throttle: Any, reading: Reading) -> None:
         """Tell once that a reading is of another limit."""
-        with self._lock:
+        with lock:
             self.ignored += 1
-            if known.warned:
+            if known.row.warned:
                 return
-            known.warned = True
+            known.row.warned = True
         what = (
             f"the server's limit of {reading.unit}, {shown(reading.limit)}, is for "
             f"{shown(reading.window)} s, but the period of {throttle!r} is "
@@ -455,91 +450,6 @@ class Learner:
             warnings.warn(what, RuntimeWarning, stacklevel=5)
         except Warning as error:  # where warnings are errors: the call has an answer all the same
             unraisable(error)
-
-
-class _Lock:
-    """A reentrant lock, which is free in the child of a fork: whoever held it is in the parent."""
-
-    __slots__ = ("__weakref__", "_lock")
-
-    def __init__(self) -> None:
-        self.forked()
-        forkables.add(self)
-
-    def forked(self) -> None:
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
-class _Known:
-    """What is known of a throttle or a set.
-
-    Attributes:
-        bodies: calls that were answered, of windows that are shared; some are read still.
-        answers: that were heard, or nearly as many: threads that count at once may lose one.
-        wary: of the answers, the last one after which others may still use the quota.
-        judged: what was the latest serial when a refusal was heard that was news.
-        refusals: in a row.
-        delay: seconds of the pause that follows from these.
-        follows: whether a limit of it follows how calls end.
-        narrow: whether fewer calls than usual are in flight at once.
-        warned: whether a reading of another limit was told.
-        names: of a set, its limits by their names as `_name` has them; None before.
-    """
-
-    __slots__ = (
-        "answers",
-        "bodies",
-        "delay",
-        "follows",
-        "judged",
-        "names",
-        "narrow",
-        "refusals",
-        "warned",
-        "wary",
-    )
-
-    def __init__(self, follows: bool) -> None:
-        self.follows = follows
-        self.answers = self.judged = self.refusals = self.wary = 0
-        self.bodies: WeakSet[Any] = WeakSet()
-        self.delay = 0.0
-        self.narrow = self.warned = False
-        self.names: dict[str, Hashable] | None = None
-
-    def names_of(self, limits: LimitSet[Any]) -> Mapping[str, Hashable]:
-        """The limits of this set, by their names as `_name` has them."""
-        if self.names is None:
-            self.names = {_name(key): key for key in limits}
-        return self.names
-
-    def reading(self, core: Core, most: float, less: Any) -> int:
-        """Slots of calls whose bodies are read, but *less*; 0 if no more than *most* are held."""
-        if core.slots.used <= most:
-            return 0
-        return sum(held(each, core)[0] for each in [*self.bodies] if each is not less)
-
-    def is_news(self, serial: int | None, paused: bool) -> bool:
-        """Whether a call was sent after the last refusal.
-
-        Of a call that nobody told of when it was sent: no call is granted while there is a pause.
-        """
-        if not self.refusals:
-            return True
-        return not paused if serial is None else serial > self.judged
-
-
-def _follows(target: Any) -> bool:
-    """Whether a limit of *target* follows how calls end: others need not be told."""
-    if isinstance(target, BaseThrottle):
-        return target.adapt is not None
-    return any(throttle_of(target[key]).adapt is not None for key in target)
 
 
 def _nobody() -> None:
@@ -583,12 +493,12 @@ def _give_back(target: Any, lease: Any) -> None:
         lease.settle({key: 0 for key in taken if _settles(target[key])})
 
 
-def _paused(target: Any, known: _Known, report: Report) -> list[Any]:
+def _paused(target: Any, known: Known, report: Report) -> list[Any]:
     """What a refusal is about: limits of *target* that are used up by name, or all of it."""
     if isinstance(target, BaseThrottle) or report.scope == "global":
         return [target]
     names = known.names_of(target)
-    used_up = [_name(name) for name, reading in report.limits.items() if reading.remaining == 0]
+    used_up = [name_of(name) for name, reading in report.limits.items() if reading.remaining == 0]
     return [throttle_of(target[names[name]]) for name in used_up if name in names] or [target]
 
 
@@ -608,21 +518,20 @@ def _refills(paused: Any) -> bool:
     return not any(issubclass(throttle_of(limit).algorithm, windows) for limit in limits)
 
 
-def _throttles(target: Any) -> list[BaseThrottle]:
-    """The throttles of *target*, a throttle or a set."""
-    if isinstance(target, BaseThrottle):
-        return [target]
-    return [throttle_of(target[key]) for key in target]
+def _empties(paused: Any) -> bool:
+    """Whether what is paused is to be empty after the pause, and comes back within a minute.
+
+    One refusal would else cost a bucket of 10,000 a day all that is left of the day.
+    """
+    limits = throttles_of(paused)
+    fast = (limit.period * limit.burst <= SLOWEST * limit.capacity for limit in limits)
+    return _refills(paused) and all(fast)
 
 
 def _leave(most: dict[Any, float], throttle: Any, calls: float) -> None:
     """The server has so many *calls* left: have fewer in flight at once, for others are there."""
     if calls <= MANY:
         most[throttle] = min(max(1, calls - LEFT), most.get(throttle, math.inf))
-
-
-def _name(name: Hashable) -> str:
-    return str(name).lower().replace("_", "-")
 
 
 def _has_rate(limit: Any) -> bool:
@@ -641,16 +550,14 @@ ONE_NUMBER: Final = ("requests", "weight")
 """Units that a throttle by itself may count."""
 
 
-def _applied(
-    target: Any, known: _Known, limits: Mapping[str, Reading]
-) -> list[tuple[Any, Reading]]:
+def _applied(target: Any, known: Known, limits: Mapping[str, Reading]) -> list[tuple[Any, Reading]]:
     """For which throttle of *target* each reading counts."""
     if isinstance(target, BaseThrottle):  # asked first: it is no abstract class, and so is quick
         return [(target, reading) for reading in limits.values() if reading.unit in ONE_NUMBER]
     found: list[tuple[Any, Reading]] = []
     names = known.names_of(target)
     for name, reading in limits.items():
-        key = names.get(_name(name), names.get(_name(reading.unit), NO_LIMIT))
+        key = names.get(name_of(name), names.get(name_of(reading.unit), NO_LIMIT))
         if key is NO_LIMIT and reading.unit in ONE_NUMBER:
             key = _main(target, names)
         if key is not NO_LIMIT and _has_rate(target[key]):
