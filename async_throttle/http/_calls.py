@@ -37,6 +37,7 @@ from async_throttle.limits._pool import LimitPool
 from async_throttle.limits._set import LimitSet
 from async_throttle.limits._single import Limit
 from async_throttle.resources import ConcurrencyLimiter, RateLimiter
+from async_throttle.rules.slots import Slots
 from async_throttle.throttle import Lease, Throttle
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ LIMITER: Final = "a Throttle, a set or a pool"
 
 
 MOST_OPEN: Final = 100
-"""Open answers among which those of a task are looked for, which each of its requests does."""
+"""Open answers, and slots of a limit, among which those of a task are looked for.
+
+Each request that waits does so.
+"""
 
 
 class Nobody:
@@ -114,7 +118,8 @@ class Calls(Generic[Q]):
     # _varies   whether weight, timeout or priority are functions
     # _origins  where headers are swapped
     # _warned   whether the warning was given
-    # _loop     in which the latest call was made
+    # _loop     of the calls, or one of several that run
+    # _slots    of the throttle, if all requests ask one; None without
     __slots__ = (
         "_find",
         "_key",
@@ -122,6 +127,7 @@ class Calls(Generic[Q]):
         "_loop",
         "_origins",
         "_priority",
+        "_slots",
         "_table",
         "_timeout",
         "_unsent",
@@ -142,6 +148,7 @@ class Calls(Generic[Q]):
     _table: Throttles[Any, Any] | None
     _find: Callable[[Q], Any] | None
     _loop: asyncio.AbstractEventLoop | None
+    _slots: Slots | None
     learner: Learner | None
     open: dict[Any, weakref.ref[Any]]
 
@@ -158,7 +165,7 @@ class Calls(Generic[Q]):
         unsent: tuple[type[BaseException], ...] = (),
         late: tuple[type[BaseException], ...] = (),
     ) -> None:
-        self.fixed = self.ready = self._table = self._find = self._loop = None
+        self.fixed = self.ready = self._table = self._find = self._loop = self._slots = None
         self.throttle = throttle
         self._warned = False
         self._key: Any = host if key is None else key
@@ -193,7 +200,9 @@ class Calls(Generic[Q]):
         """Have all requests ask *limiter*."""
         self.fixed = limiter
         self.alone = isinstance(limiter, BaseThrottle)
-        self.ends = not self.alone or core_of(limiter).flights is not None
+        if self.alone:
+            core = core_of(limiter)
+            self._slots, self.ends = core.slots, core.flights is not None
         self._check_configs(limiter)
         if self._varies:
             return
@@ -281,9 +290,8 @@ class Calls(Generic[Q]):
 
     def _who(self) -> Any:
         """Who makes a call: the task."""
-        self._loop = loop = asyncio._get_running_loop()
         try:
-            return running_tasks[loop]
+            return running_tasks[asyncio._get_running_loop()]
         except KeyError:
             return NOBODY
 
@@ -326,8 +334,11 @@ class Calls(Generic[Q]):
 
     def keep(self, lease: Any) -> None:
         """Hold what the call holds until `release`."""
-        who = self._who()
-        self.open[lease] = weakref.ref(who) if len(self.open) < MOST_OPEN else ONE_OF_MANY
+        loop, slots = self._loop, self._slots
+        if loop is None or not loop.is_running():
+            self._loop = asyncio._get_running_loop()  # not each time: it asks for the process
+        watched = (slots is None or slots.limit <= MOST_OPEN) and len(self.open) < MOST_OPEN
+        self.open[lease] = weakref.ref(self._who()) if watched else ONE_OF_MANY
 
     def over(self, lease: Any) -> None:
         """The call ends with its answer, which has no body to wait for."""

@@ -49,8 +49,8 @@ class ThrottledTransport(
     The slot comes back when the body ends or is closed, when the answer is collected or the
     transport is closed, and at once where there is no answer, or one that was made from bytes. An
     answer from ``send(request, stream=True)`` is to be read or closed. A task that asks for another
-    slot while it holds the last one by such an answer is warned, once; where more than 100 answers
-    are open it is not.
+    slot while it holds the last one by such an answer is warned, once; among more than 100 slots,
+    or open answers, it is not.
 
     Where the throttle ``counts="end"``, the call ends at the headers. A request that is cancelled
     or times out before them may have been counted, and lingers; one that could not connect has

@@ -33,6 +33,8 @@ LIMITED = {
     "x-ratelimit-reset": "30",
 }
 CHUNK = b'{"id": 1}'
+EXTENSIONS = {"http_version": b"HTTP/1.1", "reason_phrase": b"OK", "network_stream": None}
+"""What the transports of httpx say of each answer besides."""
 
 Get = Callable[[], Awaitable[object]]
 """Makes one request, and reads its answer."""
@@ -61,7 +63,7 @@ def answering(family: Any, headers: dict[str, str]) -> Any:
 
     class Server(family.AsyncBaseTransport):  # type: ignore[misc]
         async def handle_async_request(self, request: object) -> Any:
-            return family.Response(200, headers=headers, stream=Stream())
+            return family.Response(200, headers=headers, stream=Stream(), extensions={**EXTENSIONS})
 
     return Server()
 
