@@ -327,7 +327,7 @@ class Calls(Generic[Q]):
                 lease.ended()
             elif isinstance(error, self._late):
                 error = TimeoutError(str(error))
-            self._leave(lease, error)
+            self._fail(lease, error)
             self.open.pop(lease, None)
 
     # -- as long as the body is open ----------------------------------------------------
@@ -342,12 +342,13 @@ class Calls(Generic[Q]):
 
     def over(self, lease: Any) -> None:
         """The call ends with its answer, which has no body to wait for."""
-        self._leave(lease, None)
+        # All is done in the call: what it returns is awaited only because `async with` does so.
+        lease.__aexit__(None, None, None)
 
     def release(self, lease: Any) -> None:
         """Give back what a call holds that was kept; a second time does nothing."""
         if lease in self.open:
-            self._leave(lease, None)  # first: what is interrupted may be said again
+            self.over(lease)  # first: what is interrupted may be said again
             self.open.pop(lease, None)
 
     def drop(self, lease: Any) -> None:
@@ -366,9 +367,8 @@ class Calls(Generic[Q]):
         for lease in list(self.open):
             self.release(lease)
 
-    def _leave(self, lease: Any, error: BaseException | None) -> None:
-        # All is done in the call: what it returns is awaited only because `async with` does so.
-        lease.__aexit__(None if error is None else type(error), error, None)
+    def _fail(self, lease: Any, error: BaseException) -> None:
+        lease.__aexit__(type(error), error, None)
 
     def _check_configs(self, limiter: Any) -> None:
         sets = limiter if isinstance(limiter, LimitPool) else [limiter]
@@ -404,8 +404,11 @@ class SyncCalls(Calls[Q]):
         """`release` from a finalizer: limits for threads bear that in any thread."""
         self.release(lease)
 
-    def _leave(self, lease: Any, error: BaseException | None) -> None:
-        lease.__exit__(None if error is None else type(error), error, None)
+    def over(self, lease: Any) -> None:
+        lease.__exit__(None, None, None)
+
+    def _fail(self, lease: Any, error: BaseException) -> None:
+        lease.__exit__(type(error), error, None)
 
 
 NO_ORIGINS: Final = (

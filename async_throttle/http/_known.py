@@ -74,22 +74,22 @@ class Known:
 
     Attributes:
         row: what its server has answered.
-        cores: of its throttles.
+        slots: of its first throttle, and
+        others: of the other throttles of a set.
         follows: whether a limit of it follows how calls end: else that need not be told.
         names: of a set, its limits by their names as `name_of` has them; None before.
     """
 
-    __slots__ = ("cores", "follows", "names", "row")
+    __slots__ = ("follows", "names", "others", "row", "slots")
 
     def __init__(self, target: BaseLimiter) -> None:
         throttles = throttles_of(target)
-        self.cores = tuple(map(core_of, throttles))
+        cores = [*map(core_of, throttles)]
         self.follows = any(throttle.adapt is not None for throttle in throttles)
         self.names: dict[str, Hashable] | None = None
-        numbers = tuple(core.number for core in self.cores)
-        youngest = max(self.cores, key=lambda core: core.number)
-        rows = _rows.setdefault(youngest, {})
-        self.row = rows.setdefault(numbers, Row())
+        self.slots, *self.others = (core.slots for core in cores)
+        rows = _rows.setdefault(max(cores, key=lambda core: core.number), {})
+        self.row = rows.setdefault(tuple(core.number for core in cores), Row())
 
     def names_of(self, limits: LimitSet[Any]) -> Mapping[str, Hashable]:
         """The limits of this set, by their names as `name_of` has them."""
@@ -99,10 +99,8 @@ class Known:
 
     def is_narrow(self) -> bool:
         """Whether fewer calls than usual may be in flight at once."""
-        slots = self.cores[0].slots
-        if len(self.cores) == 1 or slots.limit < slots.burst:
-            return slots.limit < slots.burst
-        return any(core.slots.limit < core.slots.burst for core in self.cores)
+        slots = self.slots
+        return slots.limit < slots.burst or any(each.limit < each.burst for each in self.others)
 
 
 def throttles_of(target: Any) -> list[BaseThrottle]:

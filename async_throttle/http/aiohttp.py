@@ -104,10 +104,13 @@ async def send(
 ) -> ClientResponse:
     """Wait for the limit of *calls*, and have *handler* send *request*."""
     learner = calls.learner
-    limiter, lease = calls.begin(request, total_of(request))
+    most = total_of(request)
+    if most is not None or calls.ready is None or calls.open:
+        limiter, lease = calls.begin(request, most)
+    else:
+        limiter, lease = calls.fixed, calls.ready()
     await lease.__aenter__()
-    response = None
-    own: dict[str, str] = {}  # what the swapped headers were
+    response = own = None
     try:
         if not calls.alone:
             limiter = calls.granted(limiter, lease)

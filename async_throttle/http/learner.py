@@ -267,9 +267,10 @@ class Learner:
         latest, known = self._latest
         if latest() is not target:
             known = self._known_of(target)
-        row = known.row
+        row, slots = known.row, known.slots
         row.answers += 1
-        if report is not SERVED or known.follows or row.refusals or known.is_narrow():
+        narrow = slots.limit < slots.burst or (known.others and known.is_narrow())
+        if report is not SERVED or known.follows or row.refusals or narrow:
             self._follow(target, known, lease, serial, status, report, cached)
         return report
 
