@@ -974,6 +974,41 @@ async def test_another_learner_ends_that_one_goes_alone() -> None:
     assert in_flight_at_most(throttle) == 8
 
 
+@pytest.mark.parametrize("others", [0, 5], ids=["alone", "among those who wait"])
+async def test_that_one_goes_alone_ends_though_nobody_learns_any_more(others: int) -> None:
+    throttle = Throttle(100, 8, 5, algorithm=SlidingWindow)
+    await answered(Learner(shared=True), throttle, 429, {"Retry-After": "0.5"})
+    longest = 0
+
+    async def call() -> None:
+        nonlocal longest
+        async with throttle:
+            longest = max(longest, throttle.active)
+            await asyncio.sleep(1)
+
+    early = [asyncio.create_task(call()) for _ in range(others)]
+    await asyncio.sleep(5)
+    assert longest == (1 if others else 0)
+    await asyncio.sleep(0.5)
+    await asyncio.gather(*early, *(call() for _ in range(20)))
+    assert longest == 8
+    assert (throttle.active, in_flight_at_most(throttle)) == (0, 8)
+
+
+async def test_it_ends_in_sets_that_are_made_meanwhile_as_well() -> None:
+    one, other = (Throttle(100, 8, 5, algorithm=SlidingWindow) for _ in range(2))
+    await asyncio.sleep(3)
+    await answered(Learner(shared=True), one, 429, {"Retry-After": "0.5"})
+    both = LimitSet(other, one)
+    await asyncio.sleep(5.4)
+    assert in_flight_at_most(one) == 1
+    await asyncio.sleep(0.1)
+    leases = await asyncio.gather(*(both.lease() for _ in range(8)))
+    assert asyncio.get_running_loop().time() == pytest.approx(8.5)
+    for lease in leases:
+        lease.release()
+
+
 @pytest.mark.parametrize(
     ("limit", "level"),
     [

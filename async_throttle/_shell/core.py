@@ -7,6 +7,7 @@ module but its own reaches for private names of a face.
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import count
 from operator import index
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -20,7 +21,7 @@ from async_throttle._shell.refusals import Refusals
 from async_throttle._shell.scheduler import Scheduler, find
 from async_throttle._shell.waiting import Attempt, Option, Waiting
 from async_throttle._shell.wall import Wall
-from async_throttle._units import NEVER, TOKEN, nanoseconds, positive, tokens, whole
+from async_throttle._units import NEVER, SECOND, TOKEN, nanoseconds, positive, tokens, whole
 from async_throttle.rules import Rule
 from async_throttle.rules.bucket import PLAIN, TokenBucket
 from async_throttle.rules.clock import PERIODS, ClockWindow
@@ -52,6 +53,8 @@ ONE_TOKEN: Final = (TOKEN,)
 
 NO_LANES: Final[dict[tuple[int, ...], Lane]] = {}
 """Stays empty: what a throttle has until it is the youngest of a set."""
+
+MINUTE: Final = 60 * SECOND
 
 _numbers = count(1)
 
@@ -373,22 +376,27 @@ class Core(Refusals):
         """
         return self.account is None and self.following is None
 
-    def narrow(self, most: float) -> bool:
-        """Have *most* slots for a while, at least one and no more than were set; whether fewer.
+    def narrow(self, most: float) -> None:
+        """Have *most* slots for a while, at least one and no more than were set.
 
-        What was set stays known as the burst: what is set anew ends it.
+        What was set stays known as the burst; what is set anew ends it. It ends by itself, a period
+        or a minute after the pause: whoever has said so may not be there any more.
         """
         slots = self.slots
         limit = int(min(max(1, most), slots.burst))
-        if self.narrows and limit != slots.limit:
+        if self.narrows and not limit == slots.limit == slots.burst:
+            find(self).do(partial(self._narrow, limit))
 
-            def change(now: int) -> None:
-                altered = self.altered
-                self.resize(limit, slots.burst)
-                self.altered = altered
-
-            find(self).do(change)
-        return self.narrows and slots.limit < slots.burst
+    def _narrow(self, limit: int, now: int) -> None:
+        slots, scheduler = self.slots, find(self)
+        narrowed = {each: until for each, until in scheduler.narrowed.items() if each is not slots}
+        if limit < slots.burst:
+            narrowed[slots] = now + self.pause.left(now) + min(self.rule.period, MINUTE)
+        scheduler.narrowed = narrowed  # first: it ends, if this is interrupted
+        if limit != slots.limit:
+            altered = self.altered
+            self.resize(limit, slots.burst)
+            self.altered = altered
 
     def configure(self, now: int, capacity: int | float, period: int, burst: float | None) -> None:
         """Have a new rate from *now* on; the level stays, cut to the new burst."""

@@ -21,7 +21,7 @@ and due waiters are decided, before the exception goes on.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol, TypeVar
 
 from async_throttle._engine.check import repair
@@ -33,6 +33,7 @@ from async_throttle._shell.clock import Clock
 from async_throttle._shell.waiting import NO_WAITERS, Waiting
 from async_throttle._units import NEVER
 from async_throttle.exceptions import ResourceLimitError
+from async_throttle.rules.slots import Slots
 
 if TYPE_CHECKING:
     from async_throttle._shell.flights import Aloft
@@ -44,6 +45,7 @@ R = TypeVar("R")
 
 
 NO_DRAINERS: Final[dict[Any, Callable[[], bool]]] = {}
+NO_SLOTS: Final[Mapping[Slots, int]] = {}
 """Stays empty: what a door has until a caller drains."""
 
 
@@ -112,7 +114,8 @@ class Door(ABC):
         clock, queue: the time, and which waiter goes next.
         busy: a call is inside the door.
         usual: the clock is the usual clock, no caller listens or drains, no pause empties, no slot
-            was inherited, and the door has no lock. The shortcuts that serve waiters may be taken.
+            was inherited, none is kept back, and the door has no lock. The shortcuts that serve
+            waiters may be taken.
         quiet: the same, with a lock or without, and no waiter is queued or handed over; kept while
             the door is free. The shortcuts that take the door may be taken. With a lock, no store
             is to be asked, either.
@@ -128,6 +131,8 @@ class Door(ABC):
         listeners: called with every `Event`.
         shut: a throttle here was closed.
         shared: a throttle here shares its quota with others, so leases are to be known.
+        narrowed: slots of which fewer may be had for a while, and the instant at which that ends:
+            with the next event then.
         aloft: the calls in flight, of throttles that count them to their ends; None without.
         alone: no scheduler was absorbed here.
         into: the scheduler that has absorbed this one.
@@ -151,6 +156,7 @@ class Door(ABC):
         "into",
         "listeners",
         "measured",
+        "narrowed",
         "newcomers",
         "notes",
         "queue",
@@ -172,6 +178,7 @@ class Door(ABC):
         self.inherits = False
         self.shut = False
         self.shared = False
+        self.narrowed: Mapping[Slots, int] = NO_SLOTS
         self.listeners: tuple[Callable[[Event], object], ...] = ()
         self.aloft: Aloft | None = None
         self.alone = True
@@ -321,6 +328,8 @@ class Door(ABC):
             if ended:
                 queue.touched(*ended)
                 queue.due_at = queue.wake_at = now
+        if self.narrowed:
+            self._widen(now)
         if now >= queue.due_at:
             queue.advance(now, final=False)
             if queue.decided:
@@ -328,6 +337,16 @@ class Door(ABC):
         else:
             queue.now = now
         return now
+
+    def _widen(self, now: int) -> None:
+        """Have all slots again of what was narrowed until *now*."""
+        over = [slots for slots, until in self.narrowed.items() if until <= now]
+        if over:
+            for slots in over:
+                slots.resize(slots.burst)
+            self.narrowed = {each: at for each, at in self.narrowed.items() if at > now}
+            self.queue.touched(*over)
+            self.queue.due_at = self.queue.wake_at = now
 
     def decide(self) -> None:
         """A change was made at the instant of the last event: decide which waiters go now."""
@@ -380,7 +399,7 @@ class Door(ABC):
             and (self.aloft is None or self.aloft.armed is None)
         )
         alone = not queue.waiting and not self.handed_over
-        self.usual = usual and not self.locks
+        self.usual = usual and not self.locks and not self.narrowed
         self.quiet = usual and alone and (feeder is None or not (self.locks or self.aloft))
         self.calm = self.quiet and not self.measured and feeder is None
 

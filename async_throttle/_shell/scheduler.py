@@ -130,6 +130,9 @@ class Scheduler(Admission):
         self.inherits = self.inherits or other.inherits
         self.shut = self.shut or other.shut
         self.shared = self.shared or other.shared
+        if other.narrowed:
+            later = {slots: until + by for slots, until in other.narrowed.items()}
+            self.narrowed = {**self.narrowed, **later}
         self.alone = other.calm = other.quiet = other.usual = False
         other.into = self
         self.decide()

@@ -1,12 +1,12 @@
 """What an answer does to a limiter: pauses after refusals, levels by what is left, outcomes.
 
 **Refused.** What was refused is paused: the limits of a set that the server says are used up, else
-the throttle or the set; of a pool the set that granted the call, and no other. A bucket is empty
-when the pause ends, so that the restart is gentle; an empty window would let nobody go for a period
-more. The pause is as long as the server says, *max_pause* at most; else 1, 2, 4 and up to 60 s, by
-refusals in a row, and up to a quarter more, by chance, so that processes do not come back together.
-A hundred calls that are refused together are one refusal: calls that were sent before it say
-nothing new.
+the throttle or the set; of a pool the set that granted the call, and no other. A bucket that is
+full again within a minute is empty when the pause ends, so that the restart is gentle; an empty
+window would let nobody go for a period more. The pause is as long as the server says, *max_pause*
+at most; else 1, 2, 4 and up to 60 s, by refusals in a row, and up to a quarter more, by chance, so
+that processes do not come back together. A hundred calls that are refused together are one refusal:
+calls that were sent before it say nothing new.
 
 **Served.** The level is lowered to what the server has left, and never raised: see `Throttle.sync`.
 A reading counts for the limit of its own name. (Names are compared without regard to case, and a
@@ -23,8 +23,9 @@ and each answer says whether the next one may go. Calls whose bodies are read ar
 more. Once nothing is left there is a pause until the reset, since calls of the window before may
 leave a window here before that. Without *shared* that is so for the next thousand answers after a
 refusal, since a limiter that is alone, and counts as the server does, is not refused. After a
-refusal one call of a shared window goes alone, until one is served; a bucket is empty then. Where
-slots are those of a store, or follow an adaptive law, a window is lowered as a bucket is.
+refusal one call of a shared window goes alone, until one is served; a bucket is empty then. All
+that ends by itself after a period, or a minute. Where slots are those of a store, or follow an
+adaptive law, a window is lowered as a bucket is.
 
 In virtual time, 100 calls per 10 s, 20 at once, 0.3 s each, an outsider that takes 30 % of the
 quota, 300 s (`tests/http_quota.py`):
