@@ -132,6 +132,9 @@ def main() -> int:
         parser.error(f"no server is called {options.only!r}: {', '.join(s.name for s in ALL)}")
 
     if options.http or options.record:
+        if not any(server.shared for server in servers):
+            shared = ", ".join(server.name for server in ALL if server.shared)
+            parser.error(f"{options.only!r} has no limit to share; these have one: {shared}")
         return share_limits(servers, options.seconds, options.together, options.record)
     if options.versions:
         missing = versions(servers)
