@@ -19,7 +19,7 @@ from typing import Any, Final
 import aiohttp.web
 import pytest
 
-__all__ = ["PIECES", "SDKS", "TEXT", "TRIES", "Provider", "Sdk"]
+__all__ = ["PIECES", "SDKS", "SYNC_SDKS", "TEXT", "TRIES", "Provider", "Sdk", "SyncSdk"]
 
 PIECES: Final = ("slow", "ly does", " it")
 TEXT: Final = "".join(PIECES)
@@ -223,6 +223,88 @@ SDKS: Final = (
     Sdk(
         *("cohere", "cohere", "httpx", "httpx_client"),
         *(make_cohere, ask_cohere, stream_cohere, piece_cohere),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class SyncSdk:
+    """How one SDK is used in threads.
+
+    Attributes:
+        package, module, family, piece: as those of `Sdk`.
+        make: the API object, of its module, a client and a URL.
+        ask: the text of an answer.
+        stream: an answer in pieces.
+    """
+
+    package: str
+    module: str
+    family: str
+    make: Callable[[Any, Any, str], Any]
+    ask: Callable[[Any], str]
+    stream: Callable[[Any], Any]
+    piece: Callable[[Any], str | None]
+
+    def __str__(self) -> str:
+        return self.package
+
+
+def of_openai(kind: str) -> dict[str, Callable[..., Any]]:
+    """The same of OpenAI's SDK, and of one that is made of it, whose class is *kind*."""
+
+    def make(library: Any, client: Any, url: str) -> Any:
+        return getattr(library, kind)(api_key="key", base_url=url, http_client=client)
+
+    def create(api: Any, **more: Any) -> Any:
+        return api.chat.completions.create(model="any", messages=QUESTION, **more)
+
+    return {
+        "make": make,
+        "ask": lambda api: create(api).choices[0].message.content,
+        "stream": lambda api: create(api, stream=True),
+        "piece": piece_openai,
+    }
+
+
+def create_anthropic(api: Any, **more: Any) -> Any:
+    return api.messages.create(model="any", messages=QUESTION, max_tokens=LIMIT, **more)
+
+
+SYNC_SDKS: Final = (
+    SyncSdk("openai", "openai", "httpx2", **of_openai("OpenAI")),
+    SyncSdk("groq", "groq", "httpx", **of_openai("Groq")),
+    SyncSdk(
+        *("anthropic", "anthropic", "httpx2"),
+        lambda lib, client, url: lib.Anthropic(api_key="key", base_url=url, http_client=client),
+        lambda api: str(create_anthropic(api).content[0].text),
+        lambda api: create_anthropic(api, stream=True),
+        piece_anthropic,
+    ),
+    SyncSdk(
+        *("mistralai", "mistralai.client", "httpx2"),
+        lambda lib, client, url: lib.Mistral(api_key="key", server_url=url, client=client),
+        lambda api: str(
+            api.chat.complete(model="any", messages=QUESTION).choices[0].message.content
+        ),
+        lambda api: api.chat.stream(model="any", messages=QUESTION),
+        piece_mistral,
+    ),
+    SyncSdk(
+        *("google-genai", "google.genai", "httpx2"),
+        lambda lib, client, url: lib.Client(
+            api_key="key", http_options={"base_url": url, "httpx_client": client}
+        ),
+        lambda api: str(api.models.generate_content(model="any", contents="how?").text),
+        lambda api: api.models.generate_content_stream(model="any", contents="how?"),
+        piece_google,
+    ),
+    SyncSdk(
+        *("cohere", "cohere", "httpx"),
+        lambda lib, client, url: lib.ClientV2(api_key="key", base_url=url, httpx_client=client),
+        lambda api: str(api.chat(model="any", messages=QUESTION).message.content[0].text),
+        lambda api: api.chat_stream(model="any", messages=QUESTION),
+        piece_cohere,
     ),
 )
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from readme import README, ROOT
-from sdks import PIECES, SDKS, TEXT, TRIES, Provider, Sdk
+from sdks import PIECES, SDKS, SYNC_SDKS, TEXT, TRIES, Provider, Sdk, SyncSdk
 from support import now, others_run
 
 from async_throttle import StoreUnavailable, Throttle, ThrottleTimeout, threads
@@ -168,6 +168,47 @@ async def test_the_slot_is_there_again(sdk: Sdk, name: str, wire: str) -> None:
     async with reached(sdk, provider, throttle, wire) as api:
         await SCENES[name](sdk, api, provider, throttle)
         assert (throttle.active, throttle.waiting) == (0, 0)
+
+
+@pytest.mark.virtual_time(False)
+@pytest.mark.parametrize("sdk", SYNC_SDKS, ids=str)
+async def test_the_slot_is_there_again_when_a_thread_asks(sdk: SyncSdk) -> None:
+    library: Any = pytest.importorskip(sdk.module)
+    ours: Any = import_module(f"async_throttle.http.{sdk.family}")
+    provider, throttle = Provider(), threads.Throttle(1_000, 1)
+    loop = asyncio.get_running_loop()
+
+    def rest(events: Any) -> str:
+        return "".join([sdk.piece(event) or "" for event in events])
+
+    def first(events: Any) -> str | None:
+        return next(filter(None, map(sdk.piece, events)))
+
+    def ask(url: str) -> None:
+        transport = ours.SyncThrottledTransport(throttle, timeout=60)  # and no hang, if it fails
+        with import_module(sdk.family).Client(transport=transport) as client:
+            api = sdk.make(library, client, url)
+            for _ in range(2):
+                assert sdk.ask(api) == TEXT
+                assert throttle.active == 0
+            broken_off = sdk.stream(api)
+            assert first(broken_off) == PIECES[0]
+            assert throttle.active == 1, "the provider is still at it"
+            leave = getattr(broken_off, "__exit__", None)
+            leave(None, None, None) if leave else broken_off.close()
+            del broken_off
+            gc.collect()
+            assert throttle.active == 0
+            stream = iter(sdk.stream(api))
+            assert first(stream) == PIECES[0]
+            loop.call_soon_threadsafe(provider.go_on.set)
+            assert PIECES[0] + rest(stream) == TEXT
+            assert throttle.active == 0
+
+    async with provider.served() as url:
+        v1 = "/v1" if sdk.package == "openai" else ""
+        await asyncio.to_thread(ask, url + v1)
+    assert (len(provider.came), throttle.waiting) == (4, 0)
 
 
 # ----------------------------------------------------------------- one request in five is refused
