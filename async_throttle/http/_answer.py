@@ -94,6 +94,8 @@ class Answer:
         """A number; None if it is not said, or malformed."""
         if text is None:
             return None
+        if text.isdigit() and text.isascii() and len(text) < 16:  # the usual case
+            return int(text)
         found = number(text)
         if found is None:
             self.ignored += 1

@@ -143,10 +143,12 @@ def _by_family(pairs: Iterable[tuple[Any, Any]]) -> tuple[dict[Family, dict[str,
             if place is None:
                 continue
         family, part = place
-        text = _text(value)
-        if text is None:
+        if value.__class__ is bytes:
+            value = value[: LONGEST + 1].decode("latin-1")
+        if not isinstance(value, str) or len(value) > LONGEST:
             ignored += 1
             continue
+        text = value.strip(" \t")
         parts = families.get(family)
         if parts is None:
             families[family] = {part: text}
@@ -186,10 +188,3 @@ def _read(
 
 
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
-
-
-def _text(value: Any) -> str | None:
-    """The value of a header; None if it is none, or absurdly long."""
-    if value.__class__ is bytes:
-        value = value[: LONGEST + 1].decode("latin-1")
-    return value.strip(" \t") if isinstance(value, str) and len(value) <= LONGEST else None
