@@ -649,6 +649,14 @@ def test_limits_with_names_of_their_own_count_requests_in_windows() -> None:
     for name, reset in ("requests", "1"), ("input-images", "1s"), ("tokens", "1"):  # of no window
         (found,) = read(200, openai(name, "3", "1", reset), NOW).limits.values()
         assert (found.unit, found.refills) == (name, True)
+    for name, unit in ("tokens-minute", "tokens"), ("requests-day", "requests"):  # of Cerebras
+        (found,) = read(200, openai(name, "60000", "3", "11.38"), NOW).limits.values()
+        assert (found.unit, found.refills, found.reset) == (unit, False, 11.38)
+
+
+@pytest.mark.parametrize("name", ["Retry-After-Limit", "Retry-After-Reset", "Retry-After-Date"])
+def test_what_only_begins_like_retry_after_is_no_delay(name: str) -> None:
+    assert read(429, {name: "100"}).retry_after is None
 
 
 def test_hubspot_tells_its_windows() -> None:

@@ -162,7 +162,7 @@ def _named(name: str, parts: dict[str, str], answer: Answer) -> None:
     """OpenAI, Groq, Azure: ``X-RateLimit-Remaining-Tokens: 159976``, ``-Reset-Tokens: 12ms``.
 
     And @nestjs/throttler, ``X-RateLimit-Remaining-short``, where limits have names of their own:
-    these count requests, in windows.
+    these count requests, in windows. Cerebras has ``-Tokens-Minute``, of tokens.
     """
     limit, remaining = answer.count(parts.get("limit")), answer.count(parts.get("remaining"))
     text, window = parts.get("reset"), None
@@ -173,8 +173,11 @@ def _named(name: str, parts: dict[str, str], answer: Answer) -> None:
     elif reset and limit and remaining is not None and remaining < limit:
         window = min(reset * limit / (limit - remaining), MOST)
     refills = exact or reset is None or name in ("requests", "tokens")  # Azure: bare seconds
-    unit = name if refills else "requests"
+    unit = name if refills else "tokens" if "tokens" in _WORD.findall(name) else "requests"
     answer.add(name, Reading(limit, remaining, None, reset, window, unit, refills), not exact)
+
+
+_WORD: Final = re.compile(r"[a-z0-9]+")
 
 
 def _anthropic(name: str, parts: dict[str, str], answer: Answer) -> None:
@@ -294,7 +297,7 @@ _PATTERNS: Final[list[tuple[NamedFamily, re.Pattern[str]]]] = [
 ]
 """The headers that have the name of a limit in theirs."""
 
-_NAMED_RETRY: Final = re.compile(r"retry-after-[a-z0-9_\-]+")
+_NAMED_RETRY: Final = re.compile(r"retry-after-(?!limit|remaining|reset|date)[a-z0-9_\-]+")
 """``Retry-After-short``, of @nestjs/throttler: the name is that of the limit that is used up."""
 
 _groups: WeakValueDictionary[tuple[NamedFamily, str], Family] = WeakValueDictionary()
