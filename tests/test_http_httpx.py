@@ -764,7 +764,7 @@ async def test_without_learning_answers_mean_nothing(family: Family) -> None:
 
 @pytest.mark.parametrize("confirmed", [False, True], ids=["stored", "confirmed"])
 @pytest.mark.parametrize("version", [0, 1, 2])
-async def test_an_answer_from_a_cache_says_nothing_of_now(
+async def test_an_answer_from_a_cache_says_nothing_of_now_unless_the_server_has_confirmed_it(
     family: Family, version: int, confirmed: bool
 ) -> None:
     said = {"from_cache": True, "revalidated": confirmed}
@@ -1258,18 +1258,25 @@ async def test_a_transport_of_the_other_kind_of_client_is_refused(family: Family
     loops = family.ours.ThrottledTransport(Throttle(5), server)
     blocking = family.ours.SyncThrottledTransport(threads.Throttle(5), server)
     client, sync = family.lib.AsyncClient(transport=blocking), family.lib.Client(transport=loops)
-    with pytest.raises(TypeError, match=r"AsyncClient must be a ThrottledTransport, got <"):
+    with pytest.raises(AttributeError, match=r"AsyncClient must be a ThrottledTransport, got <"):
         await client.get(URL)
-    with pytest.raises(TypeError, match=r"Client must be a SyncThrottledTransport, got <"):
+    with pytest.raises(AttributeError, match=r"Client must be a SyncThrottledTransport, got <"):
         sync.get(URL)
     again = family.lib.Client(transport=loops)
-    with pytest.raises(TypeError, match=r"Client must be a SyncThrottledTransport, got <"), again:
+    with (
+        pytest.raises(AttributeError, match=r"Client must be a SyncThrottledTransport, got <"),
+        again,
+    ):
         pass
     with pytest.raises(TypeError, match="transport must have a method handle_async_request"):
         family.ours.ThrottledTransport(Throttle(5), blocking)
     with pytest.raises(TypeError, match="transport must have a method handle_request"):
         family.ours.SyncThrottledTransport(threads.Throttle(5), loops)
     assert server.requests == []
+    assert not hasattr(loops, "handle_request"), "by which wrappers tell one kind from the other"
+    assert not hasattr(blocking, "handle_async_request")
+    with pytest.raises(AttributeError, match=r"^'ThrottledTransport' object has no attribute 'x'$"):
+        loops.x  # noqa: B018
 
 
 async def test_a_transport_need_not_be_of_the_family_s_class(family: Family) -> None:

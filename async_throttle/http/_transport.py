@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
 
 from async_throttle.http._calls import (
     Asked,
@@ -49,6 +49,12 @@ T = TypeVar("T")
 """A transport of the family, the inner one."""
 
 FAMILIES = ("httpx", "httpx2")
+
+CLIENTS: Final = {
+    **dict.fromkeys(("handle_request", "__enter__"), ("Client", "SyncThrottledTransport")),
+    **dict.fromkeys(("handle_async_request", "__aenter__"), ("AsyncClient", "ThrottledTransport")),
+}
+"""By what a client asks of a transport: the client, and the transport that is for it."""
 
 
 class Family:
@@ -78,8 +84,7 @@ class Family:
         """Refuse what is no transport of this family.
 
         Raises:
-            TypeError: *transport* is of another family, or has no method *handle*, or is for
-                clients of the other kind.
+            TypeError: *transport* is of another family, or has no method *handle*.
         """
         homes = {base.__module__.partition(".")[0] for base in type(transport).__mro__}
         others = homes.intersection(FAMILIES) - {self.name}
@@ -89,9 +94,7 @@ class Family:
                 f"transport must be of {self.name}, got one of {other}, {transport!r}: take "
                 f"ThrottledTransport from async_throttle.http.{other}, for a client of {other}"
             )
-        method = None if isinstance(transport, type) else getattr(transport, handle, None)
-        ours = Transport.handle_request, SyncTransport.handle_async_request
-        if method is None or getattr(method, "__func__", None) in ours:
+        if isinstance(transport, type) or not hasattr(transport, handle):
             raise TypeError(f"transport must have a method {handle}, got {transport!r}")
 
     def refusal(self, request: Any) -> TypeError:
@@ -103,9 +106,14 @@ class Family:
             f"{request!r} of {other}: {advice}"
         )
 
-    def mixed_up(self, transport: Any, twin: str, client: str) -> TypeError:
-        """What to raise where *transport* is in a client for which its *twin* is made."""
-        return TypeError(f"transport of {self.name}.{client} must be a {twin}, got {transport!r}")
+    def lacks(self, transport: Any, name: str) -> AttributeError:
+        """What to raise where *transport* has no *name*; clients of the other kind ask for some."""
+        client, twin = CLIENTS.get(name, ("", ""))
+        if not client:
+            return AttributeError(f"{type(transport).__name__!r} object has no attribute {name!r}")
+        return AttributeError(
+            f"transport of {self.name}.{client} must be a {twin}, got {transport!r}"
+        )
 
     def swapped(self, request: Any, headers: Any) -> Any:
         """The same *request* with other *headers*; the caller's own stays as it is."""
@@ -206,10 +214,35 @@ class SyncBody:
             self._calls.drop(lease)
 
 
-class Transport(Generic[Q, T]):
-    """A transport in which each request waits for a limit, and holds its slot for the body."""
+class Wrapper(Generic[Q, T]):
+    """What the transports for event loops and for threads have in common."""
 
     _family: ClassVar[Family]
+    _calls: Calls[Q]
+    _inner: Any
+
+    def _new(self) -> Any:
+        """The inner transport where none is given."""
+        raise NotImplementedError
+
+    @property
+    def learner(self) -> Learner | None:
+        """What learns from the answers, and counts what it ignores; None if nothing does."""
+        return self._calls.learner
+
+    if not TYPE_CHECKING:  # or checkers would take it for a transport of any kind
+
+        def __getattr__(self, name: str) -> Any:
+            raise self._family.lacks(self, name)
+
+    def __repr__(self) -> str:
+        kind = f"async_throttle.http.{self._family.name}.{type(self).__name__}"
+        return f"<{kind} of {self._calls.throttle!r} over {self._inner!r}>"
+
+
+class Transport(Wrapper[Q, T]):
+    """A transport in which each request waits for a limit, and holds its slot for the body."""
+
     _body: ClassVar[type[Body]]
 
     def __init__(
@@ -227,7 +260,7 @@ class Transport(Generic[Q, T]):
         family = self._family
         if transport is not None:
             family.check_transport(transport, "handle_async_request")
-        self._calls: Calls[Q] = Calls(
+        self._calls = Calls(
             throttle,
             weight=weight,
             key=key,
@@ -238,11 +271,7 @@ class Transport(Generic[Q, T]):
             unsent=family.unsent,
             late=family.late,
         )
-        self._inner: Any = self._new() if transport is None else transport
-
-    def _new(self) -> Any:
-        """The inner transport where none is given."""
-        raise NotImplementedError
+        self._inner = self._new() if transport is None else transport
 
     async def handle_async_request(self, request: Q) -> Any:
         """Wait for the limit, and send *request*.
@@ -256,7 +285,7 @@ class Transport(Generic[Q, T]):
         learner = calls.learner
         if not isinstance(request, self._family.request):
             raise self._family.refusal(request)
-        if calls.ready is None or calls.open:
+        if calls.ready is None or calls.open:  # else as `begin` does, without the call
             limiter, lease = calls.begin(request)
         else:
             limiter, lease = calls.fixed, calls.ready()
@@ -311,30 +340,10 @@ class Transport(Generic[Q, T]):
         finally:
             self._calls.release_all()
 
-    @property
-    def learner(self) -> Learner | None:
-        """What learns from the answers, and counts what it ignores; None if nothing does."""
-        return self._calls.learner
 
-    def handle_request(self, *_: Any) -> NoReturn:
-        """This is no transport of a client for threads.
-
-        Raises:
-            TypeError: as it says.
-        """
-        raise self._family.mixed_up(self, "SyncThrottledTransport", "Client")
-
-    __enter__ = handle_request
-
-    def __repr__(self) -> str:
-        kind = f"async_throttle.http.{self._family.name}.{type(self).__name__}"
-        return f"<{kind} of {self._calls.throttle!r} over {self._inner!r}>"
-
-
-class SyncTransport(Generic[Q, T]):
+class SyncTransport(Wrapper[Q, T]):
     """The same for threads, over limits for threads."""
 
-    _family: ClassVar[Family]
     _body: ClassVar[type[SyncBody]]
 
     def __init__(
@@ -352,7 +361,7 @@ class SyncTransport(Generic[Q, T]):
         family = self._family
         if transport is not None:
             family.check_transport(transport, "handle_request")
-        self._calls: SyncCalls[Q] = SyncCalls(
+        self._calls = SyncCalls(
             throttle,
             weight=weight,
             key=key,
@@ -363,11 +372,7 @@ class SyncTransport(Generic[Q, T]):
             unsent=family.unsent,
             late=family.late,
         )
-        self._inner: Any = self._new() if transport is None else transport
-
-    def _new(self) -> Any:
-        """The inner transport where none is given."""
-        raise NotImplementedError
+        self._inner = self._new() if transport is None else transport
 
     def handle_request(self, request: Q) -> Any:
         """Wait for the limit, with the thread, and send *request*; see `Transport`."""
@@ -426,22 +431,3 @@ class SyncTransport(Generic[Q, T]):
             self._inner.__exit__(exc_type, exc_value, traceback)
         finally:
             self._calls.release_all()
-
-    @property
-    def learner(self) -> Learner | None:
-        """What learns from the answers, and counts what it ignores; None if nothing does."""
-        return self._calls.learner
-
-    def handle_async_request(self, *_: Any) -> NoReturn:
-        """This is no transport of a client for an event loop.
-
-        Raises:
-            TypeError: as it says.
-        """
-        raise self._family.mixed_up(self, "ThrottledTransport", "AsyncClient")
-
-    __aenter__ = handle_async_request
-
-    def __repr__(self) -> str:
-        kind = f"async_throttle.http.{self._family.name}.{type(self).__name__}"
-        return f"<{kind} of {self._calls.throttle!r} over {self._inner!r}>"
