@@ -65,8 +65,8 @@ class Throttles(Single, Generic[K, T]):
     number of keys in use, not of those ever seen. One that was closed, one of whose settings
     was changed, and one that is made less than full (*initial*), so that a new one would be
     worse, are never forgotten; a paused one not before the pause ends, one that its server has
-    refused a minute after that, and one whose settings were learnt from the server's answers not
-    before it has been idle for a period.
+    refused not before a minute after the pause, and one whose settings were learnt from the
+    server's answers not before it has been idle for a period.
 
     A set is forgotten likewise, once its throttles could be made anew as well: those that the
     factory makes. Throttles that are older than it, which sets share, are not asked::

@@ -7,9 +7,11 @@ try of an SDK. `Calls` keeps the calls of one client in the order of their lives
     ... lease is entered ...                       the request waits here
     limiter = calls.granted(limiter, lease)        the set that granted it, of a pool
     headers = calls.swapped(request, lease)        headers of that set's account
+    lease.serial = next(serials)                   the request goes out
     calls.failed(limiter, lease, error)            no answer came: the slot comes back
-    calls.answered(limiter, lease, ...)            the answer came, and its body holds the slot
-    calls.keep(lease)                              until
+    calls.learner.answered(limiter, lease, ...)    the headers came
+    calls.over(lease)                              no body: the slot comes back; or
+    calls.keep(lease)                              the body holds the slot until
     calls.release(lease)                           which may be said again and again
 
 `drop` is `release` for finalizers, which run in whichever thread.
@@ -79,17 +81,17 @@ LIMITER: Final = "a Throttle, a set or a pool"
 MOST_OPEN: Final = 100
 """Open answers, and slots of a limit, among which those of a task are looked for.
 
-Each request that waits does so.
+Each request that waits makes that search, so beyond this it would cost too much.
 """
 
 
-class Nobody:
-    """Who makes calls outside of all tasks."""
+class Owner:
+    """Stands for who makes a call, where no task or thread is named."""
 
 
-NOBODY: Final = Nobody()
+NOBODY: Final = Owner()
 
-MANY: Final = Nobody()
+MANY: Final = Owner()
 ONE_OF_MANY: Final[weakref.ref[Any]] = weakref.ref(MANY)
 """Whoever has an answer open that is not looked for."""
 
@@ -108,7 +110,7 @@ class Calls(Generic[Q]):
         open: by lease, who has the answer open.
         throttle: as the user gave it.
         learner: what is told of answers; None if nothing is.
-        alone: whether all requests ask one throttle: no set grants them, and has headers for them.
+        alone: whether all requests ask one throttle, so that no set with headers grants them.
         ends: whether it may matter that the answer is there before the call is over.
     """
 
@@ -118,7 +120,7 @@ class Calls(Generic[Q]):
     # _varies   whether weight, timeout or priority are functions
     # _origins  where headers are swapped
     # _warned   whether the warning was given
-    # _loop     of the calls, or one of several that run
+    # _loop     that ran when a body was kept
     # _slots    of the throttle, if all requests ask one; None without
     __slots__ = (
         "_find",

@@ -21,8 +21,8 @@ def lease_of(response: Any) -> Any:
         response: of httpx, httpx2 or aiohttp.
 
     Returns:
-        The lease, of a throttle or a set, whose slot comes back by itself; None if nobody was
-        asked.
+        The lease, of a throttle or a set, whose slot comes back by itself; None for an
+        answer of another client, or from a cache outside of the transport.
 
     >>> import httpx
     >>> from async_throttle import threads

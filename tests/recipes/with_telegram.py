@@ -5,8 +5,8 @@
 
 A message waits for its chat and holds nobody else up; one that is refused is sent again when the
 pause is over, in its turn. Telegram does not say whom a refusal means, the chat or the bot, so all
-wait. The library's own AIORateLimiter lets a pause end for everybody when any
-request that was under way ends.
+wait. The library's own AIORateLimiter lets a pause end for everybody when any request that was
+under way ends.
 
 Set ``PTB_TIMEDELTA=1`` in the environment, as the library asks: refusals tell a timedelta then.
 """

@@ -119,7 +119,8 @@ class Use:
         """What there was for both of them.
 
         Of a server that counts refusals, those of the outsider were not to be avoided. One that
-        blocks gives nothing meanwhile, whatever a client does: else a limit, or what both want.
+        blocks gives nothing meanwhile, whatever a client does: between two blocks it gives its
+        limit, or what both ask for if that is less.
         """
         shared = self.shared
         if not shared.blocks:
