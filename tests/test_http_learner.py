@@ -995,6 +995,22 @@ async def test_that_one_goes_alone_ends_though_nobody_learns_any_more(others: in
     assert (throttle.active, in_flight_at_most(throttle)) == (0, 8)
 
 
+async def test_it_ends_though_no_call_ends() -> None:
+    throttle = Throttle(100, 2, 5, algorithm=SlidingWindow)
+    async with throttle:
+        learn(throttle, 429, {"Retry-After": "0.5"})
+        async with throttle:  # as who asks for more while he reads a body
+            assert now() == pytest.approx(5.5)
+
+
+def test_it_ends_in_a_thread_though_no_call_ends() -> None:
+    throttle = threads.Throttle(100, 2, 0.05, algorithm=SlidingWindow)
+    with throttle:
+        learn(throttle, 429, {"Retry-After": "0.05"})
+        with throttle(1, timeout=30) as lease:
+            assert lease.waited < 30
+
+
 async def test_it_ends_in_sets_that_are_made_meanwhile_as_well() -> None:
     one, other = (Throttle(100, 8, 5, algorithm=SlidingWindow) for _ in range(2))
     await asyncio.sleep(3)

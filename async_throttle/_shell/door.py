@@ -46,7 +46,7 @@ R = TypeVar("R")
 
 NO_DRAINERS: Final[dict[Any, Callable[[], bool]]] = {}
 NO_SLOTS: Final[Mapping[Slots, int]] = {}
-"""Stays empty: what a door has until a caller drains."""
+"""Stay empty: what a door has until a caller drains, and until slots are kept back."""
 
 
 class Feeder(Protocol):
@@ -132,7 +132,7 @@ class Door(ABC):
         shut: a throttle here was closed.
         shared: a throttle here shares its quota with others, so leases are to be known.
         narrowed: slots of which fewer may be had for a while, and the instant at which that ends:
-            with the next event then.
+            with the next event then, for which an alarm is set while a caller waits.
         aloft: the calls in flight, of throttles that count them to their ends; None without.
         alone: no scheduler was absorbed here.
         into: the scheduler that has absorbed this one.

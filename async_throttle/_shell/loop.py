@@ -188,7 +188,9 @@ class LoopScheduler(Scheduler):
         if loop is None:
             return
         grants, timeouts = self._grants, self._timeouts
-        wake_at = min(queue.wake_at, self.gives_up_at()) if self.aloft else queue.wake_at
+        wake_at = queue.wake_at
+        if self.aloft or self.narrowed:
+            wake_at = min(wake_at, self.gives_up_at())
         if grants.armed != wake_at:
             if grants is SILENT:
                 grants = self._grants = Alarm()

@@ -60,8 +60,12 @@ class Scheduler(Admission):
         self.recalm()
 
     def gives_up_at(self) -> int:
-        """The instant at which waiters wait no longer for the end of some call."""
-        return self.aloft.until if self.aloft is not None and self.queue.waiting else NEVER
+        """The instant at which waiters wait no longer for the end of some call, or for slots that
+        are kept back."""
+        if not self.queue.waiting:
+            return NEVER
+        until = NEVER if self.aloft is None else self.aloft.until
+        return min(until, *self.narrowed.values()) if self.narrowed else until
 
     # -- merging ------------------------------------------------------------------------
 

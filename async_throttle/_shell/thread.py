@@ -300,7 +300,9 @@ class ThreadScheduler(Scheduler):
 
     def arm(self) -> None:
         """Have the alarms and the leader wake at the next grant or deadline."""
-        due = min(self.queue.due_at, self.gives_up_at()) if self.aloft else self.queue.due_at
+        due = self.queue.due_at
+        if self.aloft or self.narrowed:
+            due = min(due, self.gives_up_at())
         for mine in list(self.loops.values()):
             if mine.waiters:
                 mine.watch(due)
