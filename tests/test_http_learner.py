@@ -433,6 +433,22 @@ async def test_what_is_set_meanwhile_is_what_there_is() -> None:
     assert throttle.concurrency == 2
 
 
+async def test_what_is_set_while_an_answer_waits_for_the_door_is_what_there_is() -> None:
+    answers: list[int] = []
+
+    def clock() -> float:  # in the middle of a change, as a signal handler
+        if answers:
+            learner.answered(throttle, None, answers.pop(), {})
+        return now()
+
+    learner = Learner(shared=True)
+    throttle = Throttle(100, 8, 60, algorithm=SlidingWindow, timer=clock)
+    await answered(learner, throttle, 200, x(100, 3, 30))
+    answers.append(200)
+    throttle.concurrency = 2
+    assert (throttle.concurrency, in_flight_at_most(throttle)) == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("limit", "together"),
     [

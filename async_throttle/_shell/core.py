@@ -383,12 +383,12 @@ class Core(Refusals):
         or a minute after the pause: whoever has said so may not be there any more.
         """
         slots = self.slots
-        limit = int(min(max(1, most), slots.burst))
-        if self.narrows and not limit == slots.limit == slots.burst:
-            find(self).do(partial(self._narrow, limit))
+        if self.narrows and not max(1, most) >= slots.limit == slots.burst:
+            find(self).do(partial(self._narrow, most))
 
-    def _narrow(self, limit: int, now: int) -> None:
+    def _narrow(self, most: float, now: int) -> None:
         slots, scheduler = self.slots, find(self)
+        limit = int(min(max(1, most), slots.burst))  # not before: that may have been set meanwhile
         narrowed = {each: until for each, until in scheduler.narrowed.items() if each is not slots}
         if limit < slots.burst:
             narrowed[slots] = now + self.pause.left(now) + min(self.rule.period, MINUTE)
