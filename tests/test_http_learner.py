@@ -958,10 +958,12 @@ async def test_refusals_in_a_row_are_those_of_the_limiter_whoever_learns() -> No
 async def test_sets_of_the_same_throttles_are_one_limiter() -> None:
     everybody = Throttle(10)
     hosts = Throttles[str, Throttle](lambda host: Throttle(10))
-    learner, pauses = Learner(), []
+    learner = Learner()
+    pauses: list[float] = []
 
     async def refused(host: str) -> float:
-        limits = LimitSet(everybody, hosts[host])
+        throttles = [everybody, hosts[host]]
+        limits = LimitSet(*(throttles[::-1] if len(pauses) == 1 else throttles))
         await answered(learner, limits, 429)
         return limits.paused_for
 

@@ -66,7 +66,8 @@ class Row:
 
 
 _rows: WeakKeyDictionary[Core, dict[tuple[int, ...], Row]] = WeakKeyDictionary()
-"""By the youngest throttle, and the numbers of all of a set: what their server has answered."""
+"""By the youngest throttle, and the numbers of all of a set, the least first: what their server has
+answered."""
 
 
 class Known:
@@ -88,7 +89,8 @@ class Known:
         self.follows = any(throttle.adapt is not None for throttle in throttles)
         self.names: dict[str, Hashable] | None = None
         self.slots, *self.others = (core.slots for core in cores)
-        rows = _rows.setdefault(max(cores, key=lambda core: core.number), {})
+        cores.sort(key=lambda core: core.number)  # order makes no other limiter
+        rows = _rows.setdefault(cores[-1], {})
         self.row = rows.setdefault(tuple(core.number for core in cores), Row())
 
     def names_of(self, limits: LimitSet[Any]) -> Mapping[str, Hashable]:
