@@ -1123,6 +1123,45 @@ def test_threads_learn_together() -> None:
     assert learner._known[throttle].row.answers <= 400
 
 
+def test_threads_learn_of_a_shared_window_together() -> None:
+    throttle, learner = threads.Throttle(100, 64, 60, algorithm=SlidingWindow), Learner(shared=True)
+    errors: list[BaseException] = []
+
+    def answered_and_open(remaining: int) -> threads.Lease:
+        lease = throttle.lease(0)
+        learner.answered(throttle, lease, 200, x(100, remaining, 60))
+        return lease
+
+    def work() -> None:
+        try:
+            for _ in range(500):
+                answered_and_open(50).release()
+        except BaseException as error:
+            errors.append(error)
+
+    bodies = [answered_and_open(90) for _ in range(52)]
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    assert errors == []
+    assert throttle.active == len(bodies)
+
+
+async def test_a_body_that_was_read_is_forgotten_though_its_response_is_kept() -> None:
+    throttle, learner = Throttle(100, 8, 60, algorithm=SlidingWindow), Learner(shared=True)
+    kept = [await answered(learner, throttle, 200, x(100, 4, 60)) for _ in range(3)]
+    opened = [await answered_and_open(learner, throttle, x(100, 4, 60)) for _ in range(3)]
+    assert set(learner._known[throttle].row.bodies or ()) == {*opened}
+    assert len(kept) == 3
+
+
 async def test_a_set_in_the_manner_of_concurry_learns_as_well() -> None:
     limits_of_concurry = limits.LimitSet(
         limits=[

@@ -24,13 +24,14 @@ from weakref import ref
 from async_throttle._engine.lane import GRANTED, Receipt
 from async_throttle._shell.lease import BaseLease
 from async_throttle._shell.scheduler import find
+from async_throttle._shell.states import RELEASED
 from async_throttle._shell.tally import tally_of
 from async_throttle._units import SECOND, TOKEN, number
 
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
 
-__all__ = ["SAYS", "Count", "held", "in_flight", "know", "know_parts"]
+__all__ = ["SAYS", "Count", "held", "in_flight", "know", "know_parts", "over"]
 
 SAYS: Final = ("remaining", "used", "limit", "reset", "shared", "lease", "at")
 """What a reading may say."""
@@ -187,6 +188,11 @@ def know_parts(members: Iterable[Core], lease: BaseLease, receipts: Iterable[Rec
 def held(lease: BaseLease | None, core: Core) -> tuple[int, int]:
     """Slots and nanotokens of *core* that *lease* holds."""
     return (0, 0) if lease is None else lease._in_flight(core)
+
+
+def over(lease: BaseLease | None) -> bool:
+    """Whether the call of *lease* has ended for good: who keeps a response keeps its lease."""
+    return getattr(lease, "_state", None) is RELEASED  # it may be in the making
 
 
 def _look_up(core: Core, calls: Mapping[ref[BaseLease], None]) -> None:

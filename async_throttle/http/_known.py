@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Mapping
 from typing import Any, Final
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from async_throttle._base import BaseLimiter, BaseThrottle, core_of
 from async_throttle._shell.core import Core
-from async_throttle._shell.count import held
+from async_throttle._shell.count import held, over
 from async_throttle._shell.scheduler import forkables
 from async_throttle.limits._core import throttle_of
 from async_throttle.limits._set import LimitSet
@@ -41,7 +41,7 @@ class Row:
         self.answers = self.judged = self.refusals = self.wary = 0
         self.delay = 0.0
         self.warned = False
-        self.bodies: WeakSet[Any] | None = None
+        self.bodies: WeakKeyDictionary[Any, None] | None = None
 
     def is_news(self, serial: int | None, paused: bool) -> bool:
         """Whether a call was sent after the last refusal.
@@ -55,14 +55,21 @@ class Row:
     def read(self, lease: Any) -> None:
         """The call of *lease* was answered; its body is read."""
         if self.bodies is None:
-            self.bodies = WeakSet()
-        self.bodies.add(lease)
+            self.bodies = WeakKeyDictionary()
+        self.bodies[lease] = None
 
     def reading(self, core: Core, most: float, less: Any) -> int:
         """Slots of calls whose bodies are read, but *less*; 0 if no more than *most* are held."""
-        if core.slots.used <= most or self.bodies is None:
+        bodies, total = self.bodies, 0
+        if core.slots.used <= most or bodies is None:
             return 0
-        return sum(held(each, core)[0] for each in [*self.bodies] if each is not less)
+        for known in bodies.keyrefs():  # in one step: other threads may add to them meanwhile
+            lease = known()
+            if over(lease):
+                bodies.pop(lease, None)
+            elif lease is not less:
+                total += held(lease, core)[0]
+        return total
 
 
 _rows: WeakKeyDictionary[Core, dict[tuple[int, ...], Row]] = WeakKeyDictionary()
