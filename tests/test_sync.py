@@ -367,6 +367,22 @@ async def test_calls_that_weigh_one_cost_nothing_to_count(kind: str) -> None:
         lease.release()
 
 
+@pytest.mark.parametrize("limit", [lambda: Throttle(1e6), lambda: LimitSet(Throttle(1e6))])
+async def test_calls_that_are_over_cost_nothing_though_their_leases_are_kept(limit: Any) -> None:
+    limiter = limit()
+    throttle = limiter if isinstance(limiter, Throttle) else limiter[0]
+
+    async def calls_after(n: int) -> int:
+        kept.extend([await limiter.lease(2 if limiter is throttle else {0: 2}) for _ in range(n)])
+        for lease in kept[-n:]:
+            lease.release()
+        throttle.sync(remaining=1e6, shared=True)
+        return calls_of(lambda: throttle.sync(remaining=1e6, shared=True))
+
+    kept: list[Any] = []
+    assert await calls_after(1) == await calls_after(100)
+
+
 @pytest.mark.parametrize("algorithm", [TokenBucket, SlidingWindow, ClockWindow])
 async def test_what_counts_to_the_end_is_lowered_beside_what_is_in_flight(
     algorithm: type[Rule],

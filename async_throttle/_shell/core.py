@@ -28,7 +28,7 @@ from async_throttle.rules.clock import PERIODS, ClockWindow
 from async_throttle.rules.slots import UNLIMITED, Slots
 
 if TYPE_CHECKING:
-    from weakref import ref
+    from weakref import WeakKeyDictionary
 
     from async_throttle._shell.flights import Flights
     from async_throttle._shell.following import Following
@@ -207,7 +207,7 @@ class Core(Refusals):
         self.closed = False
         self.tally: Tally | None = None
         self.heard: int | None = None
-        self.calls: dict[ref[BaseLease], None] | None = None
+        self.calls: WeakKeyDictionary[BaseLease, None] | None = None
         # The flattened entry reaches into the bucket.
         self.plain = rule in PLAIN and not to_the_end and store is None
         self.account: Account | None = None

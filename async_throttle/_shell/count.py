@@ -15,11 +15,11 @@ is not in flight any more, and counts as one until its slot comes back.)
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
-from weakref import ref
+from weakref import WeakKeyDictionary
 
 from async_throttle._engine.lane import GRANTED, Receipt
 from async_throttle._shell.lease import BaseLease
@@ -153,7 +153,7 @@ def in_flight(core: Core, less: BaseLease | None = None) -> int:
         return core.flights.rule.flying(find(core).queue.now) - held(less, core)[1]
     calls = core.calls
     if calls is None:
-        calls = core.calls = {}
+        calls = core.calls = WeakKeyDictionary()
         find(core).shared = True
         try:
             _look_up(core, calls)
@@ -161,9 +161,11 @@ def in_flight(core: Core, less: BaseLease | None = None) -> int:
             core.calls = None
             raise
     total = core.slots.used * TOKEN
-    for known in [*calls]:
+    for known in calls.keyrefs():
         lease = known()
-        if lease is not less:
+        if lease is not None and over(lease):
+            calls.pop(lease, None)
+        elif lease is not less:
             slots, weight = held(lease, core)
             total += weight - slots * TOKEN
     return total - held(less, core)[0] * TOKEN + _handed_over(core)
@@ -174,7 +176,7 @@ def know(core: Core, leases: Iterable[BaseLease]) -> None:
     calls = core.calls
     if calls is not None:
         for lease in leases:
-            calls[ref(lease, calls.pop)] = None
+            calls[lease] = None
 
 
 def know_parts(members: Iterable[Core], lease: BaseLease, receipts: Iterable[Receipt]) -> None:
@@ -190,12 +192,12 @@ def held(lease: BaseLease | None, core: Core) -> tuple[int, int]:
     return (0, 0) if lease is None else lease._in_flight(core)
 
 
-def over(lease: BaseLease | None) -> bool:
+def over(lease: BaseLease) -> bool:
     """Whether the call of *lease* has ended for good: who keeps a response keeps its lease."""
     return getattr(lease, "_state", None) is RELEASED  # it may be in the making
 
 
-def _look_up(core: Core, calls: Mapping[ref[BaseLease], None]) -> None:
+def _look_up(core: Core, calls: WeakKeyDictionary[BaseLease, None]) -> None:
     """Know the leases of the calls in flight, of which *calls* are those that are known.
 
     The youngest objects are searched first. There may be millions of others, which are looked at
@@ -206,7 +208,7 @@ def _look_up(core: Core, calls: Mapping[ref[BaseLease], None]) -> None:
         kinds += kind.__subclasses__()
     theirs = {*map(id, kinds)}
     for generation in range(3):
-        if sum(held(known(), core)[0] for known in [*calls]) >= core.slots.used:
+        if sum(held(known(), core)[0] for known in calls.keyrefs()) >= core.slots.used:
             return
         there = gc.get_objects(generation)
         know(core, compress(there, map(theirs.__contains__, map(id, map(type, there)))))

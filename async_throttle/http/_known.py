@@ -65,7 +65,7 @@ class Row:
             return 0
         for known in bodies.keyrefs():  # in one step: other threads may add to them meanwhile
             lease = known()
-            if over(lease):
+            if lease is not None and over(lease):
                 bodies.pop(lease, None)
             elif lease is not less:
                 total += held(lease, core)[0]
