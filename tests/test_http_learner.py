@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from children import in_child
 from http_quota import simulated
-from support import at, now
+from support import at, check, now
 
 from async_throttle import (
     AIMD,
@@ -1027,6 +1027,18 @@ def test_it_ends_in_a_thread_though_no_call_ends() -> None:
         learn(throttle, 429, {"Retry-After": "0.05"})
         with throttle(1, timeout=30) as lease:
             assert lease.waited < 30
+
+
+async def test_it_ends_where_no_slots_were_set_and_callers_of_several_sets_wait() -> None:
+    everybody = Throttle(100, period=5, algorithm=SlidingWindow)
+    limiters = [LimitSet(everybody, Throttle(1, period=60)) for _ in range(2)]
+    await asyncio.gather(*(limiter.lease() for limiter in limiters))
+    await answered(Learner(), everybody, 429, {"Retry-After": "0.5"})
+    calls = [asyncio.create_task(limiter.lease()) for limiter in limiters]
+    await asyncio.sleep(5.6)
+    check(everybody)
+    assert everybody._core.slots.limit == UNLIMITED
+    await asyncio.gather(*calls)
 
 
 async def test_it_ends_in_sets_that_are_made_meanwhile_as_well() -> None:

@@ -342,10 +342,11 @@ class Door(ABC):
         """Have all slots again of what was narrowed until *now*."""
         over = [slots for slots, until in self.narrowed.items() if until <= now]
         if over:
+            self.queue.touched(*over)
             for slots in over:
                 slots.resize(slots.burst)
+                self.queue.refit(slots)
             self.narrowed = {each: at for each, at in self.narrowed.items() if at > now}
-            self.queue.touched(*over)
             self.queue.due_at = self.queue.wake_at = now
 
     def decide(self) -> None:
