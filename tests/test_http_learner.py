@@ -1029,6 +1029,19 @@ def test_it_ends_in_a_thread_though_no_call_ends() -> None:
             assert lease.waited < 30
 
 
+async def test_it_ends_though_a_pause_without_an_end_was_resumed() -> None:
+    throttle = Throttle(100, 8, 5, algorithm=SlidingWindow)
+    lease = await throttle.lease()
+    throttle.pause(math.inf)
+    learn(throttle, 429, {"Retry-After": "0.5"}, lease)
+    lease.release()
+    await asyncio.sleep(10)
+    throttle.resume()
+    assert in_flight_at_most(throttle) == 1
+    await asyncio.sleep(5)
+    assert in_flight_at_most(throttle) == 8
+
+
 async def test_it_ends_where_no_slots_were_set_and_callers_of_several_sets_wait() -> None:
     everybody = Throttle(100, period=5, algorithm=SlidingWindow)
     limiters = [LimitSet(everybody, Throttle(1, period=60)) for _ in range(2)]

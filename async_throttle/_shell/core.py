@@ -344,6 +344,8 @@ class Core(Refusals):
         """End a pause now."""
         find(self).queue.touched()
         find(self).queue.resume(self.pause)
+        if self.slots in find(self).narrowed:
+            self._narrow(self.slots.limit, now)  # until a period from now
         if self.account is not None:
             self.account.say("resume")
         self.reopen()
