@@ -477,7 +477,11 @@ class BaseThrottle(Told):
 
     @property
     def concurrency(self) -> int:
-        """Slots; 0 is no limit. When it shrinks, holders finish and nobody new enters."""
+        """Slots; 0 is no limit. When it shrinks, holders finish and nobody new enters.
+
+        Fewer may be had for a while, after a refusal by a server, or where its window is nearly
+        used up: see `async_throttle.http.Learner`. ``repr()`` tells how many.
+        """
         core = self._core
         limit = core.slots.burst if core.following is None else core.slots.limit
         return 0 if limit == UNLIMITED else limit

@@ -416,11 +416,14 @@ async def test_a_large_call_is_as_many_as_it_weighs() -> None:
     assert in_flight_at_most(throttle) == 3
 
 
-async def test_an_answer_without_a_reading_is_of_no_window_that_is_nearly_used_up() -> None:
+async def test_an_answer_without_a_reading_says_nothing_of_a_window() -> None:
     throttle, learner = Throttle(100, 8, 60, algorithm=SlidingWindow), Learner(shared=True)
     await answered(learner, throttle, 200, x(100, 3, 30))
     assert in_flight_at_most(throttle) == 1
-    await answered(learner, throttle, 200)
+    await answered(learner, throttle, 404)
+    assert in_flight_at_most(throttle) == 1
+    await asyncio.sleep(60)
+    await answered(learner, throttle, 200, x(100, 90, 30))
     assert in_flight_at_most(throttle) == 8
 
 
@@ -982,7 +985,7 @@ async def test_where_a_set_is_refused_its_throttles_go_on_as_before() -> None:
     assert in_flight_at_most(everybody) == in_flight_at_most(host) == 8
 
 
-async def test_another_learner_ends_that_one_goes_alone() -> None:
+async def test_slots_kept_back_for_one_learner_come_back_by_another() -> None:
     throttle, other = Throttle(100, 8, 60, algorithm=SlidingWindow), Learner(shared=True)
     await answered(other, throttle, 200)
     await answered(Learner(shared=True), throttle, 429, {"Retry-After": "0.5"})
@@ -993,7 +996,9 @@ async def test_another_learner_ends_that_one_goes_alone() -> None:
 
 
 @pytest.mark.parametrize("others", [0, 5], ids=["alone", "among those who wait"])
-async def test_that_one_goes_alone_ends_though_nobody_learns_any_more(others: int) -> None:
+async def test_slots_that_are_kept_back_come_back_though_nobody_learns_more(
+    others: int,
+) -> None:
     throttle = Throttle(100, 8, 5, algorithm=SlidingWindow)
     await answered(Learner(shared=True), throttle, 429, {"Retry-After": "0.5"})
     longest = 0
@@ -1054,7 +1059,7 @@ async def test_it_ends_where_no_slots_were_set_and_callers_of_several_sets_wait(
     await asyncio.gather(*calls)
 
 
-async def test_it_ends_in_sets_that_are_made_meanwhile_as_well() -> None:
+async def test_slots_that_are_kept_back_come_back_in_sets_that_are_made_meanwhile() -> None:
     one, other = (Throttle(100, 8, 5, algorithm=SlidingWindow) for _ in range(2))
     await asyncio.sleep(3)
     await answered(Learner(shared=True), one, 429, {"Retry-After": "0.5"})
@@ -1145,7 +1150,6 @@ def test_threads_learn_together() -> None:
     for worker in workers:
         worker.join(60)
     assert learner.ignored == 8 * 25
-    assert learner._known[throttle].row.answers <= 400
 
 
 def test_threads_learn_of_a_shared_window_together() -> None:
@@ -1215,7 +1219,7 @@ async def test_what_is_learnt_goes_to_the_store(tmp_path: Path) -> None:
     throttle.refresh()
     other.refresh()
     assert other.level <= 40.5
-    assert not throttle._core.narrows  # its slots are everybody's
+    assert not throttle._core.may_narrow  # its slots are everybody's
     learn(throttle, 429, {"Retry-After": "600"}, learner=learner)
     throttle.refresh()
     other.refresh()

@@ -371,7 +371,7 @@ class Core(Refusals):
         self.tell("change", limit)
 
     @property
-    def narrows(self) -> bool:
+    def may_narrow(self) -> bool:
         """Whether fewer slots than were set may be had for a while.
 
         Those of a store are everybody's, and those that adapt have a law of their own.
@@ -381,11 +381,11 @@ class Core(Refusals):
     def narrow(self, most: float) -> None:
         """Have *most* slots for a while, at least one and no more than were set.
 
-        What was set stays known as the burst; what is set anew ends it. It ends by itself, a period
-        or a minute after the pause: whoever has said so may not be there any more.
+        What was set stays known as the burst; what is set anew ends it. It ends by itself after the
+        pause and a period more, a minute at most: whoever has said so may not be there any more.
         """
         slots = self.slots
-        if self.narrows and not max(1, most) >= slots.limit == slots.burst:
+        if self.may_narrow and not max(1, most) >= slots.limit == slots.burst:
             find(self).do(partial(self._narrow, most))
 
     def _narrow(self, most: float, now: int) -> None:
@@ -396,9 +396,7 @@ class Core(Refusals):
             narrowed[slots] = now + self.pause.left(now) + min(self.rule.period, MINUTE)
         scheduler.narrowed = narrowed  # first: it ends, if this is interrupted
         if limit != slots.limit:
-            altered = self.altered
-            self.resize(limit, slots.burst)
-            self.altered = altered
+            scheduler.keep_back(slots, limit)
 
     def configure(self, now: int, capacity: int | float, period: int, burst: float | None) -> None:
         """Have a new rate from *now* on; the level stays, cut to the new burst."""

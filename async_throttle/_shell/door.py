@@ -342,12 +342,16 @@ class Door(ABC):
         """Have all slots again of what was narrowed until *now*."""
         over = [slots for slots, until in self.narrowed.items() if until <= now]
         if over:
-            self.queue.touched(*over)
             for slots in over:
-                slots.resize(slots.burst)
-                self.queue.refit(slots)
+                self.keep_back(slots, slots.burst)
             self.narrowed = {each: at for each, at in self.narrowed.items() if at > now}
             self.queue.due_at = self.queue.wake_at = now
+
+    def keep_back(self, slots: Slots, limit: int) -> None:
+        """Have *limit* of *slots* for a while, of as many as were set; no listener is told."""
+        self.queue.touched(slots)
+        slots.resize(limit, slots.burst)
+        self.queue.refit(slots)
 
     def decide(self) -> None:
         """A change was made at the instant of the last event: decide which waiters go now."""

@@ -46,22 +46,23 @@ class Row:
     def is_news(self, serial: int | None, paused: bool) -> bool:
         """Whether a call was sent after the last refusal.
 
-        Of a call that nobody told of when it was sent: no call is granted while there is a pause.
+        Without *serial* a pause tells: no call is granted during one, so what is refused meanwhile
+        was sent before.
         """
         if not self.refusals:
             return True
         return not paused if serial is None else serial > self.judged
 
-    def read(self, lease: Any) -> None:
+    def note_body(self, lease: Any) -> None:
         """The call of *lease* was answered; its body is read."""
         if self.bodies is None:
             self.bodies = WeakKeyDictionary()
         self.bodies[lease] = None
 
-    def reading(self, core: Core, most: float, less: Any) -> int:
-        """Slots of calls whose bodies are read, but *less*; 0 if no more than *most* are held."""
+    def slots_of_bodies(self, core: Core, less: Any) -> int:
+        """Slots of calls whose bodies are read, but *less*."""
         bodies, total = self.bodies, 0
-        if core.slots.used <= most or bodies is None:
+        if bodies is None:
             return 0
         for known in bodies.keyrefs():  # in one step: other threads may add to them meanwhile
             lease = known()

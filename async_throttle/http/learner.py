@@ -19,13 +19,14 @@ Answers do not know of the calls that are still on their way. If others use the 
 may find nothing left. With *shared* a bucket is lowered by them as well. A window would be lowered
 for good, also by calls that the server has counted and not answered yet. So there the calls in
 flight are bounded instead, by what is left, less two for others: it is one at a time in the end,
-and each answer says whether the next one may go. Calls whose bodies are read are on their way no
-more. Once nothing is left there is a pause until the reset, since calls of the window before may
-leave a window here before that. Without *shared* that is so for the next thousand answers after a
-refusal, since a limiter that is alone, and counts as the server does, is not refused. After a
-refusal one call of a shared window goes alone, until one is served; a bucket is empty then. All
-that ends by itself after a period, or a minute. Where slots are those of a store, or follow an
-adaptive law, a window is lowered as a bucket is.
+and each answer that tells what is left says whether the next one may go. Calls whose bodies are
+read are on their way no more, but for the one that was answered last, until the next answer. Once
+nothing is left there is a pause until the reset, since calls of the window before may leave a
+window here before that. Without *shared* that is so for the next thousand answers after a refusal,
+since a limiter that is alone, and counts as the server does, is not refused. After a refusal one
+call of a shared window goes alone, until one is served; a bucket is empty then. All that ends by
+itself after a period, or a minute. Where slots are those of a store, or follow an adaptive law, a
+window is lowered as a bucket is.
 
 In virtual time, 100 calls per 10 s, 20 at once, 0.3 s each, an outsider that takes 30 % of the
 quota, 300 s (`tests/http_quota.py`):
@@ -39,10 +40,10 @@ the usual way                   2,619, 47            2,770, 32
 ``shared=True``                 2,657, 20            2,773, 18
 ==============================  ===================  ===================
 
-But for the first in a window, which empties it after each refusal and lets a period go by, the
-quota is used up in all of them: what the client leaves is the outsider's. Of the 18, no two are in
-one window: that is the last call of it, which the outsider got. Without an outsider the last two
-ways serve all 3,000 by a window, and none is refused.
+The first way, where windows are counted, empties the window after each refusal, and a period goes
+by unused. All others use the quota up: what the client leaves is the outsider's. The 18 lie in 18
+windows: each is the last call of its window, which the outsider got. Without an outsider the last
+two ways serve all 3,000 by a window, and none is refused.
 
 A reading of a bucket says how long all of it takes to come back, which is the period. If that is
 not the period of the throttle, by more than a factor of two, it is of another limit: Groq counts
@@ -248,7 +249,7 @@ class Learner:
             limiter, lease: as for `sent`. Without a lease no outcome is told, and calls in flight
                 count as all in flight; a pool needs one.
             status, headers: as for `read`.
-            cached: the answer is from a cache of the client: nothing follows from it.
+            cached: the answer is from a cache of the client: no pause and no level follows from it.
 
         Returns:
             What the answer says.
@@ -270,6 +271,7 @@ class Learner:
             known = self._known_of(target)
         row, slots = known.row, known.slots
         row.answers += 1
+        # As `is_narrow`, without the call.
         narrow = slots.limit < slots.burst or (known.others and known.is_narrow())
         if report is not SERVED or known.follows or row.refusals or narrow:
             self._follow(target, known, lease, serial, status, report, cached)
@@ -306,13 +308,14 @@ class Learner:
         cached: bool,
     ) -> None:
         """Do what *report* calls for."""
-        if report.ignored:
-            with lock:
-                self.ignored += report.ignored
         if cached:
             if lease is not None:
                 lease.ignore()
             return
+        if report.ignored:
+            with lock:
+                self.ignored += report.ignored
+        ended = False
         if report.refused:
             if lease is not None:
                 lease.dropped()
@@ -321,9 +324,11 @@ class Learner:
             if known.follows and lease is not None:
                 lease.dropped() if status >= 500 else lease.ok()
             if known.row.refusals and status < 500:
-                self._served(target, known, serial)
-        if (report.limits or known.is_narrow()) and not report.cached:
+                ended = self._served(target, known, serial)
+        if report.limits and not report.cached:
             self._lower(target, known, lease, report.limits)
+        elif ended and known.is_narrow():
+            self._widen(target, known, lease, {})
 
     def _verdict(self, verdict: Any) -> bool | None:
         """Whether the call was refused, if the user's judge says so."""
@@ -365,17 +370,20 @@ class Learner:
             each.pause(min(delay, self._max_pause), empty=_empties(each))
             if isinstance(each, BaseThrottle) and not _refills(each):  # sets share theirs
                 core = core_of(each)
-                others = known.row.reading(core, 1, lease) if shared else core.slots.used - 1
+                # Not shared so far: bodies were not noted, so all that hold a slot may be bodies.
+                others = known.row.slots_of_bodies(core, lease) if shared else core.slots.used - 1
                 core.narrow(1 + others)
         if news:  # a table that forgot it would have the next refusal be the first of a row
             keep(target, min(delay, self._max_pause) + SLOWEST)
 
-    def _served(self, target: Any, known: Known, serial: int | None) -> None:
-        """A call went well: if it was sent after the last refusal, that is over."""
+    def _served(self, target: Any, known: Known, serial: int | None) -> bool:
+        """A call went well: whether it was sent after the last refusal, and so that is over."""
         paused = serial is None and _is_paused(target)
         with lock:
-            if known.row.is_news(serial, paused):
+            ended = known.row.is_news(serial, paused)
+            if ended:
                 known.row.refusals = 0
+        return ended
 
     def _lower(
         self, target: Any, known: Known, lease: Granted | None, limits: Mapping[str, Reading]
@@ -392,10 +400,10 @@ class Learner:
         for throttle, reading in told:
             core, says = core_of(throttle), _says(reading)
             window = shared and not _refills(throttle)
-            narrows = window and core.narrows
+            narrows = window and core.may_narrow
             needed = max(TOKEN, held(lease, core)[1]) if narrows else 0
             if narrows and lease is not None:
-                known.row.read(lease)
+                known.row.note_body(lease)
             if narrows and reading.remaining is not None:
                 _leave(most, throttle, reading.remaining * TOKEN / needed)
             if says is None:
@@ -414,7 +422,7 @@ class Learner:
                 throttle.sync(**says)  # no level is higher than the burst
             if window and _is_spent(reading, needed):
                 throttle.pause(min(says["reset"], self._max_pause))
-        if most or known.is_narrow():
+        if told and (most or known.is_narrow()):
             self._widen(target, known, lease, most)
 
     def _widen(self, target: Any, known: Known, lease: Any, most: Mapping[Any, float]) -> None:
@@ -426,7 +434,7 @@ class Learner:
         if not known.row.refusals:
             cores = {core_of(each): most.get(each, math.inf) for each in throttles_of(target)}
             for core, n in cores.items():
-                core.narrow(n + known.row.reading(core, n, lease))
+                core.narrow(n + known.row.slots_of_bodies(core, lease))
 
     def _take_over(self, told: list[tuple[Any, Reading]]) -> None:
         """Take over the policy of each throttle that has one; of several none is the whole."""
