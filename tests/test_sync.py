@@ -371,9 +371,10 @@ async def test_calls_that_weigh_one_cost_nothing_to_count(kind: str) -> None:
 async def test_calls_that_are_over_cost_nothing_though_their_leases_are_kept(limit: Any) -> None:
     limiter = limit()
     throttle = limiter if isinstance(limiter, Throttle) else limiter[0]
+    weight: Any = 2 if limiter is throttle else {0: 2}
 
     async def calls_after(n: int) -> int:
-        kept.extend([await limiter.lease(2 if limiter is throttle else {0: 2}) for _ in range(n)])
+        kept.extend([await limiter.lease(weight) for _ in range(n)])
         for lease in kept[-n:]:
             lease.release()
         throttle.sync(remaining=1e6, shared=True)
