@@ -15,7 +15,7 @@ is not in flight any more, and counts as one until its slot comes back.)
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +31,7 @@ from async_throttle._units import SECOND, TOKEN, number
 if TYPE_CHECKING:
     from async_throttle._shell.core import Core
 
-__all__ = ["SAYS", "Count", "held", "in_flight", "know", "know_parts", "over"]
+__all__ = ["SAYS", "Count", "held", "in_flight", "know", "know_parts", "under_way"]
 
 SAYS: Final = ("remaining", "used", "limit", "reset", "shared", "lease", "at")
 """What a reading may say."""
@@ -161,13 +161,9 @@ def in_flight(core: Core, less: BaseLease | None = None) -> int:
             core.calls = None
             raise
     total = core.slots.used * TOKEN
-    for known in calls.keyrefs():
-        lease = known()
-        if lease is not None and over(lease):
-            calls.pop(lease, None)
-        elif lease is not less:
-            slots, weight = held(lease, core)
-            total += weight - slots * TOKEN
+    for lease in under_way(calls, less):
+        slots, weight = held(lease, core)
+        total += weight - slots * TOKEN
     return total - held(less, core)[0] * TOKEN + _handed_over(core)
 
 
@@ -192,9 +188,21 @@ def held(lease: BaseLease | None, core: Core) -> tuple[int, int]:
     return (0, 0) if lease is None else lease._in_flight(core)
 
 
-def over(lease: BaseLease) -> bool:
-    """Whether the call of *lease* has ended for good: who keeps a response keeps its lease."""
-    return getattr(lease, "_state", None) is RELEASED  # it may be in the making
+def under_way(
+    calls: WeakKeyDictionary[BaseLease, None], less: BaseLease | None
+) -> Iterator[BaseLease]:
+    """The leases of *calls*, but *less*, whose calls have not ended for good.
+
+    The others are taken out: who keeps a response keeps its lease.
+    """
+    for known in calls.keyrefs():  # in one step: other threads may add to them meanwhile
+        lease = known()
+        if lease is None:
+            continue
+        if getattr(lease, "_state", None) is RELEASED:  # it may be in the making
+            calls.pop(lease, None)
+        elif lease is not less:
+            yield lease
 
 
 def _look_up(core: Core, calls: WeakKeyDictionary[BaseLease, None]) -> None:

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from async_throttle._base import BaseLimiter, BaseThrottle, core_of
 from async_throttle._shell.core import Core
-from async_throttle._shell.count import held, over
+from async_throttle._shell.count import held, under_way
 from async_throttle._shell.scheduler import forkables
 from async_throttle.limits._core import throttle_of
 from async_throttle.limits._set import LimitSet
@@ -61,16 +61,9 @@ class Row:
 
     def slots_of_bodies(self, core: Core, less: Any) -> int:
         """Slots of calls whose bodies are read, but *less*."""
-        bodies, total = self.bodies, 0
-        if bodies is None:
+        if self.bodies is None:
             return 0
-        for known in bodies.keyrefs():  # in one step: other threads may add to them meanwhile
-            lease = known()
-            if lease is not None and over(lease):
-                bodies.pop(lease, None)
-            elif lease is not less:
-                total += held(lease, core)[0]
-        return total
+        return sum(held(lease, core)[0] for lease in under_way(self.bodies, less))
 
 
 _rows: WeakKeyDictionary[Core, dict[tuple[int, ...], Row]] = WeakKeyDictionary()
