@@ -227,21 +227,20 @@ class Calls(Generic[Q]):
         """
         limiter = self.fixed
         if self.ready is not None and most is None:
-            if self.open and not self._warned:
-                self._warn_of_itself(limiter)
-            return limiter, self.ready()
-        if limiter is None:
-            limiter = self._limiter_of(request)
-        weight: Any = self._weight
-        timeout: Any = self._timeout
-        priority: Any = self._priority
-        if self._varies:
-            weight = weight(request) if callable(weight) else weight
-            timeout = timeout(request) if callable(timeout) else timeout
-            priority = priority(request) if callable(priority) else priority
-        if most is not None:
-            timeout = most if timeout is None else min(timeout, most)
-        lease = self._call(limiter, weight, timeout, priority)
+            lease = self.ready()
+        else:
+            if limiter is None:
+                limiter = self._limiter_of(request)
+            weight: Any = self._weight
+            timeout: Any = self._timeout
+            priority: Any = self._priority
+            if self._varies:
+                weight = weight(request) if callable(weight) else weight
+                timeout = timeout(request) if callable(timeout) else timeout
+                priority = priority(request) if callable(priority) else priority
+            if most is not None:
+                timeout = most if timeout is None else min(timeout, most)
+            lease = self._call(limiter, weight, timeout, priority)
         if self.open and not self._warned:
             self._warn_of_itself(limiter)
         return limiter, lease

@@ -432,9 +432,9 @@ class Learner:
         that was sent later.
         """
         if not known.row.refusals:
-            cores = {core_of(each): most.get(each, math.inf) for each in throttles_of(target)}
-            for core, n in cores.items():
-                core.narrow(n + known.row.slots_of_bodies(core, lease))
+            for each in throttles_of(target):
+                core = core_of(each)
+                core.narrow(most.get(each, math.inf) + known.row.slots_of_bodies(core, lease))
 
     def _take_over(self, told: list[tuple[Any, Reading]]) -> None:
         """Take over the policy of each throttle that has one; of several none is the whole."""
